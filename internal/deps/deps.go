@@ -1,0 +1,28 @@
+package deps
+
+import (
+	_ "github.com/getkin/kin-openapi/openapi3"
+	_ "github.com/google/go-cmp/cmp"
+	_ "github.com/google/nftables"
+	_ "github.com/mdlayher/netlink"
+	_ "github.com/pelletier/go-toml/v2"
+	_ "github.com/rogpeppe/go-internal/testscript"
+	_ "github.com/smallstep/certificates/cas/softcas"
+	_ "github.com/spf13/cobra"
+	_ "github.com/vishvananda/netlink"
+	_ "go.etcd.io/etcd/client/v3"
+	_ "go.etcd.io/etcd/server/v3/embed"
+	_ "go.etcd.io/etcd/server/v3/etcdserver/api/v3client"
+	_ "golang.org/x/crypto/cryptobyte"
+	_ "golang.org/x/net/bpf"
+	_ "golang.org/x/sync/errgroup"
+	_ "golang.org/x/sys/unix"
+	_ "golang.org/x/term"
+	_ "golang.zx2c4.com/wireguard/conn"
+	_ "golang.zx2c4.com/wireguard/device"
+	_ "golang.zx2c4.com/wireguard/ipc"
+	_ "golang.zx2c4.com/wireguard/tun"
+	_ "golang.zx2c4.com/wireguard/tun/netstack"
+	_ "golang.zx2c4.com/wireguard/wgctrl"
+	_ "pgregory.net/rapid"
+)

@@ -1,0 +1,57 @@
+// Package testneed says what a test needs from the machine. What is missing skips
+// the test with a remedy; under CI=true it fails, so that nothing is skipped there.
+package testneed
+
+import (
+	"os"
+	"os/exec"
+	"syscall"
+	"testing"
+)
+
+// Program skips t unless the witness program is installed, and returns its path.
+func Program(t testing.TB, name string) string {
+	t.Helper()
+	path, err := exec.LookPath(name)
+	if err != nil {
+		path, err = exec.LookPath("/usr/sbin/" + name)
+	}
+	if err != nil {
+		missing(t, "needs the program "+name+" as a witness: install it (Debian: "+debian(name)+")")
+	}
+	return path
+}
+
+func debian(program string) string {
+	packages := map[string]string{
+		"nft": "nftables", "wg": "wireguard-tools", "ip": "iproute2", "pki": "strongswan-pki",
+		"conntrack": "conntrack", "openssl": "openssl", "tcpdump": "tcpdump", "curl": "curl",
+	}
+	if p := packages[program]; p != "" {
+		return p
+	}
+	return program
+}
+
+// Namespaces skips t unless user and network namespaces can be made without root.
+func Namespaces(t testing.TB) {
+	t.Helper()
+	c := exec.Command("/proc/self/exe", "-test.run=^$")
+	c.SysProcAttr = &syscall.SysProcAttr{
+		Cloneflags:  syscall.CLONE_NEWUSER | syscall.CLONE_NEWNET,
+		UidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getuid(), Size: 1}},
+		GidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getgid(), Size: 1}},
+	}
+	c.Env = append(os.Environ(), "LAZARET_TEST_PROBE=1")
+	if err := c.Run(); err != nil {
+		missing(t, "needs user and network namespaces ("+err.Error()+"): allow them with sysctl user.max_user_namespaces, kernel.unprivileged_userns_clone=1 and kernel.apparmor_restrict_unprivileged_userns=0, or run as root")
+	}
+}
+
+func missing(t testing.TB, why string) {
+	t.Helper()
+	if os.Getenv("CI") == "true" {
+		t.Fatal(why)
+	}
+	t.Skip(why)
+}

@@ -1,0 +1,42 @@
+package quarantine
+
+import (
+	"net/netip"
+
+	"lazaret/firewall"
+)
+
+// Pool is a named pair of prefixes and what a device in it may reach. Exactly one
+// pool is the quarantine pool.
+type Pool struct {
+	Name       string
+	Quarantine bool
+	IPv4, IPv6 netip.Prefix     // either may be the zero Prefix
+	Reach      []firewall.Reach // quarantine: the management servers
+	Routes     []netip.Prefix   // what an agent sends into the tunnel while in this pool
+	DNS        []netip.Addr
+	Gateways   []string      // names of full-service gateways, later
+	Mark       firewall.Mark // given by the store, never reused; zero for the quarantine pool
+	Masquerade bool
+}
+
+// Addressing says whether a device's address follows its pool or stays.
+type Addressing string
+
+const (
+	Follow Addressing = ""      // quarantine address always, pool address while routed
+	Fixed  Addressing = "fixed" // one address, only its placement changes
+)
+
+// Profile is an enrollment profile: what an OTP's device starts with.
+type Profile struct {
+	Name           string
+	Pool           string // full pool its devices are released into
+	SkipQuarantine bool   // M12: starts routed, with the certificate's life as lease
+	NeedApproval   bool   // X10: starts pending
+	Platforms      []string
+	Ownerships     []string // "corporate", "personal"; empty: any
+	NeedSerial     bool     // the OTP must name a hardware serial
+	AllowRSA       bool
+	Addressing     Addressing
+}

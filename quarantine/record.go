@@ -1,0 +1,114 @@
+package quarantine
+
+import "time"
+
+// Actor is who asked for a change, for the audit log.
+type Actor struct {
+	Kind    string `json:"kind"` // "administrator", "token", "device", "otp", "gateway"
+	Name    string `json:"name"`
+	Address string `json:"address,omitempty"`
+}
+
+// Record is everything known of one device: Device, and the facts behind its placement.
+// It is what the store keeps under the device's ID.
+type Record struct {
+	Device
+	Profile     string
+	Platform    string
+	Ownership   string
+	Certificate Certificate
+	Reports     map[string]Report // latest of each source
+	Approval    Decision          // admitted by a person (X10)
+	Hold        Decision          // kept in quarantine by a person
+	Block       Decision
+	Revocation  Decision
+	Proven      bool // holds the WireGuard private key, as it showed
+	Confirmed   bool // certConf arrived or the device was seen
+	Tighten     uint64
+	Reasons     []Reason
+	Until       time.Time // end of the present placement; zero: none
+	Revision    int64     // of the store; not part of the stored value
+}
+
+// Decision is a decision of a person, or none when At is zero.
+type Decision struct {
+	By  Actor     `json:"by"`
+	At  time.Time `json:"at"`
+	Why string    `json:"why,omitempty"`
+}
+
+// Set reports whether the decision was taken.
+func (d Decision) Set() bool { return !d.At.IsZero() }
+
+// Certificate is what the gate must know of a device's certificate.
+type Certificate struct {
+	Serial    string    // hexadecimal
+	NotBefore time.Time // UTC
+	NotAfter  time.Time
+	SPKI      [32]byte // SHA-256 of SubjectPublicKeyInfo
+	Sum       [32]byte // SHA-256 of the certificate
+}
+
+// Kind names a Change.
+type Kind string
+
+const (
+	Reported Kind = "report"
+	Approve  Kind = "approve" // admits a pending device; lifts a hold
+	Hold     Kind = "quarantine"
+	Block    Kind = "block"
+	Unblock  Kind = "unblock"
+	Revoke   Kind = "revoke"
+	Lapse    Kind = "lapse"   // a lease or certificate ran out; changes no fact, only time does
+	Prove    Kind = "prove"   // the device showed that it holds its WireGuard key
+	Confirm  Kind = "confirm" // certConf
+	Renew    Kind = "renew"   // new certificate, perhaps a next key
+	Rotate   Kind = "rotate"  // first handshake with the next key
+)
+
+// Change is one fact arriving. All ways to move a device are Changes.
+type Change struct {
+	Kind        Kind         `json:"kind"`
+	Device      ID           `json:"device"`
+	By          Actor        `json:"by"`
+	At          time.Time    `json:"at"`
+	Why         string       `json:"why,omitempty"`
+	Report      *Report      `json:"report,omitempty"`      // Reported
+	Certificate *Certificate `json:"certificate,omitempty"` // Renew
+	Next        string       `json:"next,omitempty"`        // Renew: base64 key
+	Tighten     uint64       `json:"tighten,omitempty"`     // counter of a tightening, else zero
+}
+
+// Reason is one rule of a decision and what it found.
+type Reason struct {
+	Rule   string    `json:"rule"`             // e.g. "release.report", "certificate", "hold"
+	Holds  bool      `json:"holds"`            // true: the rule speaks for routing
+	Text   string    `json:"text"`             // one sentence for a person
+	Source string    `json:"source,omitempty"` // report it rests on
+	At     time.Time `json:"at,omitzero"`
+}
+
+// Facts are everything known when a placement is decided.
+type Facts struct {
+	Now     time.Time
+	Record  Record // with journalled tightenings and the arriving change folded in
+	Profile Profile
+	Pools   map[string]Pool
+	Sources map[string]Source
+	Policy  Policy
+}
+
+// Placement is where a device belongs. The zero Placement lets nothing pass.
+type Placement struct {
+	Stage   Stage
+	Pool    string
+	Until   time.Time // zero unless Routed
+	Reasons []Reason
+}
+
+// Judgement is a Policy's answer. The zero Judgement does not release.
+type Judgement struct {
+	Release bool
+	Until   time.Time
+	Reasons []Reason
+}
