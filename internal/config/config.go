@@ -1,0 +1,213 @@
+package config
+
+import (
+	_ "embed"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"time"
+
+	"lazaret/firewall"
+)
+
+// DefaultPath is where lazaretd looks for its configuration.
+const DefaultPath = "/etc/lazaret/lazaret.toml"
+
+// Reference is the commented configuration file with every key at its default.
+//
+//go:embed reference.toml
+var Reference []byte
+
+// Config is one gateway's machine configuration, checked.
+type Config struct {
+	Name       string // of this gateway, unique in its organization
+	State      string // directory of the control plane
+	Enroll     Enroll
+	API        API
+	Tunnel     Tunnel
+	Dataplane  Dataplane
+	Quarantine Quarantine
+	Out        []firewall.Service // what the gateway itself may open
+	LogLevel   string
+	LogJSON    bool
+}
+
+// Enroll is the listener that faces the Internet.
+type Enroll struct {
+	Listen         []netip.AddrPort
+	Names          []string // host names and addresses its certificate bears
+	TrustedProxies []netip.Prefix
+	ChannelBinding bool // off behind a proxy that ends TLS
+	AllowSHA1      bool // OpenSSL 3.0's default MAC
+}
+
+// API is the administrators' and management servers' listener.
+type API struct {
+	Listen []netip.AddrPort
+	Names  []string
+	From   []netip.Prefix // empty: from anywhere
+}
+
+// Tunnel is the WireGuard link.
+type Tunnel struct {
+	Interface string
+	Port      uint16
+	Endpoints []string // host:port that devices dial
+	MTU       int
+	Userspace bool   // wireguard-go even where the kernel has WireGuard
+	AgentPort uint16 // agent API on the gateway's tunnel addresses
+}
+
+// Dataplane is the privileged process.
+type Dataplane struct {
+	Socket      string
+	State       string   // directory of its own: the WireGuard private key
+	ControlUser []uint32 // user ids that may drive it
+}
+
+// Quarantine holds the times enforcement lives by.
+type Quarantine struct {
+	Freshness       time.Duration
+	Alive           time.Duration
+	CertificateLife time.Duration
+}
+
+// Load reads and checks a file. The error is a *Faults with every fault in it.
+func Load(path string) (Config, error) {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return Config{}, fmt.Errorf("reading configuration: %w; make one with lazaretd init", err)
+	}
+	return Parse(path, text)
+}
+
+var nameForm = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?$`)
+
+// Parse checks the text of a configuration file; name is for messages.
+func Parse(name string, text []byte) (Config, error) {
+	d, err := parse(name, text)
+	if err != nil {
+		return Config{}, err
+	}
+	c := Config{
+		Name:  d.text("name", "gateway"),
+		State: d.directory("state", "/var/lib/lazaret"),
+		Enroll: Enroll{
+			Listen:         d.addrPorts("enroll.listen", []string{"0.0.0.0:443", "[::]:443"}),
+			Names:          d.names("enroll.names"),
+			TrustedProxies: d.prefixes("enroll.trusted_proxies"),
+			ChannelBinding: d.boolean("enroll.channel_binding", true),
+			AllowSHA1:      d.boolean("enroll.allow_sha1", true),
+		},
+		API: API{
+			Listen: d.addrPorts("api.listen", []string{"127.0.0.1:8443"}),
+			Names:  d.names("api.names"),
+			From:   d.prefixes("api.from"),
+		},
+		Tunnel:     d.tunnel(),
+		Dataplane:  d.dataplane(),
+		Quarantine: d.quarantine(),
+		Out:        d.services("firewall.out", []string{"udp/53", "tcp/53", "udp/123"}),
+		LogLevel:   d.choice("log.level", "info", "debug", "info", "warn", "error"),
+		LogJSON:    d.choice("log.format", "text", "text", "json") == "json",
+	}
+	if !nameForm.MatchString(c.Name) {
+		d.fault("name", fmt.Sprintf("is %q", c.Name), "use 1 to 32 lower-case letters, digits and hyphens")
+	}
+	if len(c.Enroll.Names) == 0 {
+		d.fault("enroll.names", "is empty", "name the host devices enroll at, like enroll.example.com")
+	}
+	for key, n := range map[string]int{"enroll.listen": len(c.Enroll.Listen), "api.listen": len(c.API.Listen)} {
+		if n == 0 {
+			d.fault(key, "lists no address", `write at least one, like "0.0.0.0:443"`)
+		}
+	}
+	d.unknown()
+	if err := d.faults.err(); err != nil {
+		return Config{}, err
+	}
+	return c, nil
+}
+
+func (d *document) tunnel() Tunnel {
+	t := Tunnel{
+		Interface: d.text("tunnel.interface", "lz0"),
+		Port:      uint16(d.number("tunnel.port", 51820, 1, 65535)),
+		Endpoints: each(d, "tunnel.endpoints", nil, `write host and port, like "gw.example.com:51820"`, endpoint),
+		MTU:       int(d.number("tunnel.mtu", 1420, 1280, 9000)),
+		Userspace: d.boolean("tunnel.userspace", false),
+		AgentPort: uint16(d.number("tunnel.agent_port", 8444, 1, 65535)),
+	}
+	if len(t.Interface) == 0 || len(t.Interface) > 15 {
+		d.fault("tunnel.interface", fmt.Sprintf("is %q", t.Interface), "use 1 to 15 characters, as the kernel demands")
+	}
+	return t
+}
+
+func (d *document) dataplane() Dataplane {
+	return Dataplane{
+		Socket: d.directory("dataplane.socket", "/run/lazaret/dataplane.sock"),
+		State:  d.directory("dataplane.state", "/var/lib/lazaret-dataplane"),
+		ControlUser: each(d, "dataplane.control_uids", []string{"0"}, `write user ids, like "997"`, func(s string) (uint32, error) {
+			n, err := strconv.ParseUint(s, 10, 32)
+			return uint32(n), err
+		}),
+	}
+}
+
+func (d *document) quarantine() Quarantine {
+	return Quarantine{
+		Freshness:       d.duration("quarantine.freshness", time.Minute, 2*time.Second, 24*time.Hour),
+		Alive:           d.duration("quarantine.alive", 24*time.Hour, 2*time.Second, 48*time.Hour),
+		CertificateLife: d.duration("quarantine.certificate_life", 90*24*time.Hour, time.Minute, 2*365*24*time.Hour),
+	}
+}
+
+func (d *document) directory(key, def string) string {
+	s := d.text(key, def)
+	if !filepath.IsAbs(s) {
+		d.fault(key, fmt.Sprintf("is %q", s), "write a full path, like "+def)
+	}
+	return s
+}
+
+func (d *document) choice(key, def string, allowed ...string) string {
+	s := d.text(key, def)
+	if !slices.Contains(allowed, s) {
+		d.fault(key, fmt.Sprintf("is %q", s), fmt.Sprintf("write one of %v", allowed))
+		return def
+	}
+	return s
+}
+
+var hostForm = regexp.MustCompile(`^([A-Za-z0-9_]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.)*[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?$`)
+
+func host(s string) (string, error) {
+	if _, err := netip.ParseAddr(s); err == nil || (len(s) <= 253 && hostForm.MatchString(s)) {
+		return s, nil
+	}
+	return "", fmt.Errorf("neither a host name nor an address")
+}
+
+func (d *document) names(key string) []string {
+	return each(d, key, nil, "write host names or addresses without port", host)
+}
+
+func endpoint(s string) (string, error) {
+	h, port, err := net.SplitHostPort(s)
+	if err != nil {
+		return "", err
+	}
+	if _, err := host(h); err != nil {
+		return "", err
+	}
+	if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
+		return "", fmt.Errorf("port must be from 1 to 65535")
+	}
+	return s, nil
+}
