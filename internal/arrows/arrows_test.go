@@ -1,0 +1,118 @@
+// Package arrows holds the test that keeps imports pointing at nouns that know less.
+package arrows
+
+import (
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+// rules lists what each package of ours may import of ours. A package not listed
+// here fails the test: decide where it belongs first.
+var rules = map[string]struct {
+	allowed []string
+	why     string
+}{
+	"cmd/":                 {[]string{"*"}, "main wires"},
+	"internal/daemon":      {[]string{"*"}, "it wires the gateway's parts; the mains and the lab share it"},
+	"internal/testnet":     {[]string{"*"}, "a lab may use everything"},
+	"internal/bench":       {[]string{"*"}, "it measures everything"},
+	"internal/e2e":         {[]string{"*"}, "it tries everything together"},
+	"internal/arrows":      {nil, "a test"},
+	"internal/testneed":    {nil, "a test's needs know no product code"},
+	"internal/console":     {[]string{"enroll", "enroll/cmp", "enroll/code", "quarantine", "quarantine/tunnel", "firewall", "internal/audit"}, "the API shows and asks; it reaches no kernel and no etcd"},
+	"internal/store":       {[]string{"enroll", "quarantine", "quarantine/tunnel", "firewall", "internal/audit", "internal/seal"}, "an adapter for what enroll and quarantine declare"},
+	"internal/agent":       {[]string{"enroll/client", "enroll/cmp", "enroll/code", "quarantine/tunnel"}, "the device side knows nothing of the gateway's inside"},
+	"internal/config":      {[]string{"firewall"}, "names the nouns it reads"},
+	"internal/audit":       {nil, "a log of strings"},
+	"internal/seal":        {nil, "bytes in, bytes out"},
+	"enroll/cmp":           {nil, "a pure codec"},
+	"enroll/code":          {nil, "a pure code"},
+	"enroll/client":        {[]string{"enroll/cmp", "enroll/code"}, "the device's half must not pull in a CA"},
+	"enroll":               {[]string{"enroll/cmp", "enroll/code", "quarantine", "quarantine/tunnel", "pki", "firewall"}, "the desk admits; stores and consoles are adapters"},
+	"quarantine/dataplane": {[]string{"quarantine", "firewall", "quarantine/tunnel"}, "it applies what quarantine decides"},
+	"quarantine/storetest": {[]string{"quarantine", "quarantine/tunnel", "firewall"}, "a conformance suite"},
+	"quarantine/tunnel":    {nil, "keys and addresses only"},
+	"quarantine":           {[]string{"firewall", "quarantine/tunnel"}, "who may pass; for their data types only"},
+	"firewall":             {nil, "addresses and marks only"},
+	"pki":                  {nil, "signs what it is told"},
+}
+
+// only lists third parties that one place alone may touch.
+var only = map[string][]string{
+	"go.etcd.io/":                    {"internal/store"},
+	"github.com/smallstep/":          {"pki"},
+	"go.step.sm/":                    {"pki"},
+	"github.com/google/nftables":     {"firewall"},
+	"golang.zx2c4.com/wireguard":     {"quarantine/tunnel", "internal/testnet", "internal/bench"},
+	"github.com/pelletier/go-toml":   {"internal/config"},
+	"github.com/vishvananda/netlink": {"quarantine/tunnel", "internal/testnet", "internal/agent", "internal/bench"},
+	"github.com/spf13/cobra":         {"cmd/"},
+	"os/exec":                        {"internal/testnet", "internal/testneed", "cmd/demo"},
+}
+
+func TestArrows(t *testing.T) {
+	root := "../.."
+	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() || !strings.HasSuffix(path, ".go") {
+			return err
+		}
+		rel, _ := filepath.Rel(root, path)
+		check(t, filepath.ToSlash(filepath.Dir(rel)), path)
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func check(t *testing.T, dir, path string) {
+	f, err := parser.ParseFile(token.NewFileSet(), path, nil, parser.ImportsOnly)
+	if err != nil {
+		t.Errorf("%s: %v", path, err)
+		return
+	}
+	test := strings.HasSuffix(path, "_test.go")
+	home, rule, ok := find(dir)
+	if !ok {
+		t.Errorf("%s: package %s has no rule in internal/arrows: decide what it may import", path, dir)
+		return
+	}
+	for _, spec := range f.Imports {
+		name, _ := strconv.Unquote(spec.Path.Value)
+		if test {
+			continue // tests may look at anything
+		}
+		if of, ours := strings.CutPrefix(name, "lazaret/"); ours {
+			if !slices.Contains(rule.allowed, "*") && !slices.Contains(rule.allowed, of) && of != home {
+				t.Errorf("%s imports %s, but %s may not: %s", path, of, dir, rule.why)
+			}
+			continue
+		}
+		for prefix, homes := range only {
+			if strings.HasPrefix(name, prefix) && !slices.ContainsFunc(homes, func(h string) bool { return strings.HasPrefix(dir+"/", strings.TrimSuffix(h, "/")+"/") }) {
+				t.Errorf("%s imports %s, which only %v may", path, name, homes)
+			}
+		}
+	}
+}
+
+// find returns the rule of the longest package prefix that covers dir.
+func find(dir string) (string, struct {
+	allowed []string
+	why     string
+}, bool) {
+	best := ""
+	for p := range rules {
+		if (dir == strings.TrimSuffix(p, "/") || strings.HasPrefix(dir, strings.TrimSuffix(p, "/")+"/")) && len(p) > len(best) {
+			best = p
+		}
+	}
+	r, ok := rules[best]
+	return strings.TrimSuffix(best, "/"), r, ok && best != ""
+}
