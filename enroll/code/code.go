@@ -1,0 +1,173 @@
+// Package code is the one-time password as a person types it: 25 Crockford base-32
+// symbols, of which 8 are a reference, 16 the secret and one a check symbol. It draws
+// and reads codes; it keeps none, and knows no message that carries one.
+package code
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"strings"
+)
+
+const (
+	referenceLen = 8
+	secretLen    = 16
+	codeLen      = referenceLen + secretLen + 1
+	groupLen     = 5
+
+	alphabet = "0123456789ABCDEFGHJKMNPQRSTVWXYZ" // Crockford: no I, L, O, U
+)
+
+// ErrCode reports text that is no code. It never quotes what was typed.
+var ErrCode = errors.New("not an enrollment code")
+
+// Code is one one-time password. Printed with fmt or slog, or marshalled, it shows the
+// reference alone; String returns the whole.
+type Code struct {
+	Reference string // 8 symbols; names the request, is the CMP senderKID, not secret
+	Secret    string // 16 symbols; their ASCII is the MAC's secret
+}
+
+// Draw makes a code from random, which must be a cryptographic source such as
+// crypto/rand.Reader. The secret holds 80 random bits, drawn again until two letters and
+// two digits are in it (DISA V-24970).
+func Draw(random io.Reader) (Code, error) {
+	var b [referenceLen + secretLen]byte
+	if _, err := io.ReadFull(random, b[:referenceLen]); err != nil {
+		return Code{}, fmt.Errorf("drawing reference: %w", err)
+	}
+	c := Code{Reference: symbols(b[:referenceLen])}
+	for !mixed(c.Secret) {
+		if _, err := io.ReadFull(random, b[referenceLen:]); err != nil {
+			return Code{}, fmt.Errorf("drawing secret: %w", err)
+		}
+		c.Secret = symbols(b[referenceLen:])
+	}
+	return c, nil
+}
+
+// symbols turns each byte's low five bits into a symbol; 32 divides 256, so no symbol
+// is likelier than another.
+func symbols(random []byte) string {
+	out := make([]byte, len(random))
+	for i, b := range random {
+		out[i] = alphabet[b&31]
+	}
+	return string(out)
+}
+
+func mixed(secret string) bool {
+	digits := 0
+	for _, r := range secret {
+		if r <= '9' {
+			digits++
+		}
+	}
+	return digits >= 2 && len(secret)-digits >= 2
+}
+
+// Parse reads what a person typed: in either case, with any dashes and spaces, O for 0,
+// I or L for 1. Errors are ErrCode with the place of the fault, and never show the secret.
+func Parse(text string) (Code, error) {
+	if len(text) > 8*codeLen {
+		return Code{}, fmt.Errorf("%w: far more than %d symbols", ErrCode, codeLen)
+	}
+	var values []byte
+	for _, r := range text {
+		if strings.ContainsRune("- \t\r\n", r) {
+			continue
+		}
+		v, err := value(r)
+		if err != nil {
+			return Code{}, fmt.Errorf("%w: symbol %d %w", ErrCode, len(values)+1, err)
+		}
+		values = append(values, v)
+	}
+	if len(values) != codeLen {
+		return Code{}, fmt.Errorf("%w: it has %d symbols instead of %d", ErrCode, len(values), codeLen)
+	}
+	if check(values[:codeLen-1]) != values[codeLen-1] {
+		return Code{}, fmt.Errorf("%w: a symbol is wrong, or two stand in the wrong order (check symbol does not match)", ErrCode)
+	}
+	s := symbols(values)
+	c := Code{Reference: s[:referenceLen], Secret: s[referenceLen : codeLen-1]}
+	if !mixed(c.Secret) {
+		return Code{}, fmt.Errorf("%w: no code has fewer than two letters or two digits in its secret part", ErrCode)
+	}
+	return c, nil
+}
+
+var (
+	errSymbol = errors.New("is not a letter or digit of the alphabet")
+	errU      = errors.New("is U, which no code contains (V, perhaps?)")
+)
+
+func value(r rune) (byte, error) {
+	switch r {
+	case 'O', 'o':
+		r = '0'
+	case 'I', 'i', 'L', 'l':
+		r = '1'
+	case 'U', 'u':
+		return 0, errU
+	}
+	if r >= 'a' && r <= 'z' {
+		r -= 'a' - 'A'
+	}
+	i := strings.IndexRune(alphabet, r)
+	if i < 0 {
+		return 0, errSymbol
+	}
+	return byte(i), nil
+}
+
+// check is the sum of alpha^i * v_i over GF(32) = GF(2)[x]/(x^5+x^2+1), alpha = x. alpha
+// has order 31, above the 25 places, so one wrong symbol or one swap of two always shows.
+func check(values []byte) byte {
+	var sum byte
+	for i := len(values) - 1; i >= 0; i-- { // Horner's rule
+		sum <<= 1
+		if sum&32 != 0 {
+			sum ^= 0b100101
+		}
+		sum ^= values[i]
+	}
+	return sum
+}
+
+// String returns the whole code, secret included, as XXXXX-XXXXX-XXXXX-XXXXX-XXXXX. It
+// is for the person the code is meant for; a Code that Parse or Draw did not make may
+// give the empty string.
+func (c Code) String() string {
+	if len(c.Reference) != referenceLen || len(c.Secret) != secretLen {
+		return ""
+	}
+	var values []byte
+	for _, r := range c.Reference + c.Secret {
+		v, err := value(r)
+		if err != nil {
+			return ""
+		}
+		values = append(values, v)
+	}
+	s := symbols(append(values, check(values)))
+	var groups []string
+	for ; s != ""; s = s[groupLen:] {
+		groups = append(groups, s[:groupLen])
+	}
+	return strings.Join(groups, "-")
+}
+
+func (c Code) redacted() string { return "code " + c.Reference + " (secret not shown)" }
+
+// Format implements fmt.Formatter: whatever the verb, the secret is not shown.
+func (c Code) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, c.redacted()) }
+
+// LogValue implements slog.LogValuer without the secret.
+func (c Code) LogValue() slog.Value { return slog.StringValue(c.redacted()) }
+
+// MarshalText implements encoding.TextMarshaler without the secret, so that a record
+// that holds a Code by mistake does not write it.
+func (c Code) MarshalText() ([]byte, error) { return []byte(c.redacted()), nil }
