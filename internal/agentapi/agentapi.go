@@ -1,0 +1,61 @@
+// Package agentapi is what a device's agent and the gateway say to each other inside
+// the tunnel: JSON over mutually authenticated TLS 1.3, at the gateway's tunnel address.
+// It holds shapes only, so that neither side pulls in the other.
+package agentapi
+
+import (
+	"time"
+
+	"lazaret/enroll/cmp"
+)
+
+// Paths of the agent API. Status is long-polled: ?after=REVISION&wait=SECONDS answers
+// when the device's record is newer than REVISION, or when the wait is over.
+const (
+	StatusPath  = "/agent/v1/status"
+	ReportPath  = "/agent/v1/report"
+	SessionPath = "/agent/v1/session"
+)
+
+// MaxWait bounds a long poll.
+const MaxWait = 30 * time.Second
+
+// Status is where the device stands and why (X7), and the network that goes with it.
+type Status struct {
+	Device   string       `json:"device"`
+	Name     string       `json:"name"`
+	Stage    string       `json:"stage"`
+	Pool     string       `json:"pool"`
+	Since    time.Time    `json:"since"`
+	Until    time.Time    `json:"until,omitzero"` // end of the present placement
+	Reasons  []Reason     `json:"reasons"`
+	Settings cmp.Settings `json:"settings"`
+	Revision int64        `json:"revision"`
+}
+
+// Reason is one rule of the decision.
+type Reason struct {
+	Rule  string `json:"rule"`
+	Holds bool   `json:"holds"`
+	Text  string `json:"text"`
+}
+
+// Report is a posture report, and the body of a management session (M8). Sequence grows
+// with every report of this device.
+type Report struct {
+	Verdict  string            `json:"verdict"` // "compliant", "noncompliant" or empty
+	At       time.Time         `json:"at"`
+	Sequence uint64            `json:"sequence"`
+	Facts    map[string]string `json:"facts,omitempty"`
+}
+
+// Session answers a management session. It succeeded when Released.
+type Session struct {
+	Released bool   `json:"released"`
+	Status   Status `json:"status"`
+}
+
+// Problem is the body of every answer that is no success.
+type Problem struct {
+	Error string `json:"error"`
+}

@@ -1,0 +1,211 @@
+// Package api holds the shapes of the administration API, /api/v1: what lazaretctl and
+// a management server send and receive. Request and answer types are apart from those
+// the store keeps, so that a request can set nothing it does not name.
+package api
+
+import (
+	"net/netip"
+	"time"
+)
+
+// OTPRequest asks for a one-time password (M1).
+type OTPRequest struct {
+	User      string `json:"user"`
+	Profile   string `json:"profile,omitempty"` // default: "default"
+	Device    string `json:"device,omitempty"`  // an existing device to enroll again, by id or name
+	Name      string `json:"name,omitempty"`
+	Serial    string `json:"serial,omitempty"`
+	Platform  string `json:"platform,omitempty"`
+	Ownership string `json:"ownership,omitempty"`
+	Life      string `json:"life,omitempty"` // like "8h"; 7 days at most
+}
+
+// OTPCreated is the only answer that ever bears the code.
+type OTPCreated struct {
+	OTP
+	Code   string `json:"code"`
+	Server string `json:"server"`      // URL to enroll at
+	Root   string `json:"root_sha256"` // hexadecimal, for a link that pins the root
+}
+
+// OTP is a one-time password without its secret.
+type OTP struct {
+	Reference string    `json:"reference"`
+	User      string    `json:"user"`
+	Profile   string    `json:"profile"`
+	State     string    `json:"state"`
+	Created   time.Time `json:"created"`
+	CreatedBy string    `json:"created_by"`
+	Expires   time.Time `json:"expires"`
+	Device    string    `json:"device,omitempty"` // the device it yielded, or is for
+	Serial    string    `json:"serial,omitempty"`
+	Platform  string    `json:"platform,omitempty"`
+	Ownership string    `json:"ownership,omitempty"`
+}
+
+// Device is one device as administrators see it.
+type Device struct {
+	ID          string       `json:"id"`
+	Name        string       `json:"name"`
+	Owner       string       `json:"owner"`
+	Stage       string       `json:"stage"`
+	Pool        string       `json:"pool"`
+	Since       time.Time    `json:"since"`
+	Until       time.Time    `json:"until,omitzero"`
+	Reason      string       `json:"reason"`
+	Profile     string       `json:"profile"`
+	Platform    string       `json:"platform,omitempty"`
+	Ownership   string       `json:"ownership,omitempty"`
+	Serial      string       `json:"serial,omitempty"`
+	Seat        uint32       `json:"seat"`
+	Key         string       `json:"wireguard_key"`
+	Addresses   []netip.Addr `json:"addresses"`
+	Certificate string       `json:"certificate_serial"`
+	NotAfter    time.Time    `json:"certificate_not_after"`
+	Proven      bool         `json:"proven"`
+	Revision    int64        `json:"revision"`
+}
+
+// Explanation answers why a device is where it is (X7).
+type Explanation struct {
+	Device   Device   `json:"device"`
+	Decided  Decision `json:"decided"`  // from all facts, as of now
+	Reports  []Report `json:"reports"`  // latest of each source
+	Pending  []string `json:"pending"`  // tightenings applied but not yet recorded
+	Enforced bool     `json:"enforced"` // the data plane confirmed it
+	Problem  string   `json:"problem,omitempty"`
+}
+
+// Decision is a placement with its reasons, rule by rule.
+type Decision struct {
+	Stage   string    `json:"stage"`
+	Pool    string    `json:"pool"`
+	Until   time.Time `json:"until,omitzero"`
+	Reasons []Reason  `json:"reasons"`
+}
+
+// Reason is one rule and what it found.
+type Reason struct {
+	Rule   string    `json:"rule"`
+	Holds  bool      `json:"holds"`
+	Text   string    `json:"text"`
+	Source string    `json:"source,omitempty"`
+	At     time.Time `json:"at,omitzero"`
+}
+
+// ActionRequest is the body of approve, quarantine, block, unblock and revoke.
+type ActionRequest struct {
+	Why string `json:"why,omitempty"`
+}
+
+// ReportRequest is a management server's word on a device. The source is the token's own.
+type ReportRequest struct {
+	Device   string            `json:"device"` // id, name or serial number
+	Verdict  string            `json:"verdict"`
+	At       time.Time         `json:"at,omitzero"` // default: now
+	Sequence uint64            `json:"sequence,omitempty"`
+	Validity string            `json:"validity,omitempty"` // like "1h"; default and ceiling: the source's
+	Facts    map[string]string `json:"facts,omitempty"`
+	Detail   string            `json:"detail,omitempty"`
+	Source   string            `json:"source,omitempty"` // administrators only
+}
+
+// Report is a report as kept.
+type Report struct {
+	Source   string            `json:"source"`
+	Verdict  string            `json:"verdict"`
+	At       time.Time         `json:"at"`
+	Sequence uint64            `json:"sequence,omitempty"`
+	Validity string            `json:"validity"`
+	Received time.Time         `json:"received"`
+	Releases bool              `json:"releases"` // its source may release
+	Facts    map[string]string `json:"facts,omitempty"`
+	Detail   string            `json:"detail,omitempty"`
+}
+
+// Placed answers a report or an action.
+type Placed struct {
+	Device   string   `json:"device"`
+	Decision Decision `json:"decision"`
+	Enforced bool     `json:"enforced"` // false: recorded, and enforced as soon as the data plane answers
+}
+
+// Pool is a pool as administrators write it.
+type Pool struct {
+	Name       string       `json:"name"`
+	Quarantine bool         `json:"quarantine"`
+	IPv4       netip.Prefix `json:"ipv4,omitzero"`
+	IPv6       netip.Prefix `json:"ipv6,omitzero"`
+	Reach      []string     `json:"reach"` // like "192.0.2.10/32 tcp/443"; a full pool's empty list: everything but devices and the gateway
+	Routes     []string     `json:"routes"`
+	DNS        []netip.Addr `json:"dns"`
+	Masquerade bool         `json:"masquerade"`
+	Revision   int64        `json:"revision,omitempty"`
+}
+
+// Profile is an enrollment profile.
+type Profile struct {
+	Name           string   `json:"name"`
+	Pool           string   `json:"pool"`
+	SkipQuarantine bool     `json:"skip_quarantine"`
+	NeedApproval   bool     `json:"need_approval"`
+	Platforms      []string `json:"platforms"`
+	Ownerships     []string `json:"ownerships"`
+	NeedSerial     bool     `json:"need_serial"`
+	AllowRSA       bool     `json:"allow_rsa"`
+	Addressing     string   `json:"addressing,omitempty"`
+	Revision       int64    `json:"revision,omitempty"`
+}
+
+// Source is who may send reports.
+type Source struct {
+	Name        string `json:"name"`
+	MayRelease  bool   `json:"may_release"`
+	MaxValidity string `json:"max_validity"`
+	Revision    int64  `json:"revision,omitempty"`
+}
+
+// TokenRequest asks for an API token. Scope "report" with a source posts that source's
+// reports and nothing else (D4); "read" reads; "admin" is an administrator.
+type TokenRequest struct {
+	Name   string `json:"name"`
+	Scope  string `json:"scope"`
+	Source string `json:"source,omitempty"`
+}
+
+// Token is a token without its secret; Secret is set in the answer to its creation only.
+type Token struct {
+	Name    string    `json:"name"`
+	Scope   string    `json:"scope"`
+	Source  string    `json:"source,omitempty"`
+	Created time.Time `json:"created"`
+	By      string    `json:"by"`
+	Secret  string    `json:"secret,omitempty"`
+}
+
+// AuditEntry is one line of the audit log.
+type AuditEntry struct {
+	Sequence uint64            `json:"sequence"`
+	Revision int64             `json:"revision"`
+	At       time.Time         `json:"at"`
+	By       string            `json:"by"`
+	Address  string            `json:"address,omitempty"`
+	Action   string            `json:"action"`
+	Device   string            `json:"device,omitempty"`
+	Subject  string            `json:"subject,omitempty"`
+	Detail   map[string]string `json:"detail,omitempty"`
+}
+
+// Status is the gateway's own state.
+type Status struct {
+	Gateway string         `json:"gateway"`
+	Version string         `json:"version"`
+	Ready   bool           `json:"ready"`
+	Devices map[string]int `json:"devices"` // by stage
+}
+
+// Problem is the body of every answer that is no success: what was wrong, and what to do.
+type Problem struct {
+	Error  string `json:"error"`
+	Remedy string `json:"remedy,omitempty"`
+}
