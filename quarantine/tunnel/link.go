@@ -1,0 +1,206 @@
+package tunnel
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"sync"
+)
+
+// Kind says who runs the WireGuard protocol of a Link.
+type Kind string
+
+const (
+	Kernel    Kind = "kernel"    // in the kernel; outlives the process
+	Userspace Kind = "userspace" // wireguard-go in this process; ends with it
+)
+
+var (
+	// ErrNoPeer reports a key that is no peer of the link.
+	ErrNoPeer = errors.New("no such peer")
+	// ErrPeer reports a peer that the link may not be given: a weak key, the link's
+	// own key, or an address that is no whole address.
+	ErrPeer = errors.New("peer refused")
+)
+
+// Config says what Open opens.
+type Config struct {
+	Name           string         // required: interface name, at most 15 bytes
+	PrivateKey     PrivateKey     // required
+	ListenPort     uint16         // UDP; zero: any free port
+	MTU            int            // bytes; zero: 1420
+	Addresses      []netip.Prefix // own addresses, with the length of the on-link prefix; may be set later
+	Mark           uint32         // firewall mark of the tunnel's own packets; zero: none
+	ForceUserspace bool           // do not look for kernel WireGuard
+	Log            *slog.Logger   // optional
+}
+
+// DefaultMTU leaves room for WireGuard over IPv6 on an Ethernet of 1500 bytes.
+const DefaultMTU = 1420
+
+// Link is one WireGuard interface and its peers. Its methods may be called at any
+// time from anywhere; changes are made one after the other.
+type Link struct {
+	name   string
+	public Key
+	kind   Kind
+
+	mu      sync.Mutex // guards back and all changes to the interface
+	back    backend
+	network network
+}
+
+// backend is the WireGuard half of a Link: who runs the protocol.
+type backend interface {
+	// apply makes the changes in order; after an error each change may have happened or not.
+	apply([]PeerChange) error
+	peers() ([]PeerStatus, error)
+	// close ends this process's part: the end of a userspace link.
+	close() error
+}
+
+// network is the interface half of a Link: addresses and routes.
+type network interface {
+	setAddresses([]netip.Prefix) error
+	setRoutes([]Route) error
+	remove() error
+	close() error
+}
+
+// Route is a route through the link, with scope link.
+type Route struct {
+	To     netip.Prefix
+	Source netip.Addr // preferred source address; zero: the kernel chooses
+	Table  int        // routing table; zero: main
+}
+
+// Open makes the interface, or adopts a kernel one of that name with its peers, sets
+// key, port, addresses and mark, and brings it up. It uses kernel WireGuard where the
+// kernel has it, else runs wireguard-go in this process, which then must live wholly
+// in the interface's network namespace.
+func Open(ctx context.Context, c Config) (*Link, error) {
+	if c.Name == "" || len(c.Name) > 15 {
+		return nil, fmt.Errorf("opening tunnel %q: the name must have 1 to 15 bytes", c.Name)
+	}
+	if c.PrivateKey.IsZero() {
+		return nil, fmt.Errorf("opening tunnel %s: no private key", c.Name)
+	}
+	if c.MTU == 0 {
+		c.MTU = DefaultMTU
+	}
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, fmt.Errorf("opening tunnel %s: %w", c.Name, err)
+	}
+	l, err := open(c)
+	if err != nil {
+		return nil, fmt.Errorf("opening tunnel %s: %w", c.Name, err)
+	}
+	return l, nil
+}
+
+// Name returns the interface's name.
+func (l *Link) Name() string { return l.name }
+
+// Kind says who runs the protocol.
+func (l *Link) Kind() Kind { return l.kind }
+
+// Public returns the link's own public key.
+func (l *Link) Public() Key { return l.public }
+
+// SetPeer makes this one peer as p says; its other allowed addresses go, and an
+// address that another peer has moves here. Its session lives on.
+func (l *Link) SetPeer(p Peer) error { return l.Apply([]PeerChange{{Peer: p}}) }
+
+// RemovePeer removes a peer and its session. A peer that is not there is no error.
+func (l *Link) RemovePeer(k Key) error {
+	return l.Apply([]PeerChange{{Peer: Peer{Key: k}, Remove: true}})
+}
+
+// Apply makes many changes, in order. Nothing is undone on an error: what could be
+// made was made, and the error tells of every change that could not.
+func (l *Link) Apply(changes []PeerChange) error {
+	for _, c := range changes {
+		if err := l.check(c); err != nil {
+			return err
+		}
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.back.apply(changes)
+}
+
+// check refuses what WireGuard would take and silently not do, before anything happens.
+func (l *Link) check(c PeerChange) error {
+	if c.Remove {
+		return nil
+	}
+	if !c.Peer.Key.Valid() {
+		return fmt.Errorf("%w: key %s is of low order", ErrPeer, c.Peer.Key)
+	}
+	if c.Peer.Key == l.public {
+		return fmt.Errorf("%w: key %s is the link's own", ErrPeer, c.Peer.Key)
+	}
+	for _, a := range c.Peer.AllowedIPs {
+		if !a.IsValid() || a != a.Masked() || a.Addr().Is4In6() {
+			return fmt.Errorf("%w: allowed address %s of %s", ErrPeer, a, c.Peer.Key)
+		}
+	}
+	return nil
+}
+
+// Peers returns every peer with what the link saw of it. It reads the whole link:
+// about 3 microseconds a peer.
+func (l *Link) Peers() ([]PeerStatus, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.back.peers()
+}
+
+// Status returns what the link saw of one peer, or ErrNoPeer. It costs as much as Peers.
+func (l *Link) Status(k Key) (PeerStatus, error) {
+	all, err := l.Peers()
+	if err != nil {
+		return PeerStatus{}, err
+	}
+	for _, s := range all {
+		if s.Key == k {
+			return s, nil
+		}
+	}
+	return PeerStatus{}, fmt.Errorf("asking for peer %s: %w", k, ErrNoPeer)
+}
+
+// SetAddresses makes these the interface's addresses, and no others but link-local
+// ones, and brings it up. The kernel routes each one's prefix into the tunnel.
+func (l *Link) SetAddresses(own []netip.Prefix) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.network.setAddresses(own)
+}
+
+// SetRoutes makes these the routes that this package set through the interface.
+func (l *Link) SetRoutes(routes []Route) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.network.setRoutes(routes)
+}
+
+// Close lets go of the link. A kernel link stays as it is, with its peers; a
+// userspace one ends.
+func (l *Link) Close() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return errors.Join(l.back.close(), l.network.close())
+}
+
+// Remove ends the link and removes its interface, of either kind.
+func (l *Link) Remove() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return errors.Join(l.network.remove(), l.back.close(), l.network.close())
+}
