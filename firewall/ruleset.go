@@ -49,6 +49,7 @@ type Ruleset struct {
 	Pools          []Pool        // exactly one with Mark zero once a plan is applied; none before
 	Outside        []Service     // services on the gateway's other interfaces
 	Inside         []Service     // services on Gateway addresses, for quarantined and routed devices alike
+	Out            []Service     // what the gateway itself may open outside; From lists destinations here
 	Freshness      time.Duration // default timeout of @fresh; a floor against a permanent element
 	QuarantineLife time.Duration // default timeout of @alive, the quarantine's own freshness
 }
