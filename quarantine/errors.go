@@ -11,5 +11,8 @@ var (
 	ErrConflict      = errors.New("the record changed meanwhile")
 	ErrCompacted     = errors.New("the revision was compacted")
 	ErrOutdated      = errors.New("loosening has not taken in the last tightening")
+	ErrMalformed     = errors.New("malformed change")
+	ErrBlocked       = errors.New("the device is blocked")
+	ErrNotReady      = errors.New("the store has not been read yet")
 	ErrNotEnforced   = errors.New("recorded, not enforced yet")
 )

@@ -20,11 +20,15 @@ type Policy interface {
 type Store interface {
 	// Snapshot returns everything the gate needs, at one revision.
 	Snapshot(ctx context.Context) (Snapshot, error)
-	// Watch sends, in order, all that changed after revision, until ctx ends (channel
-	// closed, Err of the last event nil) or the revision was compacted (ErrCompacted).
+	// Watch sends, in order, one Event for every revision after the given one, until ctx
+	// ends (channel closed, Err of the last event nil), the revision was compacted (last
+	// event: ErrCompacted) or the watch broke (last event: another error). A revision that
+	// touched nothing of the gate's comes too, as an Event with its Revision alone (runs of
+	// them may be joined into the last): a reader that has seen Now's revision has seen all.
 	Watch(ctx context.Context, after int64) <-chan Event
 	// Record writes next if the stored record still has next.Revision, else ErrConflict;
-	// it returns the new revision.
+	// it returns the new revision. A device that is gone gets ErrUnknownDevice. It never
+	// creates one: that is the enrollment desk's transaction.
 	Record(ctx context.Context, c Change, next Record) (int64, error)
 	// Now makes a linearizable read and returns the store's current revision.
 	Now(ctx context.Context) (int64, error)
@@ -42,7 +46,8 @@ type Snapshot struct {
 	Sources  map[string]Source
 }
 
-// Event is one revision's worth of change. A Record with the zero Device.ID in Gone was deleted.
+// Event is one revision's worth of change: records written, with their Revision set, and
+// the IDs of those deleted.
 type Event struct {
 	Revision int64
 	Records  []Record

@@ -11,23 +11,25 @@ type Actor struct {
 
 // Record is everything known of one device: Device, and the facts behind its placement.
 // It is what the store keeps under the device's ID.
+//
+// It goes through encoding/json without loss, Revision apart.
 type Record struct {
-	Device
-	Profile     string
-	Platform    string
-	Ownership   string
-	Certificate Certificate
-	Reports     map[string]Report // latest of each source
-	Approval    Decision          // admitted by a person (X10)
-	Hold        Decision          // kept in quarantine by a person
-	Block       Decision
-	Revocation  Decision
-	Proven      bool // holds the WireGuard private key, as it showed
-	Confirmed   bool // certConf arrived or the device was seen
-	Tighten     uint64
-	Reasons     []Reason
-	Until       time.Time // end of the present placement; zero: none
-	Revision    int64     // of the store; not part of the stored value
+	Device      `json:"device"`
+	Profile     string            `json:"profile"`
+	Platform    string            `json:"platform,omitempty"`
+	Ownership   string            `json:"ownership,omitempty"`
+	Certificate Certificate       `json:"certificate"`
+	Reports     map[string]Report `json:"reports"`           // latest of each source
+	Approval    Decision          `json:"approval,omitzero"` // admitted by a person (X10)
+	Hold        Decision          `json:"hold,omitzero"`     // kept in quarantine by a person
+	Block       Decision          `json:"block,omitzero"`    // without a peer, by a person
+	Revocation  Decision          `json:"revocation,omitzero"`
+	Proven      bool              `json:"proven"`    // holds the WireGuard private key, as it showed
+	Confirmed   bool              `json:"confirmed"` // certConf arrived or the device was seen
+	Tighten     uint64            `json:"tighten"`   // highest counter of a tightening taken in
+	Reasons     []Reason          `json:"reasons"`
+	Until       time.Time         `json:"until,omitzero"` // end of the present placement; zero: none
+	Revision    int64             `json:"-"`              // of the store; not part of the stored value
 }
 
 // Decision is a decision of a person, or none when At is zero.
@@ -64,6 +66,7 @@ const (
 	Confirm  Kind = "confirm" // certConf
 	Renew    Kind = "renew"   // new certificate, perhaps a next key
 	Rotate   Kind = "rotate"  // first handshake with the next key
+	Review   Kind = "review"  // settings or time changed the answer; changes no fact
 )
 
 // Change is one fact arriving. All ways to move a device are Changes.
@@ -103,12 +106,15 @@ type Placement struct {
 	Stage   Stage
 	Pool    string
 	Until   time.Time // zero unless Routed
-	Reasons []Reason
+	Again   time.Time // time alone may change the answer at this instant; zero: never
+	Reasons []Reason  // the first one decided
 }
 
 // Judgement is a Policy's answer. The zero Judgement does not release.
 type Judgement struct {
 	Release bool
-	Until   time.Time
+	Until   time.Time // of the release
+	Clear   bool      // nothing live speaks against the device; a profile that skips quarantine rests on it
+	Again   time.Time // time alone may change the answer at this instant; zero: never
 	Reasons []Reason
 }
