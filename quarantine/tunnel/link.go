@@ -66,7 +66,6 @@ type network interface {
 	setAddresses([]netip.Prefix) error
 	setRoutes([]Route) error
 	remove() error
-	close() error
 }
 
 // Route is a route through the link, with scope link.
@@ -195,12 +194,12 @@ func (l *Link) SetRoutes(routes []Route) error {
 func (l *Link) Close() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return errors.Join(l.back.close(), l.network.close())
+	return l.back.close()
 }
 
 // Remove ends the link and removes its interface, of either kind.
 func (l *Link) Remove() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return errors.Join(l.network.remove(), l.back.close(), l.network.close())
+	return errors.Join(l.network.remove(), l.back.close())
 }

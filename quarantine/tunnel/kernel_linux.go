@@ -1,0 +1,145 @@
+package tunnel
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"time"
+
+	"golang.zx2c4.com/wireguard/wgctrl"
+	"golang.zx2c4.com/wireguard/wgctrl/wgtypes"
+)
+
+// controlled is WireGuard driven over its control interface: the kernel's.
+type controlled struct {
+	name   string
+	client *wgctrl.Client
+}
+
+// openKernel sets key, port and mark. Setting what is already set keeps every session.
+func openKernel(c Config) (*controlled, error) {
+	client, err := wgctrl.New()
+	if err != nil {
+		return nil, fmt.Errorf("reaching WireGuard: %w", err)
+	}
+	key := wgtypes.Key(c.PrivateKey.Bytes())
+	port, mark := int(c.ListenPort), int(c.Mark)
+	set := wgtypes.Config{PrivateKey: &key, FirewallMark: &mark}
+	if port != 0 { // zero would choose another port under living sessions
+		set.ListenPort = &port
+	}
+	if err := client.ConfigureDevice(c.Name, set); err != nil {
+		return nil, errors.Join(fmt.Errorf("setting key and port: %w", err), client.Close())
+	}
+	return &controlled{c.Name, client}, nil
+}
+
+// kernelBatch bounds one call; the client cuts it into messages as it must.
+const kernelBatch = 1000
+
+func (b *controlled) apply(changes []PeerChange) error {
+	return inBatches(changes, kernelBatch, func(batch []PeerChange) error {
+		config := wgtypes.Config{Peers: make([]wgtypes.PeerConfig, len(batch))}
+		for i, c := range batch {
+			config.Peers[i] = peerConfig(c)
+		}
+		return b.client.ConfigureDevice(b.name, config)
+	})
+}
+
+func peerConfig(c PeerChange) wgtypes.PeerConfig {
+	key := wgtypes.Key(c.Peer.Key)
+	if c.Remove {
+		return wgtypes.PeerConfig{PublicKey: key, Remove: true}
+	}
+	out := wgtypes.PeerConfig{
+		PublicKey:                   key,
+		ReplaceAllowedIPs:           true,
+		PersistentKeepaliveInterval: &c.Peer.KeepAlive,
+	}
+	if c.Peer.Endpoint.IsValid() {
+		out.Endpoint = net.UDPAddrFromAddrPort(c.Peer.Endpoint)
+	}
+	for _, a := range c.Peer.AllowedIPs {
+		out.AllowedIPs = append(out.AllowedIPs, *ipNet(a))
+	}
+	return out
+}
+
+func (b *controlled) peers() ([]PeerStatus, error) {
+	device, err := b.client.Device(b.name)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("reading peers: the interface %s is gone", b.name)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("reading peers: %w", err)
+	}
+	out := make([]PeerStatus, len(device.Peers))
+	for i, p := range device.Peers {
+		out[i] = status(p)
+	}
+	return out, nil
+}
+
+func status(p wgtypes.Peer) PeerStatus {
+	s := PeerStatus{
+		Peer:          Peer{Key: Key(p.PublicKey), KeepAlive: p.PersistentKeepaliveInterval},
+		LastHandshake: p.LastHandshakeTime,
+		Received:      uint64(max(p.ReceiveBytes, 0)),
+		Sent:          uint64(max(p.TransmitBytes, 0)),
+	}
+	if s.LastHandshake.Equal(time.Unix(0, 0)) {
+		s.LastHandshake = time.Time{}
+	}
+	if p.Endpoint != nil {
+		e := p.Endpoint.AddrPort()
+		s.Endpoint = netip.AddrPortFrom(e.Addr().Unmap(), e.Port())
+	}
+	for _, a := range p.AllowedIPs {
+		s.AllowedIPs = append(s.AllowedIPs, prefix(&a))
+	}
+	return s
+}
+
+func (b *controlled) close() error { return b.client.Close() }
+
+// inBatches calls set with at most size changes at a time. WireGuard takes a batch
+// line by line and undoes nothing: after an error, each change of that batch is made
+// by itself, so that one bad change costs no other, and an error names its peer.
+func inBatches(changes []PeerChange, size int, set func([]PeerChange) error) error {
+	var faults []error
+	var failed int
+	for len(changes) > 0 {
+		n := min(size, len(changes))
+		batch := changes[:n]
+		changes = changes[n:]
+		err := set(batch)
+		if err == nil {
+			continue
+		}
+		for _, c := range batch {
+			if n > 1 {
+				err = set([]PeerChange{c})
+			}
+			if err == nil {
+				continue
+			}
+			if failed++; failed <= 10 { // enough for a log; 35,000 would not be read
+				faults = append(faults, fmt.Errorf("%s peer %s: %w", c.verb(), c.Peer.Key, err))
+			}
+		}
+	}
+	if failed > len(faults) {
+		faults = append(faults, fmt.Errorf("and %d peers more", failed-len(faults)))
+	}
+	return errors.Join(faults...)
+}
+
+func (c PeerChange) verb() string {
+	if c.Remove {
+		return "removing"
+	}
+	return "setting"
+}
