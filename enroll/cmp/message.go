@@ -1,9 +1,6 @@
 package cmp
 
-import (
-	"crypto/rand"
-	"time"
-)
+import "time"
 
 // Kind is the body of a message, by its tag in PKIBody (RFC 9810, section 5.1.2).
 type Kind uint8
@@ -57,10 +54,6 @@ type Header struct {
 // GeneralName is the DER of one GeneralName (RFC 5280).
 type GeneralName []byte
 
-// OID is the content of a DER object identifier, compared as bytes: types below 2.25 have
-// arcs too large for encoding/asn1.
-type OID string
-
 // Info is one InfoTypeAndValue. Value is DER, or nil for none.
 type Info struct {
 	Type  OID
@@ -105,38 +98,9 @@ type ErrorContent struct {
 	Details []string
 }
 
-// Revocation asks for one certificate's end. The template names it.
-type Revocation struct {
-	Template Template
-	Reason   int // RFC 5280 CRLReason; -1 for none
-}
-
-// CertID names a certificate by issuer and serial number.
-type CertID struct {
-	Issuer GeneralName
-	Serial []byte // content of the DER INTEGER
-}
-
 // Poll asks (only RequestID counts), or says when to ask again (RFC 9810, section 5.3.22).
 type Poll struct {
 	RequestID int64
 	After     time.Duration // in seconds on the wire
 	Reason    []string
-}
-
-// NewHeader returns a header with a fresh transaction ID and nonce of 16 bytes each.
-func NewHeader(now time.Time) Header {
-	h := Header{Version: 2, Time: now, TransactionID: make([]byte, 16), SenderNonce: make([]byte, 16)}
-	_, _ = rand.Read(h.TransactionID) // never fails
-	_, _ = rand.Read(h.SenderNonce)
-	return h
-}
-
-// Reply returns the header of an answer to h: same version, transaction and sender's
-// key ID, its nonce given back, and a fresh one.
-func (h Header) Reply(now time.Time) Header {
-	r := NewHeader(now)
-	r.Version, r.TransactionID, r.SenderKID = h.Version, h.TransactionID, h.SenderKID
-	r.Sender, r.Recipient, r.RecipNonce = h.Recipient, h.Sender, h.SenderNonce
-	return r
 }
