@@ -1,28 +1,100 @@
 package quarantine
 
 import (
+	"encoding/binary"
 	"errors"
+	"fmt"
+	"math"
+	"math/bits"
 	"net/netip"
 
 	"lazaret/firewall"
 )
 
-// Address returns the addresses of a seat in the pool; the zero Addr for a family the pool lacks.
+// ErrSeat reports a seat that a pool has no address for.
+var ErrSeat = errors.New("no address for this seat")
+
+// gatewayOffset is the gateway's own place in every prefix; seat n is at n+1.
+const gatewayOffset = 1
+
+// Address returns the addresses of a seat in the pool: the zero Addr for a family the
+// pool lacks, ErrSeat for seat zero and for one beyond the smaller prefix.
 func (p Pool) Address(s Seat) (v4, v6 netip.Addr, err error) {
-	return v4, v6, errors.ErrUnsupported
+	if s == 0 || s > p.LastSeat() {
+		return netip.Addr{}, netip.Addr{}, fmt.Errorf("%w: seat %d in pool %q, whose last is %d", ErrSeat, s, p.Name, p.LastSeat())
+	}
+	offset := uint64(s) + gatewayOffset
+	return at(p.IPv4, offset), at(p.IPv6, offset), nil
 }
 
-// GatewayAddresses returns the gateway's own address in each prefix, with the prefix's length.
-func (p Pool) GatewayAddresses() []netip.Prefix { return nil }
+// GatewayAddresses returns the gateway's own address in each prefix of the pool, with the
+// prefix's length.
+func (p Pool) GatewayAddresses() []netip.Prefix {
+	var all []netip.Prefix
+	for _, prefix := range p.prefixes() {
+		all = append(all, netip.PrefixFrom(at(prefix, gatewayOffset), prefix.Bits()))
+	}
+	return all
+}
 
-// LastSeat is the highest seat both prefixes have room for; zero for none.
-func (p Pool) LastSeat() Seat { return 0 }
+// LastSeat is the highest seat that both families have an address for, zero for none. The
+// last address of a prefix is left out, since in IPv4 it is the broadcast address.
+func (p Pool) LastSeat() Seat {
+	last := uint64(math.MaxUint32 - 1)
+	prefixes := p.prefixes()
+	for _, prefix := range prefixes {
+		free := prefix.Addr().BitLen() - prefix.Bits()
+		if free < 2 {
+			return 0
+		}
+		if free <= 32 {
+			last = min(last, uint64(1)<<free-3)
+		}
+	}
+	if len(prefixes) == 0 {
+		return 0
+	}
+	return Seat(last)
+}
 
-// Check validates a pool for seats up to highest (the highest given out so far).
-func (p Pool) Check(highest Seat) error { return errors.ErrUnsupported }
+// prefixes returns the families the pool has.
+func (p Pool) prefixes() []netip.Prefix {
+	var all []netip.Prefix
+	for _, prefix := range []netip.Prefix{p.IPv4, p.IPv6} {
+		if prefix.IsValid() {
+			all = append(all, prefix)
+		}
+	}
+	return all
+}
 
-// Kernel is the pool as the firewall knows it.
-func (p Pool) Kernel() firewall.Pool { return firewall.Pool{} }
+// at is the address at an offset of a prefix; the zero Addr for the zero Prefix or an
+// offset outside of it.
+func at(prefix netip.Prefix, offset uint64) netip.Addr {
+	if !prefix.IsValid() {
+		return netip.Addr{}
+	}
+	base := prefix.Masked().Addr()
+	wide := base.As16()
+	hi, lo := binary.BigEndian.Uint64(wide[:8]), binary.BigEndian.Uint64(wide[8:])
+	lo, carry := bits.Add64(lo, offset, 0)
+	binary.BigEndian.PutUint64(wide[:8], hi+carry)
+	binary.BigEndian.PutUint64(wide[8:], lo)
+	addr := netip.AddrFrom16(wide)
+	if base.Is4() {
+		addr = addr.Unmap()
+	}
+	if !prefix.Contains(addr) {
+		return netip.Addr{}
+	}
+	return addr
+}
 
-// CheckPools validates all pools together, for seats up to highest.
-func CheckPools(pools map[string]Pool, highest Seat) error { return errors.ErrUnsupported }
+// Kernel is the pool as the firewall knows it. A quarantine pool always has mark zero.
+func (p Pool) Kernel() firewall.Pool {
+	k := firewall.Pool{Name: p.Name, Mark: p.Mark, IPv4: p.IPv4, IPv6: p.IPv6, Reach: p.Reach, Masquerade: p.Masquerade}
+	if p.Quarantine {
+		k.Mark = 0
+	}
+	return k
+}

@@ -1,4 +1,245 @@
 package quarantine
 
-// Place decides where a device belongs.
-func Place(f Facts) Placement { return Placement{} }
+import (
+	"fmt"
+	"slices"
+	"time"
+)
+
+// Rules that reasons name, in the order in which they are asked.
+const (
+	RuleFacts       = "facts"
+	RuleRevocation  = "revocation"
+	RuleBlock       = "block"
+	RuleProfile     = "profile"
+	RuleApproval    = "approval"
+	RuleHold        = "hold"
+	RuleCertificate = "certificate"
+	RuleProof       = "proof"
+	RulePool        = "pool"
+	RuleSkip        = "release.profile"
+)
+
+// Place decides where a device belongs. It is pure: the same facts give the same
+// placement. Whatever is odd (no time, no quarantine pool, an unknown profile or pool, no
+// policy) takes away and never gives.
+func Place(f Facts) Placement {
+	d := decision{Facts: f}
+	if stage, ok := d.denied(); ok {
+		return d.placement(stage, d.quarantinePool(), time.Time{})
+	}
+	admitted := d.admitted()
+	mayRoute := d.mayRoute()
+	released, until := d.released()
+	switch {
+	case !admitted:
+		return d.placement(Pending, d.quarantinePool(), time.Time{})
+	case mayRoute && released && until.After(f.Now):
+		return d.placement(Routed, f.Profile.Pool, until)
+	default:
+		return d.placement(Quarantined, d.quarantinePool(), time.Time{})
+	}
+}
+
+// decision is a placement in the making.
+type decision struct {
+	Facts
+	reasons []Reason
+	again   time.Time
+}
+
+func (d *decision) rule(rule string, holds bool, at time.Time, format string, args ...any) bool {
+	d.reasons = append(d.reasons, Reason{Rule: rule, Holds: holds, At: at, Text: fmt.Sprintf(format, args...)})
+	return holds
+}
+
+// placement closes the decision: the reason that decided goes first.
+func (d *decision) placement(stage Stage, pool string, until time.Time) Placement {
+	first := slices.IndexFunc(d.reasons, func(r Reason) bool {
+		if stage == Routed {
+			return r.Holds && (r.Rule == RuleReport || r.Rule == RuleSkip)
+		}
+		return !r.Holds && !(r.Rule == RuleSkip)
+	})
+	if first > 0 {
+		decisive := d.reasons[first]
+		copy(d.reasons[1:first+1], d.reasons[:first])
+		d.reasons[0] = decisive
+	}
+	return Placement{Stage: stage, Pool: pool, Until: until, Again: soonest(d.Now, d.again, until), Reasons: d.reasons}
+}
+
+// quarantinePool is the name of the one quarantine pool, or empty.
+func (f Facts) quarantinePool() string {
+	name, n := "", 0
+	for _, p := range f.Pools {
+		if p.Quarantine {
+			name = p.Name
+			n++
+		}
+	}
+	if n != 1 {
+		return ""
+	}
+	return name
+}
+
+// denied asks the rules that take even the peer away.
+func (d *decision) denied() (Stage, bool) {
+	r := d.Record
+	switch {
+	case r.Revocation.Set():
+		d.decided(RuleRevocation, "revoked", r.Revocation)
+		return Revoked, true
+	case r.Block.Set():
+		d.decided(RuleBlock, "blocked", r.Block)
+		return Blocked, true
+	case d.Now.IsZero():
+		d.rule(RuleFacts, false, time.Time{}, "the time is not known")
+		return "", true
+	case r.ID == "" || r.Seat == 0 || r.Key.IsZero():
+		d.rule(RuleFacts, false, time.Time{}, "the device lacks an ID, a seat or a WireGuard key")
+		return "", true
+	case d.quarantinePool() == "":
+		d.rule(RuleFacts, false, time.Time{}, "there is not exactly one quarantine pool")
+		return "", true
+	}
+	d.rule(RuleRevocation, true, time.Time{}, "not revoked")
+	d.rule(RuleBlock, true, time.Time{}, "not blocked")
+	return "", false
+}
+
+// decided adds a person's decision against the device.
+func (d *decision) decided(rule, what string, by Decision) {
+	why := ""
+	if by.Why != "" {
+		why = ": " + by.Why
+	}
+	d.rule(rule, false, by.At, "%s by %s %s at %s%s", what, by.By.Kind, by.By.Name, stamp(by.At), why)
+}
+
+// profileKnown reports whether the facts hold the record's own profile.
+func (d *decision) profileKnown() bool {
+	return d.Profile.Name != "" && d.Profile.Name == d.Record.Profile
+}
+
+// admitted asks whether the device may have a peer at all.
+func (d *decision) admitted() bool {
+	a := d.Record.Approval
+	switch {
+	case a.Set():
+		return d.rule(RuleApproval, true, a.At, "approved by %s %s at %s", a.By.Kind, a.By.Name, stamp(a.At))
+	case !d.profileKnown():
+		return d.rule(RuleApproval, false, time.Time{}, "profile %q is not known, so approval is needed", d.Record.Profile)
+	case d.Profile.NeedApproval:
+		return d.rule(RuleApproval, false, time.Time{}, "waits for approval, as profile %q asks", d.Profile.Name)
+	}
+	return d.rule(RuleApproval, true, time.Time{}, "profile %q needs no approval", d.Profile.Name)
+}
+
+// mayRoute asks every rule but the release itself; all are asked, so that all are told.
+func (d *decision) mayRoute() bool {
+	ok := true
+	if d.Record.Hold.Set() {
+		d.decided(RuleHold, "held in quarantine", d.Record.Hold)
+		ok = false
+	} else {
+		d.rule(RuleHold, true, time.Time{}, "not held in quarantine")
+	}
+	if !d.certificate() {
+		ok = false
+	}
+	if !d.rule(RuleProof, d.Record.Proven, time.Time{}, "%s", map[bool]string{
+		true:  "showed that it holds its WireGuard key",
+		false: "has not shown that it holds its WireGuard key",
+	}[d.Record.Proven]) {
+		ok = false
+	}
+	if !d.pool() {
+		ok = false
+	}
+	return ok
+}
+
+func (d *decision) certificate() bool {
+	c := d.Record.Certificate
+	d.again = soonest(d.Now, d.again, c.NotBefore, c.NotAfter)
+	switch {
+	case c.NotAfter.IsZero() || c.Serial == "":
+		return d.rule(RuleCertificate, false, time.Time{}, "has no certificate")
+	case !d.Now.Before(c.NotAfter):
+		return d.rule(RuleCertificate, false, c.NotAfter, "certificate %s ran out at %s", c.Serial, stamp(c.NotAfter))
+	case d.Now.Before(c.NotBefore):
+		return d.rule(RuleCertificate, false, c.NotBefore, "certificate %s is not valid before %s", c.Serial, stamp(c.NotBefore))
+	}
+	return d.rule(RuleCertificate, true, c.NotAfter, "certificate %s is valid until %s", c.Serial, stamp(c.NotAfter))
+}
+
+// pool asks whether there is a full pool to be routed in.
+func (d *decision) pool() bool {
+	if !d.profileKnown() {
+		return d.rule(RuleProfile, false, time.Time{}, "profile %q is not known", d.Record.Profile)
+	}
+	d.rule(RuleProfile, true, time.Time{}, "profile %q", d.Profile.Name)
+	p, ok := d.Pools[d.Profile.Pool]
+	switch {
+	case !ok || p.Name != d.Profile.Pool:
+		return d.rule(RulePool, false, time.Time{}, "pool %q of profile %q does not exist", d.Profile.Pool, d.Profile.Name)
+	case p.Quarantine:
+		return d.rule(RulePool, false, time.Time{}, "profile %q releases into the quarantine pool", d.Profile.Name)
+	case p.Mark == 0:
+		return d.rule(RulePool, false, time.Time{}, "pool %q has no mark yet", p.Name)
+	case d.Record.Seat > p.LastSeat():
+		return d.rule(RulePool, false, time.Time{}, "pool %q has no address for seat %d", p.Name, d.Record.Seat)
+	}
+	return d.rule(RulePool, true, time.Time{}, "is released into pool %q", p.Name)
+}
+
+// released asks the profile and the policy, and until when; never past the certificate.
+func (d *decision) released() (bool, time.Time) {
+	if d.Policy == nil {
+		return d.rule("policy", false, time.Time{}, "there is no policy"), time.Time{}
+	}
+	j := d.Policy.Judge(d.Facts)
+	d.again = soonest(d.Now, d.again, j.Again)
+	end := d.Record.Certificate.NotAfter
+	released, until := j.Release && !j.Until.IsZero(), j.Until
+	if d.profileKnown() && d.Profile.SkipQuarantine {
+		d.rule(RuleSkip, j.Clear, time.Time{}, "profile %q skips quarantine while nothing live speaks against the device", d.Profile.Name)
+		if j.Clear {
+			released, until = true, end
+		}
+	}
+	d.reasons = append(d.reasons, j.Reasons...)
+	if until.After(end) {
+		until = end
+	}
+	return released, until
+}
+
+// Meet is the placement that both p and q allow: the less free of the two, the earlier
+// end, and quarantine where they name different pools. p's reasons stay.
+func (p Placement) Meet(q Placement, quarantine string) Placement {
+	switch {
+	case q.Stage.freedom() < p.Stage.freedom():
+		p.Stage, p.Pool, p.Until = q.Stage, quarantine, time.Time{}
+	case p.Stage == Routed && q.Stage == Routed && p.Pool != q.Pool:
+		p.Stage, p.Pool, p.Until = Quarantined, quarantine, time.Time{}
+	case p.Stage == Routed && q.Stage == Routed && q.Until.Before(p.Until):
+		p.Until = q.Until
+	}
+	return p
+}
+
+// within reports whether p allows nothing that q does not.
+func (p Placement) within(q Placement) bool {
+	if p.Stage.freedom() != q.Stage.freedom() {
+		return p.Stage.freedom() < q.Stage.freedom()
+	}
+	return p.Stage != Routed || p.Pool == q.Pool && !p.Until.After(q.Until)
+}
+
+// same reports whether p and q stand for the same stage, pool and end.
+func (p Placement) same(q Placement) bool {
+	return p.Stage == q.Stage && p.Pool == q.Pool && p.Until.Equal(q.Until)
+}

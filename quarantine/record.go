@@ -1,6 +1,11 @@
 package quarantine
 
-import "time"
+import (
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"time"
+)
 
 // Actor is who asked for a change, for the audit log.
 type Actor struct {
@@ -117,4 +122,40 @@ type Judgement struct {
 	Clear   bool      // nothing live speaks against the device; a profile that skips quarantine rests on it
 	Again   time.Time // time alone may change the answer at this instant; zero: never
 	Reasons []Reason
+}
+
+// certificateForm is how a Certificate is stored: digests in hexadecimal.
+type certificateForm struct {
+	Serial    string    `json:"serial"`
+	NotBefore time.Time `json:"not_before"`
+	NotAfter  time.Time `json:"not_after"`
+	SPKI      string    `json:"spki"`
+	Sum       string    `json:"sum"`
+}
+
+// MarshalJSON implements json.Marshaler.
+func (c Certificate) MarshalJSON() ([]byte, error) {
+	return json.Marshal(certificateForm{c.Serial, c.NotBefore, c.NotAfter,
+		hex.EncodeToString(c.SPKI[:]), hex.EncodeToString(c.Sum[:])})
+}
+
+// UnmarshalJSON implements json.Unmarshaler.
+func (c *Certificate) UnmarshalJSON(b []byte) error {
+	var f certificateForm
+	if err := json.Unmarshal(b, &f); err != nil {
+		return err
+	}
+	n := Certificate{Serial: f.Serial, NotBefore: f.NotBefore, NotAfter: f.NotAfter}
+	for _, d := range []struct {
+		to   *[32]byte
+		from string
+	}{{&n.SPKI, f.SPKI}, {&n.Sum, f.Sum}} {
+		raw, err := hex.DecodeString(d.from)
+		if err != nil || len(raw) != len(d.to) {
+			return fmt.Errorf("reading certificate %s: %q is no SHA-256", f.Serial, d.from)
+		}
+		copy(d.to[:], raw)
+	}
+	*c = n
+	return nil
 }

@@ -1,0 +1,197 @@
+package quarantine
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+
+	"lazaret/firewall"
+)
+
+// maxName is the longest name of a pool, in bytes.
+const maxName = 40
+
+// Check validates the pool by itself, for seats up to highest, the highest given out so
+// far. It returns all faults at once.
+func (p Pool) Check(highest Seat) error {
+	var faults []error
+	fault := func(format string, args ...any) {
+		faults = append(faults, fmt.Errorf("pool %q: "+format, append([]any{p.Name}, args...)...))
+	}
+	if !plainName(p.Name) {
+		fault("the name must be 1 to %d letters, digits, '-' or '_', starting with a letter", maxName)
+	}
+	if err := p.checkPrefixes(highest); err != nil {
+		fault("%w", err)
+	}
+	if p.Quarantine && p.Mark != 0 {
+		fault("the quarantine pool has no mark, not %d", p.Mark)
+	}
+	for i, reach := range p.Reach {
+		if err := checkReach(reach, p.Quarantine); err != nil {
+			fault("reach %d: %w", i+1, err)
+		}
+	}
+	for _, route := range p.Routes {
+		if err := checkPrefix(route); err != nil {
+			fault("route: %w", err)
+		}
+	}
+	for _, addr := range p.DNS {
+		if !addr.IsValid() || addr.Is4In6() || addr.IsUnspecified() {
+			fault("DNS server %s is not an address that can be asked", addr)
+		}
+	}
+	return errors.Join(faults...)
+}
+
+func (p Pool) checkPrefixes(highest Seat) error {
+	var faults []error
+	if len(p.prefixes()) == 0 {
+		return errors.New("needs an IPv4 prefix, an IPv6 prefix or both")
+	}
+	for _, family := range []struct {
+		name   string
+		prefix netip.Prefix
+		v4     bool
+	}{{"IPv4", p.IPv4, true}, {"IPv6", p.IPv6, false}} {
+		if family.prefix == (netip.Prefix{}) {
+			continue
+		}
+		switch err := checkPrefix(family.prefix); {
+		case err != nil:
+			faults = append(faults, fmt.Errorf("%s prefix: %w", family.name, err))
+		case family.prefix.Addr().Is4() != family.v4:
+			faults = append(faults, fmt.Errorf("%s is not an %s prefix", family.prefix, family.name))
+		case special(family.prefix):
+			faults = append(faults, fmt.Errorf("%s holds addresses that no device can have (unspecified, loopback, link-local or multicast)", family.prefix))
+		}
+	}
+	if last := p.LastSeat(); len(faults) == 0 && (last == 0 || last < highest) {
+		faults = append(faults, fmt.Errorf("the prefixes have room for seats up to %d, and %d is needed: take a larger prefix", last, max(highest, 1)))
+	}
+	return errors.Join(faults...)
+}
+
+func special(prefix netip.Prefix) bool {
+	for _, s := range []string{"0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/3", "::/128", "::1/128", "fe80::/10", "ff00::/8"} {
+		if netip.MustParsePrefix(s).Overlaps(prefix) {
+			return true
+		}
+	}
+	return false
+}
+
+func checkPrefix(prefix netip.Prefix) error {
+	switch {
+	case !prefix.IsValid():
+		return errors.New("not a prefix")
+	case prefix.Addr().Is4In6():
+		return fmt.Errorf("%s is an IPv4 address in IPv6 clothes: write it as IPv4", prefix)
+	case prefix != prefix.Masked():
+		return fmt.Errorf("%s has bits beyond its length: write %s", prefix, prefix.Masked())
+	}
+	return nil
+}
+
+func checkReach(r firewall.Reach, quarantine bool) error {
+	if err := checkPrefix(r.To); err != nil {
+		return err
+	}
+	ports := r.From != 0 || r.Up != 0
+	switch r.Protocol {
+	case "tcp", "udp":
+		if ports && (r.From == 0 || r.Up < r.From) {
+			return fmt.Errorf("ports %d to %d: want the first and the last, both at least 1", r.From, r.Up)
+		}
+		if quarantine && (!ports || r.From == 1 && r.Up == 65535) {
+			return errors.New("a quarantine pool must name the ports")
+		}
+	case "icmp", "":
+		if ports {
+			return fmt.Errorf("protocol %q has no ports", r.Protocol)
+		}
+		if quarantine && r.Protocol == "" {
+			return errors.New("a quarantine pool must name the protocol")
+		}
+	default:
+		return fmt.Errorf("protocol %q is not tcp, udp, icmp or empty", r.Protocol)
+	}
+	if quarantine && r.To.Bits() == 0 {
+		return fmt.Errorf("a quarantine pool reaches management servers, not %s", r.To)
+	}
+	return nil
+}
+
+// CheckPools validates all pools together, for seats up to highest: each by itself, keyed
+// by its name, exactly one of them the quarantine pool, no two sharing addresses or marks,
+// and no device reachable from quarantine.
+func CheckPools(pools map[string]Pool, highest Seat) error {
+	var faults []error
+	var quarantine []string
+	names := slices.Sorted(maps.Keys(pools))
+	for i, name := range names {
+		p := pools[name]
+		if p.Name != name {
+			faults = append(faults, fmt.Errorf("pool %q is filed under %q", p.Name, name))
+		}
+		if err := p.Check(highest); err != nil {
+			faults = append(faults, err)
+		}
+		if p.Quarantine {
+			quarantine = append(quarantine, name)
+		}
+		for _, other := range names[i+1:] {
+			faults = append(faults, checkPair(p, pools[other])...)
+		}
+	}
+	if len(quarantine) != 1 {
+		faults = append(faults, fmt.Errorf("want exactly one quarantine pool, have %d %q", len(quarantine), quarantine))
+	} else {
+		faults = append(faults, checkApart(pools[quarantine[0]], pools)...)
+	}
+	return errors.Join(faults...)
+}
+
+func checkPair(a, b Pool) []error {
+	var faults []error
+	for _, x := range a.prefixes() {
+		for _, y := range b.prefixes() {
+			if x.Overlaps(y) {
+				faults = append(faults, fmt.Errorf("pools %q and %q share addresses: %s and %s overlap", a.Name, b.Name, x, y))
+			}
+		}
+	}
+	if a.Mark != 0 && a.Mark == b.Mark {
+		faults = append(faults, fmt.Errorf("pools %q and %q share mark %d", a.Name, b.Name, a.Mark))
+	}
+	return faults
+}
+
+// checkApart refuses a quarantine pool that reaches other devices.
+func checkApart(q Pool, pools map[string]Pool) []error {
+	var faults []error
+	for _, reach := range q.Reach {
+		for _, name := range slices.Sorted(maps.Keys(pools)) {
+			for _, prefix := range pools[name].prefixes() {
+				if reach.To.IsValid() && reach.To.Overlaps(prefix) {
+					faults = append(faults, fmt.Errorf("quarantine reaches %s, which holds devices of pool %q", reach.To, name))
+				}
+			}
+		}
+	}
+	return faults
+}
+
+// plainName reports whether s can name a pool anywhere: in a URL, a log line, a chain.
+func plainName(s string) bool {
+	for i, c := range []byte(s) {
+		letter := c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z'
+		if !letter && (i == 0 || (c < '0' || c > '9') && c != '-' && c != '_') {
+			return false
+		}
+	}
+	return s != "" && len(s) <= maxName
+}
