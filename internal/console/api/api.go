@@ -185,8 +185,7 @@ type Token struct {
 
 // AuditEntry is one line of the audit log.
 type AuditEntry struct {
-	Sequence uint64            `json:"sequence"`
-	Revision int64             `json:"revision"`
+	Revision int64             `json:"revision"` // of the store
 	At       time.Time         `json:"at"`
 	By       string            `json:"by"`
 	Address  string            `json:"address,omitempty"`

@@ -1,0 +1,204 @@
+package console
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/netip"
+	"slices"
+
+	"lazaret/internal/console/api"
+	"lazaret/quarantine"
+)
+
+// find looks a device up by id, name or, where only one has it, serial number. None of
+// them is a credential: they only say which device is meant.
+func (s *Server) find(ref string) (quarantine.Record, error) {
+	var serial []quarantine.Record
+	for _, d := range s.cfg.Gate.Devices() {
+		if string(d.ID) == ref || (d.Name == ref && d.Stage != quarantine.Revoked) {
+			return d, nil
+		}
+		if d.Serial != "" && d.Serial == ref && d.Stage != quarantine.Revoked {
+			serial = append(serial, d)
+		}
+	}
+	switch len(serial) {
+	case 1:
+		return serial[0], nil
+	case 0:
+		return quarantine.Record{}, fmt.Errorf("looking up %q: %w", ref, quarantine.ErrUnknownDevice)
+	default:
+		return quarantine.Record{}, bad("name the device by its id", "%d devices have the serial number %q", len(serial), ref)
+	}
+}
+
+func (s *Server) listDevices(w http.ResponseWriter, r *http.Request, _ identity) error {
+	pools, err := s.pools(r.Context())
+	if err != nil {
+		return err
+	}
+	stage := r.URL.Query().Get("stage")
+	list := []api.Device{}
+	for _, d := range s.cfg.Gate.Devices() {
+		if stage == "" || string(d.Stage) == stage {
+			list = append(list, showDevice(d, pools))
+		}
+	}
+	reply(w, http.StatusOK, list)
+	return nil
+}
+
+func (s *Server) showDevice(w http.ResponseWriter, r *http.Request, _ identity) error {
+	d, err := s.find(r.PathValue("device"))
+	if err != nil {
+		return err
+	}
+	pools, err := s.pools(r.Context())
+	if err != nil {
+		return err
+	}
+	reply(w, http.StatusOK, showDevice(d, pools))
+	return nil
+}
+
+func (s *Server) explainDevice(w http.ResponseWriter, r *http.Request, _ identity) error {
+	d, err := s.find(r.PathValue("device"))
+	if err != nil {
+		return err
+	}
+	e, err := s.cfg.Gate.Explain(string(d.ID))
+	if err != nil {
+		return err
+	}
+	pools, err := s.pools(r.Context())
+	if err != nil {
+		return err
+	}
+	sources, err := s.cfg.Organization.Sources.List(r.Context())
+	if err != nil {
+		return err
+	}
+	reply(w, http.StatusOK, showExplanation(e, pools, values(sources)))
+	return nil
+}
+
+// pools returns all pools by name.
+func (s *Server) pools(ctx context.Context) (map[string]quarantine.Pool, error) {
+	list, err := s.cfg.Organization.Pools.List(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("reading pools: %w", err)
+	}
+	return values(list), nil
+}
+
+// values returns a table's values by name.
+func values[T any](list []Item[T]) map[string]T {
+	out := make(map[string]T, len(list))
+	for _, it := range list {
+		out[it.Name] = it.Value
+	}
+	return out
+}
+
+// actions are the decisions a person can take on a device.
+var actions = map[string]quarantine.Kind{
+	"approve": quarantine.Approve, "quarantine": quarantine.Hold, "block": quarantine.Block,
+	"unblock": quarantine.Unblock, "revoke": quarantine.Revoke,
+}
+
+func (s *Server) moveDevice(w http.ResponseWriter, r *http.Request, who identity) error {
+	kind, ok := actions[r.PathValue("action")]
+	if !ok {
+		return fmt.Errorf("action %q: %w", r.PathValue("action"), ErrNotFound)
+	}
+	q := api.ActionRequest{}
+	if r.ContentLength != 0 {
+		if err := read(r, &q); err != nil {
+			return err
+		}
+	}
+	d, err := s.find(r.PathValue("device"))
+	if err != nil {
+		return err
+	}
+	return s.change(w, r, quarantine.Change{Kind: kind, Device: d.ID, By: who.actor, At: s.cfg.Now(), Why: q.Why})
+}
+
+// change takes a fact to the gate and answers with the placement. Recorded but not yet
+// enforced is a success that says so.
+func (s *Server) change(w http.ResponseWriter, r *http.Request, c quarantine.Change) error {
+	p, err := s.cfg.Gate.Change(r.Context(), c.By, c)
+	if err != nil && !errors.Is(err, quarantine.ErrNotEnforced) {
+		return err
+	}
+	status := http.StatusOK
+	if err != nil {
+		status = http.StatusAccepted
+	}
+	reply(w, status, api.Placed{Device: string(c.Device), Decision: showPlacement(p), Enforced: err == nil})
+	return nil
+}
+
+func showDevice(d quarantine.Record, pools map[string]quarantine.Pool) api.Device {
+	return api.Device{
+		ID: string(d.ID), Name: d.Name, Owner: d.Owner, Stage: string(d.Stage), Pool: d.Pool, Since: d.Since, Until: d.Until,
+		Reason: d.Reason, Profile: d.Profile, Platform: d.Platform, Ownership: d.Ownership, Serial: d.Serial,
+		Seat: uint32(d.Seat), Key: d.Key.String(), Addresses: addresses(d, pools),
+		Certificate: d.Certificate.Serial, NotAfter: d.Certificate.NotAfter, Proven: d.Proven, Revision: d.Revision,
+	}
+}
+
+// addresses returns what the device's seat means in the quarantine pool and, while it is
+// routed, in its pool.
+func addresses(d quarantine.Record, pools map[string]quarantine.Pool) []netip.Addr {
+	out := []netip.Addr{}
+	for _, p := range pools {
+		if !p.Quarantine && (d.Stage != quarantine.Routed || p.Name != d.Pool) {
+			continue
+		}
+		v4, v6, err := p.Address(d.Seat)
+		if err != nil {
+			continue
+		}
+		for _, a := range []netip.Addr{v4, v6} {
+			if a.IsValid() {
+				out = append(out, a)
+			}
+		}
+	}
+	slices.SortFunc(out, netip.Addr.Compare)
+	return out
+}
+
+func showPlacement(p quarantine.Placement) api.Decision {
+	return api.Decision{Stage: string(p.Stage), Pool: p.Pool, Until: p.Until, Reasons: showReasons(p.Reasons)}
+}
+
+func showReasons(list []quarantine.Reason) []api.Reason {
+	out := make([]api.Reason, len(list))
+	for i, r := range list {
+		out[i] = api.Reason{Rule: r.Rule, Holds: r.Holds, Text: r.Text, Source: r.Source, At: r.At}
+	}
+	return out
+}
+
+func showExplanation(e quarantine.Explanation, pools map[string]quarantine.Pool, sources map[string]quarantine.Source) api.Explanation {
+	out := api.Explanation{
+		Device: showDevice(e.Record, pools), Decided: showPlacement(e.InForce),
+		Reports: []api.Report{}, Pending: []string{}, Enforced: e.Enforced, Problem: e.Problem,
+	}
+	for _, r := range e.Record.Reports {
+		out.Reports = append(out.Reports, api.Report{
+			Source: r.Source, Verdict: string(r.Verdict), At: r.At, Sequence: r.Sequence, Validity: r.Validity.String(),
+			Received: r.Received, Releases: sources[r.Source].MayRelease, Facts: r.Facts, Detail: r.Detail,
+		})
+	}
+	slices.SortFunc(out.Reports, func(a, b api.Report) int { return cmp.Compare(a.Source, b.Source) })
+	for _, c := range e.Pending {
+		out.Pending = append(out.Pending, fmt.Sprintf("%s by %s at %s", c.Kind, c.By.Name, c.At.UTC().Format("2006-01-02 15:04:05Z")))
+	}
+	return out
+}

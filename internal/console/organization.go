@@ -1,0 +1,326 @@
+package console
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"net/netip"
+	"regexp"
+	"strconv"
+	"strings"
+
+	"lazaret/firewall"
+	"lazaret/internal/console/api"
+	"lazaret/quarantine"
+)
+
+var nameForm = regexp.MustCompile(`^[a-z0-9]([a-z0-9._-]{0,62}[a-z0-9])?$`)
+
+func checkName(kind, path, body string) error {
+	if !nameForm.MatchString(path) {
+		return bad("use 1 to 64 lower-case letters, digits, dots, hyphens and underscores", "%s name %q", kind, path)
+	}
+	if body != "" && body != path {
+		return bad("send the same name in both places", "the path says %q and the body %q", path, body)
+	}
+	return nil
+}
+
+// listed answers with every value of a table, in its API shape.
+func listed[T, A any](w http.ResponseWriter, r *http.Request, t Table[T], show func(Item[T]) A) error {
+	list, err := t.List(r.Context())
+	if err != nil {
+		return err
+	}
+	out := make([]A, len(list))
+	for i, it := range list {
+		out[i] = show(it)
+	}
+	reply(w, http.StatusOK, out)
+	return nil
+}
+
+// saved writes a value and answers with it as it is now.
+func saved[T, A any](w http.ResponseWriter, r *http.Request, who identity, t Table[T], it Item[T], show func(Item[T]) A) error {
+	it, err := t.Put(r.Context(), who.actor, it)
+	if err != nil {
+		return fmt.Errorf("saving %s: %w", it.Name, err)
+	}
+	reply(w, http.StatusOK, show(it))
+	return nil
+}
+
+// deleted removes a value; ?revision= makes sure that it is the one last read.
+func deleted[T any](w http.ResponseWriter, r *http.Request, who identity, t Table[T]) error {
+	var revision int64
+	if q := r.URL.Query().Get("revision"); q != "" {
+		n, err := strconv.ParseInt(q, 10, 64)
+		if err != nil {
+			return bad("send the number that the list shows", "revision is %q", q)
+		}
+		revision = n
+	}
+	if err := t.Delete(r.Context(), who.actor, r.PathValue("name"), revision); err != nil {
+		return fmt.Errorf("deleting %s: %w", r.PathValue("name"), err)
+	}
+	w.WriteHeader(http.StatusNoContent)
+	return nil
+}
+
+func (s *Server) listPools(w http.ResponseWriter, r *http.Request, _ identity) error {
+	return listed(w, r, s.cfg.Organization.Pools, showPool)
+}
+
+func (s *Server) putPool(w http.ResponseWriter, r *http.Request, who identity) error {
+	var q api.Pool
+	if err := read(r, &q); err != nil {
+		return err
+	}
+	name := r.PathValue("name")
+	if err := checkName("pool", name, q.Name); err != nil {
+		return err
+	}
+	p, err := poolFrom(name, q)
+	if err != nil {
+		return err
+	}
+	all, err := s.pools(r.Context())
+	if err != nil {
+		return err
+	}
+	p.Mark = all[name].Mark // the store gives a new pool its own
+	all[name] = p
+	if err := s.checkPools(r.Context(), all); err != nil {
+		return err
+	}
+	return saved(w, r, who, s.cfg.Organization.Pools, Item[quarantine.Pool]{Name: name, Value: p, Revision: q.Revision}, showPool)
+}
+
+// checkPools refuses a set of pools that cannot be enforced, or in which a seat that was
+// given out has no address.
+func (s *Server) checkPools(_ context.Context, all map[string]quarantine.Pool) error {
+	if err := quarantine.CheckPools(all); err != nil {
+		return bad("correct the pool and save it again", "%v", err)
+	}
+	var highest quarantine.Seat
+	for _, d := range s.cfg.Gate.Devices() {
+		highest = max(highest, d.Seat)
+	}
+	for _, p := range all {
+		if last := p.LastSeat(); last < highest {
+			return bad("choose a shorter prefix", "pool %s has room for %d seats, but seat %d is taken", p.Name, last, highest)
+		}
+	}
+	return nil
+}
+
+func (s *Server) deletePool(w http.ResponseWriter, r *http.Request, who identity) error {
+	name := r.PathValue("name")
+	profiles, err := s.cfg.Organization.Profiles.List(r.Context())
+	if err != nil {
+		return err
+	}
+	for _, p := range profiles {
+		if p.Value.Pool == name {
+			return fmt.Errorf("pool %s is named by profile %s: %w", name, p.Name, ErrInUse)
+		}
+	}
+	all, err := s.pools(r.Context())
+	if err != nil {
+		return err
+	}
+	if all[name].Quarantine {
+		return fmt.Errorf("pool %s is the quarantine pool: %w", name, ErrInUse)
+	}
+	return deleted(w, r, who, s.cfg.Organization.Pools)
+}
+
+func poolFrom(name string, q api.Pool) (quarantine.Pool, error) {
+	p := quarantine.Pool{Name: name, Quarantine: q.Quarantine, IPv4: q.IPv4, IPv6: q.IPv6, DNS: q.DNS, Masquerade: q.Masquerade}
+	for _, text := range q.Reach {
+		reach, err := ParseReach(text)
+		if err != nil {
+			return p, err
+		}
+		p.Reach = append(p.Reach, reach)
+	}
+	for _, text := range q.Routes {
+		to, err := netip.ParsePrefix(text)
+		if err != nil || to != to.Masked() {
+			return p, bad(`write networks like "10.0.0.0/8"`, "route %q", text)
+		}
+		p.Routes = append(p.Routes, to)
+	}
+	return p, nil
+}
+
+func showPool(it Item[quarantine.Pool]) api.Pool {
+	p := it.Value
+	out := api.Pool{
+		Name: it.Name, Quarantine: p.Quarantine, IPv4: p.IPv4, IPv6: p.IPv6, Reach: []string{}, Routes: []string{},
+		DNS: append([]netip.Addr{}, p.DNS...), Masquerade: p.Masquerade, Revision: it.Revision,
+	}
+	for _, r := range p.Reach {
+		out.Reach = append(out.Reach, FormatReach(r))
+	}
+	for _, r := range p.Routes {
+		out.Routes = append(out.Routes, r.String())
+	}
+	return out
+}
+
+// ParseReach reads "ADDRESS[/LENGTH] [PROTOCOL[/PORT[-PORT]]]", like "192.0.2.10 tcp/443",
+// "2001:db8::/64 udp/5000-5999", "10.0.0.0/8 icmp" or "10.0.0.0/8" for everything.
+func ParseReach(text string) (firewall.Reach, error) {
+	fault := func(what string) error {
+		return bad(`write it like "192.0.2.10 tcp/443"`, "reach %q: %s", text, what)
+	}
+	fields := strings.Fields(text)
+	if len(fields) == 0 || len(fields) > 2 {
+		return firewall.Reach{}, fault("want an address and a protocol")
+	}
+	to, err := netip.ParsePrefix(fields[0])
+	if err != nil {
+		addr, err := netip.ParseAddr(fields[0])
+		if err != nil || addr.Zone() != "" {
+			return firewall.Reach{}, fault("no address or network in front")
+		}
+		to = netip.PrefixFrom(addr, addr.BitLen())
+	}
+	if to != to.Masked() {
+		return firewall.Reach{}, fault("bits are set behind the length")
+	}
+	r := firewall.Reach{To: to}
+	if len(fields) == 1 {
+		return r, nil
+	}
+	proto, ports, has := strings.Cut(fields[1], "/")
+	r.Protocol = firewall.Protocol(proto)
+	if (proto != "tcp" && proto != "udp" && proto != "icmp") || (has && proto == "icmp") {
+		return firewall.Reach{}, fault("the protocol must be tcp, udp or icmp")
+	}
+	if !has {
+		return r, nil
+	}
+	first, last, isRange := strings.Cut(ports, "-")
+	if !isRange {
+		last = first
+	}
+	from, err1 := strconv.ParseUint(first, 10, 16)
+	up, err2 := strconv.ParseUint(last, 10, 16)
+	if err1 != nil || err2 != nil || from == 0 || up < from {
+		return firewall.Reach{}, fault("ports must be from 1 to 65535, the lower one first")
+	}
+	r.From, r.Up = uint16(from), uint16(up)
+	return r, nil
+}
+
+// FormatReach writes what ParseReach reads.
+func FormatReach(r firewall.Reach) string {
+	switch {
+	case r.Protocol == "":
+		return r.To.String()
+	case r.From == 0:
+		return fmt.Sprintf("%s %s", r.To, r.Protocol)
+	case r.From == r.Up:
+		return fmt.Sprintf("%s %s/%d", r.To, r.Protocol, r.From)
+	default:
+		return fmt.Sprintf("%s %s/%d-%d", r.To, r.Protocol, r.From, r.Up)
+	}
+}
+
+func (s *Server) listProfiles(w http.ResponseWriter, r *http.Request, _ identity) error {
+	return listed(w, r, s.cfg.Organization.Profiles, showProfile)
+}
+
+func (s *Server) putProfile(w http.ResponseWriter, r *http.Request, who identity) error {
+	var q api.Profile
+	if err := read(r, &q); err != nil {
+		return err
+	}
+	name := r.PathValue("name")
+	if err := checkName("profile", name, q.Name); err != nil {
+		return err
+	}
+	all, err := s.pools(r.Context())
+	if err != nil {
+		return err
+	}
+	if pool, ok := all[q.Pool]; !ok || pool.Quarantine {
+		return bad("name a full pool: lazaretctl pool list", "profile %s releases into %q, which is no full pool", name, q.Pool)
+	}
+	addressing := quarantine.Addressing(q.Addressing)
+	if q.Addressing == "follow" {
+		addressing = quarantine.Follow
+	} else if addressing != quarantine.Follow && addressing != quarantine.Fixed {
+		return bad(`write "follow" or "fixed"`, "addressing is %q", q.Addressing)
+	}
+	p := quarantine.Profile{
+		Name: name, Pool: q.Pool, SkipQuarantine: q.SkipQuarantine, NeedApproval: q.NeedApproval, Platforms: q.Platforms,
+		Ownerships: q.Ownerships, NeedSerial: q.NeedSerial, AllowRSA: q.AllowRSA, Addressing: addressing,
+	}
+	return saved(w, r, who, s.cfg.Organization.Profiles, Item[quarantine.Profile]{Name: name, Value: p, Revision: q.Revision}, showProfile)
+}
+
+func (s *Server) deleteProfile(w http.ResponseWriter, r *http.Request, who identity) error {
+	for _, d := range s.cfg.Gate.Devices() {
+		if d.Profile == r.PathValue("name") && d.Stage != quarantine.Revoked {
+			return fmt.Errorf("profile %s has device %s: %w", d.Profile, d.Name, ErrInUse)
+		}
+	}
+	return deleted(w, r, who, s.cfg.Organization.Profiles)
+}
+
+func showProfile(it Item[quarantine.Profile]) api.Profile {
+	p := it.Value
+	return api.Profile{
+		Name: it.Name, Pool: p.Pool, SkipQuarantine: p.SkipQuarantine, NeedApproval: p.NeedApproval,
+		Platforms: append([]string{}, p.Platforms...), Ownerships: append([]string{}, p.Ownerships...),
+		NeedSerial: p.NeedSerial, AllowRSA: p.AllowRSA, Addressing: string(p.Addressing), Revision: it.Revision,
+	}
+}
+
+func (s *Server) listSources(w http.ResponseWriter, r *http.Request, _ identity) error {
+	return listed(w, r, s.cfg.Organization.Sources, showSource)
+}
+
+func (s *Server) putSource(w http.ResponseWriter, r *http.Request, who identity) error {
+	var q api.Source
+	if err := read(r, &q); err != nil {
+		return err
+	}
+	name := r.PathValue("name")
+	if err := checkName("source", name, q.Name); err != nil {
+		return err
+	}
+	if name == quarantine.AgentSource {
+		return bad("choose another name", "%q is every device's own agent", name)
+	}
+	longest, err := duration("max_validity", q.MaxValidity)
+	if err != nil {
+		return err
+	}
+	src := quarantine.Source{Name: name, MayRelease: q.MayRelease, MaxValidity: longest}
+	return saved(w, r, who, s.cfg.Organization.Sources, Item[quarantine.Source]{Name: name, Value: src, Revision: q.Revision}, showSource)
+}
+
+func (s *Server) deleteSource(w http.ResponseWriter, r *http.Request, who identity) error {
+	tokens, err := s.cfg.Organization.Tokens.List(r.Context())
+	if err != nil {
+		return err
+	}
+	for _, t := range tokens {
+		if t.Value.Source == r.PathValue("name") {
+			return fmt.Errorf("source %s has token %s: %w", t.Value.Source, t.Name, ErrInUse)
+		}
+	}
+	return deleted(w, r, who, s.cfg.Organization.Sources)
+}
+
+func showSource(it Item[quarantine.Source]) api.Source {
+	out := api.Source{Name: it.Name, MayRelease: it.Value.MayRelease, Revision: it.Revision}
+	if it.Value.MaxValidity > 0 {
+		out.MaxValidity = it.Value.MaxValidity.String()
+	}
+	return out
+}

@@ -1,0 +1,103 @@
+package console
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+
+	"lazaret/enroll"
+	"lazaret/internal/console/api"
+	"lazaret/quarantine"
+)
+
+// maxBody bounds a request, 1 MiB.
+const maxBody = 1 << 20
+
+// badRequest is an error whose text is for the one who asked.
+type badRequest struct{ what, remedy string }
+
+func (b badRequest) Error() string { return b.what }
+
+func bad(remedy, format string, args ...any) error {
+	return badRequest{fmt.Sprintf(format, args...), remedy}
+}
+
+// public maps errors that callers may see to a status and a remedy. What is not listed
+// is answered as an internal error, and its text stays in the log.
+var public = []struct {
+	err    error
+	status int
+	remedy string
+}{
+	{errUnauthenticated, http.StatusUnauthorized, ""},
+	{errDenied, http.StatusForbidden, "ask an administrator for a token of another scope"},
+	{errForbiddenNetwork, http.StatusForbidden, "ask from a network listed in api.from"},
+	{ErrNotFound, http.StatusNotFound, "see /api/v1/openapi.json for what there is"},
+	{ErrInUse, http.StatusConflict, "change what refers to it first"},
+	{quarantine.ErrUnknownDevice, http.StatusNotFound, "list the devices with: lazaretctl device list"},
+	{quarantine.ErrForbidden, http.StatusForbidden, "register the source, or use its own token"},
+	{quarantine.ErrStale, http.StatusConflict, "send reports in the order they were made"},
+	{quarantine.ErrFuture, http.StatusUnprocessableEntity, "set the clock of the reporting server"},
+	{quarantine.ErrFinal, http.StatusConflict, "enroll it anew with a one-time password"},
+	{quarantine.ErrConflict, http.StatusConflict, "read it again, then repeat the change"},
+	{enroll.ErrNoOTP, http.StatusNotFound, "list them with: lazaretctl otp list"},
+	{enroll.ErrUsed, http.StatusConflict, "it is used, cancelled or expired: create a new one"},
+	{enroll.ErrExists, http.StatusConflict, "choose another name"},
+	{enroll.ErrNoProfile, http.StatusUnprocessableEntity, "list the profiles with: lazaretctl profile list"},
+}
+
+// fail answers an error: the public sentence to the caller, the cause to the log.
+func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
+	if b, ok := errors.AsType[badRequest](err); ok {
+		reply(w, http.StatusBadRequest, api.Problem{Error: b.what, Remedy: b.remedy})
+		return
+	}
+	if e, ok := errors.AsType[*enroll.RequestError](err); ok {
+		reply(w, http.StatusUnprocessableEntity, api.Problem{Error: e.Error()})
+		return
+	}
+	if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
+		reply(w, http.StatusRequestEntityTooLarge, api.Problem{Error: "the request is larger than 1 MiB", Remedy: "send less at a time"})
+		return
+	}
+	for _, p := range public {
+		if errors.Is(err, p.err) {
+			if p.status == http.StatusUnauthorized {
+				w.Header().Set("WWW-Authenticate", "Bearer")
+			}
+			reply(w, p.status, api.Problem{Error: err.Error(), Remedy: p.remedy})
+			return
+		}
+	}
+	s.cfg.Log.Error("request failed", "method", r.Method, "path", r.URL.Path, "err", err)
+	reply(w, http.StatusInternalServerError, api.Problem{Error: "internal error", Remedy: "see the gateway's log"})
+}
+
+// reply is the one way JSON leaves.
+func reply(w http.ResponseWriter, status int, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	// The status is on its way; an error here means that the caller is gone.
+	_ = json.NewEncoder(w).Encode(v)
+}
+
+// read decodes a request body into v: one JSON value, no unknown names.
+func read(r *http.Request, v any) error {
+	d := json.NewDecoder(r.Body)
+	d.DisallowUnknownFields()
+	if err := d.Decode(v); err != nil {
+		if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
+			return err
+		}
+		if errors.Is(err, io.EOF) {
+			return bad("send a JSON object", "the request has no body")
+		}
+		return bad("see /api/v1/openapi.json for the form", "reading the request: %v", err)
+	}
+	if _, err := d.Token(); !errors.Is(err, io.EOF) {
+		return bad("send one JSON object", "something follows the JSON object")
+	}
+	return nil
+}
