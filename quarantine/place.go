@@ -214,6 +214,9 @@ func (d *decision) released() (bool, time.Time) {
 	if until.After(end) {
 		until = end
 	}
+	if released && !until.After(d.Now) {
+		d.rule(RuleFacts, false, until, "the release is over since %s", stamp(until))
+	}
 	return released, until
 }
 

@@ -32,7 +32,7 @@ func (PlainPolicy) Judge(f Facts) Judgement {
 		reason := Reason{Rule: RuleReport, Source: name, At: r.At}
 		head := fmt.Sprintf("%s reported %s at %s", name, r.Verdict.word(), stamp(r.At))
 		switch {
-		case r.Verdict == NonCompliant && (live || f.Now.Before(life.until)):
+		case r.Verdict == NonCompliant && f.Now.Before(life.until): // also when dated ahead
 			j.Clear = false
 			reason.Text = fmt.Sprintf("%s, which stands until %s", head, stamp(life.until))
 			against = append(against, reason)
