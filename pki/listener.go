@@ -163,11 +163,16 @@ func (l *Listener) tick(ctx context.Context) time.Duration {
 	return l.wait()
 }
 
-// due returns when a third of the life is left.
+// due returns when two thirds of the configured life are over, and no later than when a
+// third of the certificate's own is left.
 func (l *Listener) due() time.Time {
-	leaf := l.shown.Load().certificate.Leaf
-	life := min(l.config.Life, leaf.NotAfter.Sub(leaf.NotBefore))
-	return leaf.NotAfter.Add(-life / 3)
+	leaf, life := l.shown.Load().certificate.Leaf, l.config.Life
+	byConfig := leaf.NotBefore.Add(backdate + life - life/3)
+	byLeaf := leaf.NotAfter.Add(-min(life, leaf.NotAfter.Sub(leaf.NotBefore)) / 3)
+	if byConfig.Before(byLeaf) {
+		return byConfig
+	}
+	return byLeaf
 }
 
 func (l *Listener) wait() time.Duration {
