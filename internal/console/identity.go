@@ -84,9 +84,9 @@ func (s *Server) authenticate(r *http.Request) (identity, error) {
 	}, nil
 }
 
-// newToken draws a token: 160 random bits behind a prefix that scanners for leaked
+// NewToken draws a token: 160 random bits behind a prefix that scanners for leaked
 // secrets can know it by.
-func newToken() string {
+func NewToken() string {
 	var b [20]byte
 	rand.Read(b[:])
 	return "lzt_" + strings.ToLower(base32.StdEncoding.EncodeToString(b[:]))

@@ -36,7 +36,7 @@ func (s *Server) createToken(w http.ResponseWriter, r *http.Request, who identit
 	if err := s.checkTokenSource(r, q); err != nil {
 		return err
 	}
-	secret := newToken()
+	secret := NewToken()
 	t := Token{Name: q.Name, Sum: sha256.Sum256([]byte(secret)), Scope: q.Scope, Source: q.Source, Created: s.cfg.Now().UTC(), By: who.actor}
 	it, err := s.cfg.Organization.Tokens.Put(r.Context(), who.actor, Item[Token]{Name: q.Name, Value: t})
 	if err != nil {

@@ -1,0 +1,120 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"lazaret/firewall"
+	"lazaret/internal/config"
+	"lazaret/quarantine/dataplane"
+	"lazaret/quarantine/tunnel"
+)
+
+// publicKeyFile lies beside the control socket: the link's public key, which the control
+// plane tells devices. The private key never leaves the data plane's own directory.
+const publicKeyFile = "wireguard.pub"
+
+// Dataplane runs the privileged process until ctx ends: the table first, then the link,
+// forwarding last. What it enforces stays when it ends.
+func Dataplane(ctx context.Context, c config.Config, log *slog.Logger, ready func()) error {
+	if err := preflight(); err != nil {
+		return err
+	}
+	if err := os.MkdirAll(c.Dataplane.State, 0o700); err != nil {
+		return fmt.Errorf("making the data plane's directory: %w", err)
+	}
+	key, err := tunnel.LoadOrCreateKey(filepath.Join(c.Dataplane.State, "wireguard.key"))
+	if err != nil {
+		return err
+	}
+	if err := publish(c.Dataplane.Socket, key.Public()); err != nil {
+		return err
+	}
+	table, err := firewall.Open(firewall.Config{Log: log})
+	if err != nil {
+		return fmt.Errorf("opening nftables: %w", err)
+	}
+	defer table.Close()
+	listener, err := dataplane.Listen(c.Dataplane.Socket, -1)
+	if err != nil {
+		return fmt.Errorf("listening for the control plane: %w", err)
+	}
+	plane, err := dataplane.New(dataplane.Config{
+		Table: table,
+		OpenLink: func(ctx context.Context) (dataplane.Link, error) {
+			return tunnel.Open(ctx, tunnel.Config{
+				Name: c.Tunnel.Interface, PrivateKey: key, ListenPort: c.Tunnel.Port, MTU: c.Tunnel.MTU,
+				ForceUserspace: c.Tunnel.Userspace, Log: log,
+			})
+		},
+		Host:     hostRules(c),
+		Listener: listener,
+		UIDs:     c.Dataplane.ControlUser,
+		Log:      log,
+	})
+	if err != nil {
+		return err
+	}
+	go func() {
+		select {
+		case <-plane.Ready():
+			ready()
+		case <-ctx.Done():
+		}
+	}()
+	if err := plane.Run(ctx); err != nil && !errors.Is(err, context.Canceled) {
+		return err
+	}
+	return nil
+}
+
+// hostRules is the table without pools: the gateway's own services and nothing else.
+func hostRules(c config.Config) firewall.Ruleset {
+	r := firewall.Ruleset{
+		Table: "lazaret", Tunnel: c.Tunnel.Interface, ListenPort: c.Tunnel.Port,
+		Inside: []firewall.Service{{Protocol: "tcp", Port: c.Tunnel.AgentPort}},
+		Out:    c.Out, Freshness: c.Quarantine.Freshness, QuarantineLife: c.Quarantine.Alive,
+	}
+	for _, a := range c.Enroll.Listen {
+		r.Outside = addService(r.Outside, firewall.Service{Protocol: "tcp", Port: a.Port()})
+	}
+	for _, a := range c.API.Listen {
+		if !a.Addr().IsLoopback() {
+			r.Outside = addService(r.Outside, firewall.Service{Protocol: "tcp", Port: a.Port(), From: c.API.From})
+		}
+	}
+	return r
+}
+
+// addService adds s unless its port is there already, in which case the wider one stays.
+func addService(list []firewall.Service, s firewall.Service) []firewall.Service {
+	i := slices.IndexFunc(list, func(o firewall.Service) bool { return o.Port == s.Port })
+	if i < 0 {
+		return append(list, s)
+	}
+	if len(s.From) == 0 {
+		list[i].From = nil
+	}
+	return list
+}
+
+// publish writes the link's public key for the control plane, whole or not at all.
+func publish(socket string, key tunnel.Key) error {
+	dir := filepath.Dir(socket)
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return fmt.Errorf("making the socket's directory: %w", err)
+	}
+	path := filepath.Join(dir, publicKeyFile)
+	if err := os.WriteFile(path+".new", []byte(key.String()+"\n"), 0o644); err != nil {
+		return fmt.Errorf("publishing the tunnel's public key: %w", err)
+	}
+	if err := os.Rename(path+".new", path); err != nil {
+		return fmt.Errorf("publishing the tunnel's public key: %w", err)
+	}
+	return nil
+}

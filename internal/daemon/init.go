@@ -1,0 +1,294 @@
+package daemon
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"lazaret/firewall"
+	"lazaret/internal/config"
+	"lazaret/internal/console"
+	"lazaret/internal/seal"
+	"lazaret/internal/store"
+	"lazaret/pki"
+	"lazaret/quarantine"
+)
+
+// administratorLife is the life of the first administrator's certificate.
+const administratorLife = 365 * 24 * time.Hour
+
+// InitOptions says what Init makes.
+type InitOptions struct {
+	ConfigPath    string         // where the configuration file goes; must not exist
+	Values        map[string]any // configuration values by dotted key; the rest is the reference's
+	Organization  string         // in the names of the authorities
+	Administrator string         // name of the first administrator
+	AdminDir      string         // where lazaretctl will find its credential
+	Management    []string       // reach of the quarantine pool, like "192.0.2.10 tcp/443"
+	Quarantine    []netip.Prefix // one per family
+	Full          []netip.Prefix
+	Routes        []netip.Prefix // what routed devices send into the tunnel; empty: everything
+	Masquerade    bool
+	MayRelease    bool          // the first source may release; true but in odd set-ups
+	MaxValidity   time.Duration // of its reports; zero: the default
+}
+
+// Initialized tells what Init made.
+type Initialized struct {
+	ConfigPath string `json:"config"`
+	AdminDir   string `json:"admin_dir"`
+	APIURL     string `json:"api"`
+	EnrollURL  string `json:"enroll"`
+	Root       string `json:"root_sha256"` // hexadecimal
+	TokenFile  string `json:"token_file"`  // the management server's API token
+}
+
+// Init makes a working gateway in one step: configuration, keys, authorities, pools, a
+// profile, a source with its token, and the first administrator. It refuses to touch a
+// gateway that is there already.
+func Init(ctx context.Context, o InitOptions, log *slog.Logger) (Initialized, error) {
+	text, err := config.Fill(o.Values)
+	if err != nil {
+		return Initialized{}, err
+	}
+	c, err := config.Parse(o.ConfigPath, text)
+	if err != nil {
+		return Initialized{}, err
+	}
+	pools, err := firstPools(o)
+	if err != nil {
+		return Initialized{}, err
+	}
+	for _, path := range []string{o.ConfigPath, filepath.Join(c.State, "node.key"), filepath.Join(o.AdminDir, "admin-key.pem")} {
+		if _, err := os.Stat(path); !errors.Is(err, fs.ErrNotExist) {
+			return Initialized{}, fmt.Errorf("%s is there already: a gateway was made before; choose other places or remove it first", path)
+		}
+	}
+	out := Initialized{ConfigPath: o.ConfigPath, AdminDir: o.AdminDir, TokenFile: filepath.Join(o.AdminDir, "management-token")}
+	if err := fill(ctx, o, c, pools, log, &out); err != nil {
+		return Initialized{}, err
+	}
+	if err := os.MkdirAll(filepath.Dir(o.ConfigPath), 0o755); err != nil {
+		return Initialized{}, fmt.Errorf("writing the configuration: %w", err)
+	}
+	// The configuration comes last: a gateway whose file is there is whole.
+	return out, writeNew(o.ConfigPath, text, 0o644)
+}
+
+// fill makes the state directory and everything in the store.
+func fill(ctx context.Context, o InitOptions, c config.Config, pools []quarantine.Pool, log *slog.Logger, out *Initialized) (err error) {
+	if err := os.MkdirAll(c.State, 0o700); err != nil {
+		return fmt.Errorf("making the state directory: %w", err)
+	}
+	ring, err := seal.LoadOrCreate(filepath.Join(c.State, "node.key"))
+	if err != nil {
+		return err
+	}
+	s, err := store.Open(ctx, store.Config{
+		Dir: filepath.Join(c.State, "etcd"), AuditDir: auditDir(c), Ring: ring, Gateway: c.Name, Log: log,
+	})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, s.Close()) }()
+	h, err := pki.NewHierarchy(pki.HierarchyConfig{Organization: o.Organization})
+	if err != nil {
+		return err
+	}
+	if err := saveHierarchy(ctx, s.Secrets(), h); err != nil {
+		return err
+	}
+	if err := newProof(ctx, s.Secrets()); err != nil {
+		return err
+	}
+	token, err := settle(ctx, s, o, pools)
+	if err != nil {
+		return err
+	}
+	k := &control{config: c}
+	out.EnrollURL, out.APIURL = k.enrollURL(), apiURL(c)
+	sum := sha256.Sum256(h.Root.Certificate.Raw)
+	out.Root = fmt.Sprintf("%x", sum)
+	if err := writeAdministrator(ctx, o, h, out); err != nil {
+		return err
+	}
+	if err := writeNew(out.TokenFile, []byte(token+"\n"), 0o600); err != nil {
+		return err
+	}
+	return s.FlushAudit(ctx)
+}
+
+// firstPools checks and builds the two pools every gateway begins with.
+func firstPools(o InitOptions) ([]quarantine.Pool, error) {
+	q := quarantine.Pool{Name: "quarantine", Quarantine: true}
+	for _, text := range o.Management {
+		r, err := console.ParseReach(text)
+		if err != nil {
+			return nil, err
+		}
+		q.Reach = append(q.Reach, r)
+	}
+	if len(q.Reach) == 0 {
+		return nil, errors.New(`no management server: name at least one, like --management "192.0.2.10 tcp/443"`)
+	}
+	full := quarantine.Pool{Name: "full", Routes: o.Routes, Masquerade: o.Masquerade}
+	if len(full.Routes) == 0 {
+		full.Routes = []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("::/0")}
+	}
+	for _, x := range []struct {
+		from []netip.Prefix
+		to   *quarantine.Pool
+	}{{o.Quarantine, &q}, {o.Full, &full}} {
+		for _, p := range x.from {
+			if p.Addr().Is4() {
+				x.to.IPv4 = p
+			} else {
+				x.to.IPv6 = p
+			}
+		}
+	}
+	check := map[string]quarantine.Pool{q.Name: q}
+	numbered := full
+	numbered.Mark = firewall.Mark(1) // the store gives the real one
+	check[full.Name] = numbered
+	if err := quarantine.CheckPools(check); err != nil {
+		return nil, err
+	}
+	return []quarantine.Pool{q, full}, nil
+}
+
+// settle writes what the organization begins with and returns the first token.
+func settle(ctx context.Context, s *store.Store, o InitOptions, pools []quarantine.Pool) (string, error) {
+	by := quarantine.Actor{Kind: "gateway", Name: "init"}
+	for _, p := range pools {
+		if _, err := s.Pools().Put(ctx, by, store.Item[quarantine.Pool]{Name: p.Name, Value: p}); err != nil {
+			return "", fmt.Errorf("saving pool %s: %w", p.Name, err)
+		}
+	}
+	profile := quarantine.Profile{Name: "default", Pool: "full"}
+	if _, err := s.Profiles().Put(ctx, by, store.Item[quarantine.Profile]{Name: profile.Name, Value: profile}); err != nil {
+		return "", fmt.Errorf("saving the default profile: %w", err)
+	}
+	source := quarantine.Source{Name: "management", MayRelease: o.MayRelease, MaxValidity: o.MaxValidity}
+	if _, err := s.Sources().Put(ctx, by, store.Item[quarantine.Source]{Name: source.Name, Value: source}); err != nil {
+		return "", fmt.Errorf("saving the management source: %w", err)
+	}
+	text := console.NewToken()
+	token := store.Token{Name: "management", Sum: sha256.Sum256([]byte(text)), Scopes: []string{"report"}, Source: source.Name, Created: time.Now().UTC(), By: by}
+	if _, err := s.Tokens().Put(ctx, by, store.Item[store.Token]{Name: token.Name, Value: token}); err != nil {
+		return "", fmt.Errorf("saving the management server's token: %w", err)
+	}
+	return text, nil
+}
+
+// writeAdministrator issues the first administrator's certificate and leaves it where
+// lazaretctl looks.
+func writeAdministrator(ctx context.Context, o InitOptions, h pki.Hierarchy, out *Initialized) error {
+	a, err := pki.New(pki.Config{Root: h.Root.Certificate, Devices: h.Devices, Servers: h.Servers, Administrators: h.Administrators})
+	if err != nil {
+		return err
+	}
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return fmt.Errorf("making the administrator's key: %w", err)
+	}
+	cert, err := a.Issue(ctx, pki.Request{
+		Kind: pki.Administrator, PublicKey: key.Public(), CommonName: o.Administrator, NotAfter: time.Now().Add(administratorLife),
+	})
+	if err != nil {
+		return err
+	}
+	der, err := pki.MarshalKey(key)
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(o.AdminDir, 0o700); err != nil {
+		return fmt.Errorf("making the administrator's directory: %w", err)
+	}
+	chain := append(pemBlock("CERTIFICATE", cert.Raw), pemBlock("CERTIFICATE", h.Administrators.Certificate.Raw)...)
+	for name, text := range map[string][]byte{
+		"server": []byte(out.APIURL + "\n"), "root.pem": pemBlock("CERTIFICATE", h.Root.Certificate.Raw),
+		"admin.pem": chain, "admin-key.pem": pemBlock("PRIVATE KEY", der),
+	} {
+		if err := writeNew(filepath.Join(o.AdminDir, name), text, 0o600); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func pemBlock(kind string, der []byte) []byte {
+	return pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der})
+}
+
+// apiURL is where lazaretctl on this machine reaches the API.
+func apiURL(c config.Config) string {
+	at := c.API.Listen[0]
+	host := at.Addr().String()
+	if at.Addr().IsUnspecified() {
+		host = append(c.API.Names, c.Enroll.Names...)[0]
+	}
+	return "https://" + net.JoinHostPort(host, strconv.Itoa(int(at.Port())))
+}
+
+// writeNew writes a file that must not be there yet, and has it on the disk.
+func writeNew(path string, text []byte, mode fs.FileMode) error {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
+	if err != nil {
+		return fmt.Errorf("writing %s: %w", path, err)
+	}
+	_, err = f.Write(text)
+	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return fmt.Errorf("writing %s: %w", path, err)
+	}
+	return nil
+}
+
+// ExportRoot writes the root's private key, PKCS#8 in PEM, to a new file of mode 0600,
+// and with remove forgets it here. The control plane must be stopped.
+func ExportRoot(ctx context.Context, c config.Config, path string, remove bool, log *slog.Logger) (err error) {
+	s, _, err := openStore(ctx, c, log)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, s.Close()) }()
+	cert, pair, err := loadCertificate(ctx, s.Secrets(), secretRoot)
+	if err != nil {
+		return err
+	}
+	if len(pair.Key) == 0 {
+		return errors.New("the root's key was removed from this gateway before: use the copy that was exported then")
+	}
+	text := append(pemBlock("CERTIFICATE", cert.Raw), pemBlock("PRIVATE KEY", pair.Key)...)
+	if err := writeNew(path, text, 0o600); err != nil {
+		return err
+	}
+	if !remove {
+		return nil
+	}
+	return saveBlob(ctx, s.Secrets(), secretRoot, keyPair{Version: 1, Certificate: pair.Certificate})
+}
+
+// ResetClock mends a stored time that is ahead of the clock. The control plane must be stopped.
+func ResetClock(ctx context.Context, c config.Config, log *slog.Logger) (err error) {
+	s, _, err := openStore(ctx, c, log)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, s.Close()) }()
+	return s.ResetClock(ctx, quarantine.Actor{Kind: "gateway", Name: c.Name})
+}
+

@@ -1,0 +1,123 @@
+package daemon
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
+)
+
+// listen opens a TCP listener, or takes the one that the service manager handed over
+// under that name (LISTEN_FDS, LISTEN_FDNAMES; see sd_listen_fds(3)). free binds an
+// address that no interface has yet, as the tunnel's are until its link is up.
+func listen(ctx context.Context, name string, at netip.AddrPort, free bool) (net.Listener, error) {
+	if l, err := inherited(name); l != nil || err != nil {
+		return l, err
+	}
+	lc := net.ListenConfig{}
+	if free {
+		lc.Control = func(_, _ string, c syscall.RawConn) error {
+			var set error
+			err := c.Control(func(fd uintptr) {
+				set = unix.SetsockoptInt(int(fd), unix.SOL_IP, unix.IP_FREEBIND, 1)
+			})
+			return errors.Join(err, set)
+		}
+	}
+	network := "tcp4"
+	if at.Addr().Is6() {
+		network = "tcp6"
+	}
+	l, err := lc.Listen(ctx, network, at.String())
+	if err != nil {
+		if errors.Is(err, syscall.EACCES) {
+			err = fmt.Errorf("%w: ports below 1024 need CAP_NET_BIND_SERVICE or a listener handed over (LISTEN_FDS)", err)
+		}
+		return nil, fmt.Errorf("listening for %s: %w", name, err)
+	}
+	return l, nil
+}
+
+// inherited returns the listener called name, or nil if none was handed over.
+func inherited(name string) (net.Listener, error) {
+	if os.Getenv("LISTEN_PID") != strconv.Itoa(os.Getpid()) {
+		return nil, nil
+	}
+	for i, n := range strings.Split(os.Getenv("LISTEN_FDNAMES"), ":") {
+		if n != name {
+			continue
+		}
+		f := os.NewFile(uintptr(3+i), name)
+		defer f.Close()
+		l, err := net.FileListener(f)
+		if err != nil {
+			return nil, fmt.Errorf("taking over the listener for %s: %w", name, err)
+		}
+		return l, nil
+	}
+	return nil, nil
+}
+
+// longest is how long one answer may take: the agents' long poll and a little more.
+const longest = time.Minute
+
+// site is one HTTPS service and where it listens.
+type site struct {
+	name    string
+	at      []netip.AddrPort
+	free    bool
+	tls     *tls.Config
+	handler http.Handler
+}
+
+// serve opens every listener before it answers on any, then serves until ctx ends, and
+// lets what is under way finish.
+func (s site) serve(ctx context.Context, group *errgroup.Group, log *slog.Logger) error {
+	server := &http.Server{
+		Handler: s.handler, TLSConfig: s.tls, ReadHeaderTimeout: 10 * time.Second, ReadTimeout: 30 * time.Second,
+		WriteTimeout: longest, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 16 << 10,
+		ErrorLog: slog.NewLogLogger(log.With("listener", s.name).Handler(), slog.LevelDebug),
+	}
+	var open []net.Listener
+	for _, at := range s.at {
+		l, err := listen(ctx, s.name, at, s.free)
+		if err != nil {
+			for _, o := range open {
+				o.Close()
+			}
+			return err
+		}
+		open = append(open, l)
+	}
+	for _, l := range open {
+		group.Go(func() error {
+			if err := server.ServeTLS(l, "", ""); !errors.Is(err, http.ErrServerClosed) {
+				return fmt.Errorf("serving %s on %s: %w", s.name, l.Addr(), err)
+			}
+			return nil
+		})
+		log.Info("listening", "listener", s.name, "address", l.Addr().String())
+	}
+	group.Go(func() error {
+		<-ctx.Done()
+		end, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+		defer cancel()
+		if err := server.Shutdown(end); err != nil {
+			server.Close()
+		}
+		return nil
+	})
+	return nil
+}

@@ -1,0 +1,313 @@
+package daemon
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/tls"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"lazaret/enroll"
+	"lazaret/enroll/cmp"
+	"lazaret/internal/config"
+	"lazaret/internal/console"
+	"lazaret/internal/seal"
+	"lazaret/internal/store"
+	"lazaret/pki"
+	"lazaret/quarantine"
+	"lazaret/quarantine/dataplane"
+	"lazaret/quarantine/tunnel"
+)
+
+// listenerLife is the life of the gateway's own server certificates.
+const listenerLife = 30 * 24 * time.Hour
+
+// openStore opens what init made in the state directory.
+func openStore(ctx context.Context, c config.Config, log *slog.Logger) (*store.Store, *seal.Ring, error) {
+	keyFile := filepath.Join(c.State, "node.key")
+	if _, err := os.Stat(keyFile); err != nil {
+		return nil, nil, fmt.Errorf("opening %s: %w; make a gateway with lazaretd init", c.State, err)
+	}
+	ring, err := seal.LoadOrCreate(keyFile)
+	if err != nil {
+		return nil, nil, err
+	}
+	s, err := store.Open(ctx, store.Config{
+		Dir: filepath.Join(c.State, "etcd"), AuditDir: auditDir(c), Ring: ring, Gateway: c.Name, Log: log,
+	})
+	return s, ring, err
+}
+
+func auditDir(c config.Config) string { return filepath.Join(c.State, "audit") }
+
+// control is the control plane while it is being put together.
+type control struct {
+	config   config.Config
+	log      *slog.Logger
+	store    *store.Store
+	ring     *seal.Ring
+	ca       *authorities
+	listener *pki.Listener
+	journal  *quarantine.Journal
+	client   *dataplane.Client
+	gate     *quarantine.Gate
+	desk     *enroll.Desk
+	console  *console.Server
+	tunnel   []netip.Addr // the gateway's addresses in the quarantine pool
+}
+
+// Serve runs the control plane until ctx ends. ready is called once enrollment and the
+// APIs answer. When it ends, for whatever reason, tunnel and enforcement stay as they are.
+func Serve(ctx context.Context, c config.Config, version string, log *slog.Logger, ready func()) (err error) {
+	k := &control{config: c, log: log}
+	if k.store, k.ring, err = openStore(ctx, c, log); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, k.store.Close()) }()
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return k.store.Run(ctx) })
+	if err := k.build(ctx, version); err != nil {
+		return errors.Join(err, stop(group))
+	}
+	defer k.client.Close()
+	defer k.journal.Close()
+	for name, run := range map[string]func(context.Context) error{
+		"gate": k.gate.Run, "desk": k.desk.Run, "certificates": k.listener.Run, "events": k.events,
+	} {
+		group.Go(func() error {
+			if err := run(ctx); err != nil && ctx.Err() == nil {
+				return fmt.Errorf("running %s: %w", name, err)
+			}
+			return nil
+		})
+	}
+	for _, s := range k.sites() {
+		if err := s.serve(ctx, group, log); err != nil {
+			return errors.Join(err, stop(group))
+		}
+	}
+	log.Info("control plane ready", "gateway", c.Name, "version", version)
+	ready()
+	if err := group.Wait(); err != nil && !errors.Is(err, context.Canceled) {
+		return err
+	}
+	return nil
+}
+
+// errStop ends a group whose parts could not all be started.
+var errStop = errors.New("stopping")
+
+func stop(group *errgroup.Group) error {
+	group.Go(func() error { return errStop })
+	if err := group.Wait(); !errors.Is(err, errStop) {
+		return err
+	}
+	return nil
+}
+
+// build makes every part, leaf to root.
+func (k *control) build(ctx context.Context, version string) (err error) {
+	c := k.config
+	if k.ca, err = loadAuthorities(ctx, k.store.Secrets()); err != nil {
+		return err
+	}
+	pools, err := organization{k.store}.Pools(ctx)
+	if err != nil {
+		return err
+	}
+	for _, p := range pools {
+		if p.Quarantine {
+			for _, a := range p.GatewayAddresses() {
+				k.tunnel = append(k.tunnel, a.Addr())
+			}
+		}
+	}
+	if k.listener, err = k.serverCertificate(ctx); err != nil {
+		return err
+	}
+	if k.journal, err = quarantine.OpenJournal(filepath.Join(c.State, "tightenings")); err != nil {
+		return err
+	}
+	if k.client, err = dataplane.Dial(ctx, c.Dataplane.Socket); err != nil {
+		return fmt.Errorf("reaching the data plane: %w", err)
+	}
+	var run [8]byte
+	rand.Read(run[:])
+	k.gate, err = quarantine.NewGate(quarantine.Config{
+		Store: k.store, Enforcer: k.client, Journal: k.journal, Policy: quarantine.PlainPolicy{}, Gateway: c.Name,
+		Control: c.Name + "/" + hex.EncodeToString(run[:]), Log: k.log,
+		Freshness: c.Quarantine.Freshness, QuarantineLife: min(c.Quarantine.Alive, quarantine.MaxFreshness),
+	})
+	if err != nil {
+		return err
+	}
+	if k.desk, err = k.makeDesk(); err != nil {
+		return err
+	}
+	k.console, err = k.makeConsole(version)
+	return err
+}
+
+// serverCertificate covers every name and address that clients of this gateway use.
+func (k *control) serverCertificate(ctx context.Context) (*pki.Listener, error) {
+	c := k.config
+	var names []string
+	addrs := slices.Clone(k.tunnel)
+	for _, n := range append(slices.Clone(c.Enroll.Names), c.API.Names...) {
+		if a, err := netip.ParseAddr(n); err == nil {
+			addrs = append(addrs, a)
+		} else if !slices.Contains(names, strings.ToLower(n)) {
+			names = append(names, strings.ToLower(n))
+		}
+	}
+	for _, at := range append(slices.Clone(c.Enroll.Listen), c.API.Listen...) {
+		if !at.Addr().IsUnspecified() {
+			addrs = append(addrs, at.Addr())
+		}
+	}
+	slices.SortFunc(addrs, netip.Addr.Compare)
+	return pki.NewListener(ctx, pki.ListenerConfig{
+		Authority: k.ca.Authority, Name: c.Name, Names: names, IPs: slices.Compact(addrs), Life: listenerLife,
+		Store: secretFile{k.store.Secrets(), "listener/" + c.Name}, Log: k.log,
+	})
+}
+
+func (k *control) makeDesk() (*enroll.Desk, error) {
+	c := k.config
+	return enroll.New(enroll.Config{
+		Store: k.store, Issuer: k.ca.Authority, Gate: deskGate{k.gate}, Organization: organization{k.store},
+		Sealer: sealer{k.ring}, Audit: auditor{k.store}, Log: k.log, Responder: k.ca.responder, ProofKeys: k.ca.proof,
+		Gateways: k.gateways, ListenerKeys: k.listenerKeys, Life: c.Quarantine.CertificateLife, MTU: c.Tunnel.MTU,
+		Strict: !c.Enroll.AllowSHA1, Exporter: c.Enroll.ChannelBinding, Proxies: c.Enroll.TrustedProxies,
+	})
+}
+
+func (k *control) makeConsole(version string) (*console.Server, error) {
+	c := k.config
+	return console.New(console.Config{
+		Gateway: c.Name, Version: version, EnrollURL: k.enrollURL(), Gate: k.gate, Desk: k.desk,
+		Organization: console.Organization{
+			Pools: table[quarantine.Pool]{k.store.Pools()}, Profiles: table[quarantine.Profile]{k.store.Profiles()},
+			Sources: table[quarantine.Source]{k.store.Sources()}, Tokens: tokens{k.store.Tokens()},
+			TokenBySum: tokenBySum(k.store),
+		},
+		Audit: auditLog{k.store, auditDir(c)}, Root: k.ca.Root(), Administrator: k.ca.VerifyAdministrator,
+		Device: k.ca.VerifyDevice, Settings: k.settings, From: c.API.From, Log: k.log,
+	})
+}
+
+func (k *control) settings(ctx context.Context, r quarantine.Record) (cmp.Settings, error) {
+	pools, err := organization{k.store}.Pools(ctx)
+	if err != nil {
+		return cmp.Settings{}, err
+	}
+	profile, err := organization{k.store}.Profile(ctx, r.Profile)
+	if err != nil {
+		return cmp.Settings{}, err
+	}
+	return enroll.SettingsFor(r, profile, pools, k.gateways(), k.config.Tunnel.MTU), nil
+}
+
+func (k *control) listenerKeys() [][]byte {
+	var out [][]byte
+	for _, sum := range k.listener.Keys() {
+		out = append(out, sum[:])
+	}
+	return out
+}
+
+// gateways tells devices where to connect. The public key is the data plane's to say; a
+// gateway whose data plane never ran tells none.
+func (k *control) gateways() []cmp.Gateway {
+	c := k.config
+	text, err := os.ReadFile(filepath.Join(filepath.Dir(c.Dataplane.Socket), publicKeyFile))
+	if err != nil {
+		k.log.Error("reading the tunnel's public key", "err", err)
+		return nil
+	}
+	key, err := tunnel.ParseKey(strings.TrimSpace(string(text)))
+	if err != nil {
+		k.log.Error("reading the tunnel's public key", "err", err)
+		return nil
+	}
+	endpoints := c.Tunnel.Endpoints
+	if len(endpoints) == 0 {
+		endpoints = []string{net.JoinHostPort(c.Enroll.Names[0], strconv.Itoa(int(c.Tunnel.Port)))}
+	}
+	g := cmp.Gateway{Name: c.Name, WireGuard: key.String(), Endpoints: endpoints, Tunnel: k.tunnel}
+	if len(k.tunnel) > 0 {
+		g.API = "https://" + netip.AddrPortFrom(k.tunnel[0], c.Tunnel.AgentPort).String()
+	}
+	return []cmp.Gateway{g}
+}
+
+func (k *control) enrollURL() string {
+	host := k.config.Enroll.Names[0]
+	if port := k.config.Enroll.Listen[0].Port(); port != 443 {
+		return "https://" + net.JoinHostPort(host, strconv.Itoa(int(port)))
+	}
+	if strings.Contains(host, ":") {
+		host = "[" + host + "]"
+	}
+	return "https://" + host
+}
+
+// events carries what the data plane tells to the gate.
+func (k *control) events(ctx context.Context) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case e, ok := <-k.client.Events():
+			if !ok {
+				return errors.New("the data plane's client ended")
+			}
+			k.event(ctx, e)
+		}
+	}
+}
+
+func (k *control) event(ctx context.Context, e dataplane.Event) {
+	k.log.Info("data plane", "event", string(e.Kind), "device", string(e.Device), "detail", e.Detail)
+	switch e.Kind {
+	case dataplane.Connected, dataplane.NeedPlan:
+		k.gate.Replan()
+	case dataplane.Rotated:
+		by := quarantine.Actor{Kind: "gateway", Name: k.config.Name}
+		c := quarantine.Change{Kind: quarantine.Rotate, Device: e.Device, Next: e.Key.String()}
+		if _, err := k.gate.Change(ctx, by, c); err != nil {
+			k.log.Error("noting the rotated key", "device", string(e.Device), "err", err)
+		}
+	}
+}
+
+// sites are the three HTTPS services, TLS 1.3 only (D1).
+func (k *control) sites() []site {
+	c := k.config
+	base := func(auth tls.ClientAuthType) *tls.Config {
+		return &tls.Config{MinVersion: tls.VersionTLS13, GetCertificate: k.listener.GetCertificate, ClientAuth: auth}
+	}
+	agent := base(tls.RequireAndVerifyClientCert)
+	agent.ClientCAs = k.ca.DevicePool()
+	var inside []netip.AddrPort
+	for _, a := range k.tunnel {
+		inside = append(inside, netip.AddrPortFrom(a, c.Tunnel.AgentPort))
+	}
+	return []site{
+		{name: "enroll", at: c.Enroll.Listen, tls: base(tls.NoClientCert), handler: k.desk},
+		{name: "api", at: c.API.Listen, tls: base(tls.RequestClientCert), handler: k.console.API()},
+		{name: "agent", at: inside, free: true, tls: agent, handler: k.console.Agent()},
+	}
+}
