@@ -31,6 +31,7 @@ var rules = map[string]struct {
 	"internal/config":      {[]string{"firewall"}, "names the nouns it reads"},
 	"internal/agentapi":    {[]string{"enroll/cmp"}, "shapes both ends share"},
 	"internal/console/api": {nil, "shapes clients share"},
+	"internal/version":     {nil, "one string"},
 	"internal/audit":       {nil, "a log of strings"},
 	"internal/seal":        {nil, "bytes in, bytes out"},
 	"enroll/cmp":           {nil, "a pure codec"},

@@ -3,6 +3,8 @@ package config
 import (
 	_ "embed"
 	"fmt"
+	"io"
+	"log/slog"
 	"net"
 	"net/netip"
 	"os"
@@ -210,4 +212,15 @@ func endpoint(s string) (string, error) {
 		return "", fmt.Errorf("port must be from 1 to 65535")
 	}
 	return s, nil
+}
+
+// Logger returns the one logger, as the file says.
+func (c Config) Logger(w io.Writer) *slog.Logger {
+	var level slog.Level
+	_ = level.UnmarshalText([]byte(c.LogLevel)) // checked when read; the zero level is info
+	o := &slog.HandlerOptions{Level: level}
+	if c.LogJSON {
+		return slog.New(slog.NewJSONHandler(w, o))
+	}
+	return slog.New(slog.NewTextHandler(w, o))
 }
