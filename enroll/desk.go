@@ -4,10 +4,14 @@ import (
 	"context"
 	"crypto"
 	"crypto/ecdh"
+	"crypto/sha256"
 	"crypto/x509"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/netip"
+	"strings"
+	"sync"
 	"time"
 
 	"lazaret/enroll/cmp"
@@ -23,11 +27,11 @@ type Issuer interface {
 	Issuing(k pki.Kind) *x509.Certificate
 }
 
-// Sealer seals secrets for the store (AES-256-GCM). The context is bound to the
-// sealed value: Open refuses another one.
+// Sealer seals secrets for the store. The context is bound to the sealed value: Open
+// refuses another one. *seal.Ring is one.
 type Sealer interface {
-	Seal(plain, context []byte) ([]byte, error)
-	Open(sealed, context []byte) ([]byte, error)
+	Seal(context string, plaintext []byte) ([]byte, error)
+	Open(context string, sealed []byte) ([]byte, error)
 }
 
 // Organization is what the desk reads of the organization's decisions.
@@ -38,20 +42,25 @@ type Organization interface {
 	Pools(ctx context.Context) (map[string]quarantine.Pool, error)
 }
 
-// Gate moves devices that exist.
+// Gate places devices; *quarantine.Gate is one.
 type Gate interface {
-	// Change takes c in: the desk sends Confirm and Revoke.
-	Change(ctx context.Context, c quarantine.Change) error
+	// Admit settles a record that is about to be stored for the first time, or anew.
+	Admit(r quarantine.Record) (quarantine.Record, error)
+	// Confirm notes that the device has its certificate.
+	Confirm(ctx context.Context, by quarantine.Actor, id quarantine.ID) (quarantine.Placement, error)
+	// Revoke takes the device's place away for ever, and frees what was unique to it.
+	Revoke(ctx context.Context, by quarantine.Actor, id quarantine.ID, why string) (quarantine.Placement, error)
 }
 
 // Event is one entry for the audit log that no write of the store carries: a
 // refusal and its reason, an alarm. It never holds a secret or a MAC.
 type Event struct {
-	By      quarantine.Actor
-	Action  string            // "enroll.refused", "enroll.alarm"
-	Subject string            // reference of the OTP, or device
-	Why     string            // one sentence
-	Detail  map[string]string // may be nil
+	By     quarantine.Actor
+	Action string            // "enroll.refuse", "enroll.alarm", "enroll.note"
+	Device quarantine.ID     // if known
+	OTP    string            // reference, if known; as received, so perhaps of no OTP
+	Why    string            // one sentence
+	Detail map[string]string // may be nil
 }
 
 // Auditor takes events into the audit log.
@@ -76,17 +85,8 @@ type Responder struct {
 // ErrNoProfile is returned for a profile that does not exist.
 var ErrNoProfile = errors.New("no such enrollment profile")
 
-// Limits bound what strangers can make the desk do. Zero fields take the defaults.
-type Limits struct {
-	InFlight  int           // messages worked on at once; 64. A quarter of it for addresses that fail often
-	Slowed    int           // answers held back at once; 256. Beyond: 429
-	SlowAfter int           // failures of one reference or address within Window that slow it down; 5
-	AlertAt   int           // failures within Window that raise an alert; 50
-	Window    time.Duration // 10 minutes
-	Delay     time.Duration // how long a slowed answer is held back; 2 seconds
-	Keys      int           // references and addresses remembered; 65536
-	Refusals  int           // refusals written to the audit log per minute; 600. The rest is counted
-}
+// DefaultCertificateLife is how long a device certificate lasts.
+const DefaultCertificateLife = 90 * 24 * time.Hour
 
 // Config is what a Desk needs.
 type Config struct {
@@ -101,25 +101,81 @@ type Config struct {
 	ProofKeys    []ProofKey           // required: current one first
 	Gateways     func() []cmp.Gateway // required
 	ListenerKeys func() [][]byte      // required: SHA-256 of every SPKI the listeners may show
-	Life         time.Duration        // of a certificate; 90 days
-	MTU          int                  // told to devices; 1420
-	Strict       bool                 // refuses HMAC-SHA-1
-	Exporter     bool                 // ServeHTTP compares TLS exporters; see Listener for others
+	Life         time.Duration        // of a certificate; DefaultCertificateLife
+	MTU          int                  // told to devices; DefaultMTU
+	AllowSHA1    bool                 // accepts HMAC-SHA-1, OpenSSL 3.0's default; off in strict mode
+	Exporter     bool                 // for ServeHTTP; Handler takes it by listener
 	Proxies      []netip.Prefix       // whose X-Forwarded-For counts; none
-	Limits       Limits               // optional
-	Sweep        time.Duration        // between two rounds of housekeeping; 1 minute
-	Clock        func() time.Time     // time.Now
+	Limits       Limits
+	Sweep        time.Duration    // between two rounds of housekeeping; 1 minute
+	Clock        func() time.Time // time.Now
 }
 
-// Desk admits devices. It keeps no state but counters of failures: everything else
-// is in the Store, so that any gateway can answer any message.
+// Desk admits devices. Its methods are safe for concurrent use. It remembers counters
+// of failures; all else is in the Store, so that any
+// gateway can answer any enrollment.
 type Desk struct {
-	cfg Config
+	cfg    Config
+	limits *limiter
+	dummy  []byte // a sealed secret that no OTP has: unknown references cost as much as known ones
+	turns  [64]sync.Mutex
 }
 
 // New returns a desk. A missing required field is an error.
-func New(cfg Config) (*Desk, error) { return nil, errors.ErrUnsupported }
+func New(cfg Config) (*Desk, error) {
+	missing := []string{}
+	for _, f := range []struct {
+		name string
+		ok   bool
+	}{
+		{"Store", cfg.Store != nil}, {"Issuer", cfg.Issuer != nil}, {"Gate", cfg.Gate != nil},
+		{"Organization", cfg.Organization != nil}, {"Sealer", cfg.Sealer != nil}, {"Audit", cfg.Audit != nil},
+		{"Log", cfg.Log != nil}, {"Responder", cfg.Responder.Key != nil && len(cfg.Responder.Certs) > 0},
+		{"ProofKeys", len(cfg.ProofKeys) > 0}, {"Gateways", cfg.Gateways != nil}, {"ListenerKeys", cfg.ListenerKeys != nil},
+	} {
+		if !f.ok {
+			missing = append(missing, f.name)
+		}
+	}
+	if len(missing) > 0 {
+		return nil, fmt.Errorf("making the enrollment desk: not set: %s", strings.Join(missing, ", "))
+	}
+	for _, k := range cfg.ProofKeys {
+		if k.Key == nil || k.Key.Curve() != ecdh.X25519() || k.ID == "" {
+			return nil, fmt.Errorf("making the enrollment desk: proof key %q is not a named X25519 key", k.ID)
+		}
+	}
+	if cfg.Life <= 0 {
+		cfg.Life = DefaultCertificateLife
+	}
+	if cfg.Sweep <= 0 {
+		cfg.Sweep = time.Minute
+	}
+	if cfg.Clock == nil {
+		cfg.Clock = time.Now
+	}
+	dummy, err := cfg.Sealer.Seal(dummyContext, []byte("0000000000000000"))
+	if err != nil {
+		return nil, fmt.Errorf("making the enrollment desk: sealing a dummy secret: %w", err)
+	}
+	return &Desk{cfg: cfg, limits: newLimiter(cfg.Limits), dummy: dummy}, nil
+}
 
-// Run keeps house until ctx ends: marks expired OTPs, erases secrets that are over,
-// and revokes devices that were issued a certificate and never heard of again.
-func (d *Desk) Run(ctx context.Context) error { return errors.ErrUnsupported }
+// turn makes messages of one OTP that may issue wait for each other, so that a hundred
+// copies of a request sign one certificate. The Store's transaction is what guarantees it.
+func (d *Desk) turn(reference string) (done func()) {
+	sum := sha256.Sum256([]byte(reference))
+	m := &d.turns[sum[0]%byte(len(d.turns))]
+	m.Lock()
+	return m.Unlock
+}
+
+func (d *Desk) now() time.Time { return d.cfg.Clock().UTC() }
+
+// secretContext binds a sealed secret to its OTP: moved to another user or to a later
+// expiry, it does not open.
+func secretContext(o OTP) string {
+	return fmt.Sprintf("lazaret otp %s %d %q", o.Reference, o.Expires.UTC().UnixNano(), o.User)
+}
+
+const dummyContext = "lazaret otp none"
