@@ -64,31 +64,37 @@ func (m *Message) MACParams() (MACParams, error) {
 		return MACParams{}, err
 	}
 	p.Iterations = int(min(max(iterations, -1), maxIterations+1))
-	p.OWF, p.MAC = hashes[hashID(owf)], macs[hashID(mac)]
+	p.OWF, p.MAC = find(owfIDs, owf), find(macIDs, mac)
 	return p, nil
 }
 
 var (
-	hashes = map[OID]crypto.Hash{idSHA256: crypto.SHA256, idSHA384: crypto.SHA384, idSHA512: crypto.SHA512}
-	macs   = map[OID]crypto.Hash{
-		idHMACSHA1: crypto.SHA1, idHMACSHA1IPsec: crypto.SHA1,
-		idHMACSHA256: crypto.SHA256, idHMACSHA384: crypto.SHA384, idHMACSHA512: crypto.SHA512,
+	owfIDs = map[crypto.Hash]OID{crypto.SHA256: idSHA256, crypto.SHA384: idSHA384, crypto.SHA512: idSHA512}
+	macIDs = map[crypto.Hash]OID{
+		crypto.SHA1: idHMACSHA1IPsec, crypto.SHA256: idHMACSHA256, crypto.SHA384: idHMACSHA384, crypto.SHA512: idHMACSHA512,
 	}
 )
 
-// hashID is the algorithm's OID, or the empty one, which no table holds, if it is
-// malformed or has parameters.
-func hashID(der []byte) OID {
+// find returns the hash whose identifier der is, or zero if there is none or it is malformed.
+func find(ids map[crypto.Hash]OID, der []byte) crypto.Hash {
 	id, params, err := algorithm(der)
 	if err != nil || params != nil {
-		return ""
+		return 0
 	}
-	return id
+	if id == idHMACSHA1 { // the other name of HMAC-SHA-1
+		id = idHMACSHA1IPsec
+	}
+	for hash, known := range ids {
+		if known == id {
+			return hash
+		}
+	}
+	return 0
 }
 
 // allowed judges the parameters before anything is computed from them.
 func (p MACParams) allowed(policy Policy) error {
-	if p.OWF == 0 || p.MAC == 0 || p.OWF == crypto.SHA1 {
+	if owfIDs[p.OWF] == "" || macIDs[p.MAC] == "" {
 		return fmt.Errorf("%w: PasswordBasedMac needs SHA-256, SHA-384 or SHA-512", ErrAlgorithm)
 	}
 	if p.MAC == crypto.SHA1 && !policy.AllowSHA1 {
@@ -152,17 +158,14 @@ func (m *Message) ProtectMAC(secret []byte, p MACParams) error {
 }
 
 func (p MACParams) identifier() []byte {
-	owf := map[crypto.Hash]OID{crypto.SHA256: idSHA256, crypto.SHA384: idSHA384, crypto.SHA512: idSHA512}[p.OWF]
-	mac := map[crypto.Hash]OID{crypto.SHA1: idHMACSHA1IPsec, crypto.SHA256: idHMACSHA256,
-		crypto.SHA384: idHMACSHA384, crypto.SHA512: idHMACSHA512}[p.MAC]
 	var b builder
 	b.AddASN1(asn1.SEQUENCE, func(b *builder) {
 		addOID(b, idPasswordBasedMAC)
 		b.AddASN1(asn1.SEQUENCE, func(b *builder) {
 			b.AddASN1OctetString(p.Salt)
-			addAlgorithm(b, owf, false)
+			addAlgorithm(b, owfIDs[p.OWF], false)
 			b.AddASN1Int64(int64(p.Iterations))
-			addAlgorithm(b, mac, false)
+			addAlgorithm(b, macIDs[p.MAC], false)
 		})
 	})
 	return b.BytesOrPanic()

@@ -110,13 +110,13 @@ func (r *reader) body(b *Body) {
 	case PKIConf:
 		r.enter(asn1.NULL, "pkiConf")
 	case GenM, GenP:
-		b.Infos = r.infos("general message")
+		b.Infos = r.infosOrNone("general message")
 	case Error:
 		b.Error = r.errorContent()
 	case CertConf:
-		r.list(asn1.SEQUENCE, "certConf", func(l *reader) { b.Statuses = append(b.Statuses, l.certStatus()) })
+		r.listOrNone(asn1.SEQUENCE, "certConf", func(l *reader) { b.Statuses = append(b.Statuses, l.certStatus()) })
 	case PollReq, PollRep:
-		r.list(asn1.SEQUENCE, "polls", func(l *reader) { b.Polls = append(b.Polls, l.poll(b.Kind)) })
+		r.listOrNone(asn1.SEQUENCE, "polls", func(l *reader) { b.Polls = append(b.Polls, l.poll(b.Kind)) })
 	default:
 		r.fail(fmt.Sprintf("a body of kind %d", b.Kind))
 	}
@@ -129,11 +129,19 @@ func (r *reader) certificates(tag asn1.Tag, what string) [][]byte {
 	return out
 }
 
-// infos reads a list of InfoTypeAndValue in which no type stands twice.
 func (r *reader) infos(what string) []Info {
+	out := r.infosOrNone(what)
+	if len(out) == 0 {
+		r.fail("an empty " + what)
+	}
+	return out
+}
+
+// infosOrNone reads a list of InfoTypeAndValue in which no type stands twice.
+func (r *reader) infosOrNone(what string) []Info {
 	var out []Info
 	seen := map[OID]bool{}
-	r.list(asn1.SEQUENCE, what, func(l *reader) {
+	r.listOrNone(asn1.SEQUENCE, what, func(l *reader) {
 		l = l.enter(asn1.SEQUENCE, what)
 		i := Info{Type: l.oid("type in " + what)}
 		if !l.in.Empty() {
@@ -156,7 +164,7 @@ func (r *reader) reply(b *Body) {
 		b.CAPubs = c.certificates(asn1.SEQUENCE, "caPubs")
 		c.end("caPubs")
 	}
-	r.list(asn1.SEQUENCE, "responses", func(l *reader) { b.Responses = append(b.Responses, l.response()) })
+	r.listOrNone(asn1.SEQUENCE, "responses", func(l *reader) { b.Responses = append(b.Responses, l.response()) })
 	r.end("the responses")
 }
 

@@ -133,16 +133,25 @@ func (r *reader) end(what string) {
 	}
 }
 
-// list reads a SEQUENCE OF under tag. each must read one element.
+// list reads a SEQUENCE SIZE (1..MAX) OF under tag. each must read one element.
 func (r *reader) list(tag asn1.Tag, what string, each func(*reader)) {
+	if n := r.listOrNone(tag, what, each); n == 0 {
+		r.fail("an empty list of " + what)
+	}
+}
+
+// listOrNone reads a SEQUENCE OF that may be empty, and returns its length.
+func (r *reader) listOrNone(tag asn1.Tag, what string, each func(*reader)) int {
 	l := r.enter(tag, what)
-	for n := 0; l.ok() && !l.in.Empty(); n++ {
-		if n == maxList {
+	count := 0
+	for ; l.ok() && !l.in.Empty(); count++ {
+		if count == maxList {
 			l.fail("too many of " + what)
-			return
+			break
 		}
 		each(l)
 	}
+	return count
 }
 
 // element reads one element whole, of any type or of one.
