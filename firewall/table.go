@@ -2,10 +2,14 @@ package firewall
 
 import (
 	"errors"
+	"fmt"
 	"log/slog"
+	"net/netip"
 	"sync"
+	"time"
 
 	"github.com/google/nftables"
+	"golang.org/x/sys/unix"
 )
 
 // ErrDoubt says that the kernel may or may not hold the change: the only way out is
@@ -19,33 +23,314 @@ type Config struct {
 }
 
 // Table is the one writer of the kernel's table. It keeps a single netlink socket,
-// which owns the table, until Close. Its methods may be called from any goroutine.
+// which owns the table, until Close: opening one takes a hundred times as long as a
+// change. It never asks the kernel what the sets hold. Its methods may be called from
+// any goroutine.
 type Table struct {
 	log  *slog.Logger
 	mu   sync.Mutex
 	conn *nftables.Conn
+	held *Ruleset // what the kernel holds for certain; nil: nothing is certain
 }
 
 // Open opens the socket that will own the table. It changes nothing in the kernel yet.
-func Open(c Config) (*Table, error) { return nil, errors.New("not built yet") }
+func Open(c Config) (*Table, error) {
+	if c.Log == nil {
+		return nil, errors.New("opening the firewall table: no log given")
+	}
+	conn, err := nftables.New(nftables.AsLasting(), nftables.WithNetNSFd(c.NetNS))
+	if err != nil {
+		return nil, fmt.Errorf("opening the firewall table: %w", err)
+	}
+	return &Table{log: c.Log, conn: conn}, nil
+}
 
 // Adopt makes the kernel hold r without any element, in one transaction: no device
-// passes until Fill. It creates the table, or takes over the one a dead process left
-// behind; a table owned by a living process is refused.
-func (t *Table) Adopt(r Ruleset) error { return errors.New("not built yet") }
+// passes until Fill. It creates the table, or replaces the one a dead process left
+// behind, with nothing kept; a table that a living process owns is refused (EPERM).
+func (t *Table) Adopt(r Ruleset) error {
+	if err := r.Check(); err != nil {
+		return err
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.held = nil
+	if err := t.constant(r); err != nil {
+		return fmt.Errorf("adopting table %s: %w", r.Table, t.discard(err))
+	}
+	if err := t.commit(); err != nil {
+		return fmt.Errorf("adopting table %s: %w", r.Table, err)
+	}
+	t.held = &r
+	t.log.Info("firewall table adopted", "table", r.Table, "pools", len(r.Pools))
+	return nil
+}
 
-// Fill makes the kernel hold r and e and nothing else.
-func (t *Table) Fill(r Ruleset, e Elements) error { return errors.New("not built yet") }
+// constant queues what turns the table into r with empty sets: nothing but that when
+// the kernel is known to hold r; the rules, when it is known to hold another ruleset;
+// else a new table in place of whatever is there.
+func (t *Table) constant(r Ruleset) error {
+	l := r.layout()
+	switch {
+	case t.held == nil:
+		t.conn.DestroyTable(kernelTable(r.Table))
+	case t.held.Table != r.Table:
+		return errors.New("a table cannot change its name")
+	case t.held.Text(Elements{}) == r.Text(Elements{}):
+		for _, s := range l.sets {
+			if s.changes() {
+				t.conn.FlushSet(s.kernel(kernelTable(r.Table)))
+			}
+		}
+		return nil
+	default:
+		l.remove(t.conn, t.held.layout())
+	}
+	return l.write(t.conn)
+}
+
+// changes says whether the set holds elements that come and go.
+func (s set) changes() bool { return !s.interval && s.data != "verdict" }
+
+// commit sends what is queued. After an error nothing is certain.
+func (t *Table) commit() error {
+	err := t.conn.Flush()
+	if err == nil {
+		return nil
+	}
+	t.held = nil
+	return fmt.Errorf("%w: %w", ErrDoubt, err)
+}
+
+// moment is what a small change may take to reach the kernel, and by how much its
+// elements end early. Large ones get eachElement more for every element.
+const (
+	moment      = 20 * time.Millisecond
+	eachElement = 4 * time.Microsecond
+)
+
+// Fill makes the kernel hold r and e and nothing else, in one transaction: packets
+// meet the old state or the new one. Where the system's limit on socket buffers is
+// too small for that (an unprivileged namespace and very many devices), all sets are
+// emptied first and filled in steps. An element that may not be written (see Apply)
+// is left out, and named in the error; the rest stands.
+func (t *Table) Fill(r Ruleset, e Elements) error {
+	if err := r.Check(); err != nil {
+		return err
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	need := moment + time.Duration(len(e.Routed)+len(e.Quarantined))*eachElement
+	for range 3 {
+		start := Now()
+		left, err := t.fill(r, e, start, need)
+		if err != nil {
+			return fmt.Errorf("filling table %s: %w", r.Table, err)
+		}
+		t.held = &r
+		took := time.Duration(Now() - start)
+		if took <= need {
+			return left
+		}
+		need = 2 * took // the elements may outlive their deadlines by took-need
+	}
+	t.held = nil
+	return fmt.Errorf("filling table %s: %w: the machine is too slow to keep deadlines", r.Table, ErrDoubt)
+}
+
+// fill is one attempt. left names what was left out; err that nothing is certain.
+func (t *Table) fill(r Ruleset, e Elements, now Deadline, need time.Duration) (left, err error) {
+	b := batch{}
+	left = errors.Join(b.routed(r, e.Routed, now, need), b.quarantined(r, e.Quarantined))
+	b.freshness(r, e.Fresh, e.Alive, now, need)
+	if err := errors.Join(t.constant(r), t.add(r, b)); err != nil {
+		return nil, t.discard(err)
+	}
+	err = t.commit()
+	if !errors.Is(err, unix.EMSGSIZE) {
+		return left, err
+	}
+	t.log.Warn("socket buffer too small for one transaction, filling in steps", "routed", len(e.Routed), "quarantined", len(e.Quarantined))
+	return left, t.steps(r, b)
+}
+
+// steps empties everything and then adds, a few messages at a time, freshness last.
+func (t *Table) steps(r Ruleset, b batch) error {
+	if err := t.constant(r); err != nil {
+		return t.discard(err)
+	}
+	if err := t.commit(); err != nil {
+		return err
+	}
+	for _, name := range order {
+		for rest := b[name]; len(rest) > 0; {
+			n := min(4*chunk, len(rest))
+			if err := t.add(r, batch{name: rest[:n]}); err != nil {
+				return t.discard(err)
+			}
+			if err := t.commit(); err != nil {
+				return err
+			}
+			rest = rest[n:]
+		}
+	}
+	return nil
+}
+
+// order is that of filling.
+var order = []string{"quarantined4", "quarantined6", "routed4", "routed6", "alive", "fresh"}
+
+func (t *Table) add(r Ruleset, b batch) error { return t.each(r, b, t.conn.SetAddElements) }
+
+func (t *Table) destroy(r Ruleset, b batch) error { return t.each(r, b, t.conn.SetDestroyElements) }
+
+func (t *Table) each(r Ruleset, b batch, do func(*nftables.Set, []nftables.SetElement) error) error {
+	table := kernelTable(r.Table)
+	for _, s := range r.sets() {
+		if err := queue(do, s.kernel(table), b[s.name]); err != nil {
+			return fmt.Errorf("preparing elements of %s: %w", s.name, err)
+		}
+	}
+	return nil
+}
 
 // Apply commits c in one transaction: deletions first, then additions. What is to be
-// deleted need not exist; a routed address that is added replaces its old element.
-func (t *Table) Apply(c Change) error { return errors.New("not built yet") }
+// deleted need not exist; a routed address that is added replaces its old element, so
+// a new deadline or mark takes effect at once, and an addition whose deadline is over
+// deletes. An addition that names an address outside the pools or an unknown mark is
+// left out and named in the error; the rest of c is done. ErrDoubt means that Fill
+// must follow.
+func (t *Table) Apply(c Change) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.held == nil {
+		return fmt.Errorf("applying a change: %w", ErrDoubt)
+	}
+	r := *t.held
+	gone := batch{}
+	gone.keys(quarantinedSet, c.DelQuarantined)
+	gone.keys(routedMap, c.DelRouted)
+	for _, x := range c.AddRouted {
+		gone.keys(routedMap, []netip.Addr{x.Addr})
+	}
+	var left error
+	err := t.exchange(r, gone, func(now Deadline, need time.Duration) batch {
+		come := batch{}
+		left = errors.Join(come.routed(r, c.AddRouted, now, need), come.quarantined(r, c.AddQuarantined))
+		return come
+	})
+	if err != nil {
+		return fmt.Errorf("applying a change: %w", err)
+	}
+	return left
+}
 
-// Refresh sets both freshness elements; a zero or past deadline removes its element.
-func (t *Table) Refresh(fresh, alive Deadline) error { return errors.New("not built yet") }
+// Refresh sets both freshness elements; a deadline that is zero or over removes its
+// element. Neither lasts longer than the ruleset allows.
+func (t *Table) Refresh(fresh, alive Deadline) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.held == nil {
+		return fmt.Errorf("refreshing: %w", ErrDoubt)
+	}
+	r := *t.held
+	name := []nftables.SetElement{{Key: interfaceName(r.Tunnel)}}
+	err := t.exchange(r, batch{"fresh": name, "alive": name}, func(now Deadline, need time.Duration) batch {
+		come := batch{}
+		come.freshness(r, fresh, alive, now, need)
+		return come
+	})
+	if err != nil {
+		return fmt.Errorf("refreshing: %w", err)
+	}
+	return nil
+}
+
+// exchange commits the deletion of gone and the addition of what come builds, in one
+// transaction. If that took longer than its timeouts allow for, elements might end
+// late; then they are exchanged again with more room.
+func (t *Table) exchange(r Ruleset, gone batch, come func(now Deadline, need time.Duration) batch) error {
+	need := moment
+	for range 3 {
+		start := Now()
+		b := come(start, need)
+		if err := errors.Join(t.destroy(r, gone), t.add(r, b)); err != nil {
+			return t.discard(err)
+		}
+		if err := t.commit(); err != nil {
+			return err
+		}
+		took := time.Duration(Now() - start)
+		if took <= need || !b.timed() {
+			return nil
+		}
+		need = 2 * took
+	}
+	t.held = nil
+	return fmt.Errorf("%w: the machine is too slow to keep deadlines", ErrDoubt)
+}
+
+// discard throws away what is queued, so that no later commit takes half a change along.
+func (t *Table) discard(err error) error {
+	t.held = nil
+	// The library has no call for this, but refuses a transaction with an impossible set.
+	_ = t.conn.AddSet(&nftables.Set{Anonymous: true, Table: &nftables.Table{}}, nil)
+	_ = t.conn.Flush()
+	return fmt.Errorf("%w: %w", ErrDoubt, err)
+}
+
+// timed says whether b has elements with a timeout.
+func (b batch) timed() bool {
+	return len(b["routed4"])+len(b["routed6"])+len(b["fresh"])+len(b["alive"]) > 0
+}
 
 // Verify asks the kernel whether the table is there, ours, persistent, and dropping by default.
-func (t *Table) Verify() error { return errors.New("not built yet") }
+func (t *Table) Verify() error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.held == nil {
+		return fmt.Errorf("verifying: %w", ErrDoubt)
+	}
+	return t.verify(*t.held)
+}
+
+func (t *Table) verify(r Ruleset) error {
+	k, err := t.conn.ListTableOfFamily(r.Table, nftables.TableFamilyINet)
+	if err != nil {
+		return fmt.Errorf("verifying table %s: %w", r.Table, err)
+	}
+	port, err := t.conn.GetPortID()
+	if err != nil {
+		return fmt.Errorf("verifying table %s: %w", r.Table, err)
+	}
+	if k.Flags != flags || k.Owner != port {
+		return fmt.Errorf("verifying table %s: flags %#x and owner %d, want %#x and %d", r.Table, k.Flags, k.Owner, flags, port)
+	}
+	chains, err := t.conn.ListChainsOfTableFamily(nftables.TableFamilyINet)
+	if err != nil {
+		return fmt.Errorf("verifying table %s: %w", r.Table, err)
+	}
+	dropping := map[nftables.ChainHook]bool{}
+	for _, c := range chains {
+		if c.Table.Name == r.Table && c.Hooknum != nil && c.Policy != nil && *c.Policy == nftables.ChainPolicyDrop {
+			dropping[*c.Hooknum] = true
+		}
+	}
+	for _, hook := range []string{"input", "forward", "output"} {
+		if !dropping[*hooks[hook]] {
+			return fmt.Errorf("verifying table %s: %s does not drop by default", r.Table, hook)
+		}
+	}
+	return nil
+}
 
 // Close gives up ownership. The table stays and goes on enforcing what it holds.
-func (t *Table) Close() error { return nil }
+func (t *Table) Close() error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.held = nil
+	if err := t.conn.CloseLasting(); err != nil {
+		return fmt.Errorf("closing the firewall table: %w", err)
+	}
+	return nil
+}

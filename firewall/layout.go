@@ -1,0 +1,313 @@
+package firewall
+
+import (
+	"fmt"
+	"net/netip"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// routedDefault is the life of a routed element that was written without one, which
+// the writer cannot do: the set's default is the last guard against a permanent one.
+const routedDefault = time.Minute
+
+// layout is a Ruleset spelled out: every set, chain and rule, and no element that changes.
+type layout struct {
+	table  string
+	sets   []set
+	chains []chain
+}
+
+// kind is the type of a set's keys.
+type kind string
+
+const (
+	name4  kind = "ipv4_addr"
+	name6  kind = "ipv6_addr"
+	ifname kind = "ifname"
+	mark   kind = "mark"
+)
+
+// set is a set or a map. Its constant contents, if any, are in one of the lists.
+type set struct {
+	name     string
+	key      kind
+	data     string // "", "mark" or "verdict"
+	timeout  time.Duration
+	prefixes []netip.Prefix // interval set
+	verdicts []verdict      // verdict map
+	interval bool
+}
+
+type verdict struct {
+	mark  Mark
+	chain string
+}
+
+type chain struct {
+	name  string
+	base  *base
+	rules []*rule
+}
+
+// base is where the kernel enters a chain.
+type base struct {
+	kind, hook, priority string
+	drop                 bool
+}
+
+func routedMap(family byte) string {
+	if family == unix.NFPROTO_IPV4 {
+		return "routed4"
+	}
+	return "routed6"
+}
+
+func quarantinedSet(family byte) string {
+	if family == unix.NFPROTO_IPV4 {
+		return "quarantined4"
+	}
+	return "quarantined6"
+}
+
+func insideSet(family byte) string {
+	if family == unix.NFPROTO_IPV4 {
+		return "inside4"
+	}
+	return "inside6"
+}
+
+// layout spells r out. The order is that in which nft prints it.
+func (r Ruleset) layout() layout {
+	l := layout{table: r.Table, sets: r.sets()}
+	l.chains = append(l.chains,
+		chain{"arrival", &base{"filter", "prerouting", "raw", false}, r.arrival()},
+		chain{"input", &base{"filter", "input", "filter", true}, r.input()},
+		chain{"forward", &base{"filter", "forward", "filter", true}, r.forward()},
+		chain{"output", &base{"filter", "output", "filter", true}, r.output()},
+		chain{"departure", &base{"nat", "postrouting", "srcnat", false}, r.departure()},
+		chain{"up", nil, r.up()},
+		chain{"down", nil, r.down()},
+		chain{"visit", nil, r.visit()},
+		chain{"services", nil, r.services()},
+		chain{"answers", nil, r.answers()},
+		chain{"quarantine_up", nil, r.quarantine().upRules()},
+		chain{"quarantine_down", nil, r.quarantine().downRules()},
+	)
+	for _, p := range r.full() {
+		l.chains = append(l.chains, chain{p.chain("up"), nil, p.upRules()}, chain{p.chain("down"), nil, p.downRules()})
+	}
+	return l
+}
+
+func (r Ruleset) sets() []set {
+	inside := map[byte][]netip.Prefix{}
+	for _, p := range r.Pools {
+		if p.IPv4.IsValid() {
+			inside[unix.NFPROTO_IPV4] = append(inside[unix.NFPROTO_IPV4], p.IPv4)
+		}
+		if p.IPv6.IsValid() {
+			inside[unix.NFPROTO_IPV6] = append(inside[unix.NFPROTO_IPV6], p.IPv6)
+		}
+	}
+	var up, down []verdict
+	for _, p := range r.full() {
+		up = append(up, verdict{p.Mark, p.chain("up")})
+		down = append(down, verdict{p.Mark, p.chain("down")})
+	}
+	return []set{
+		{name: "alive", key: ifname, timeout: r.QuarantineLife},
+		{name: "fresh", key: ifname, timeout: r.Freshness},
+		{name: "routed4", key: name4, data: "mark", timeout: routedDefault},
+		{name: "routed6", key: name6, data: "mark", timeout: routedDefault},
+		{name: "quarantined4", key: name4},
+		{name: "quarantined6", key: name6},
+		{name: "inside4", key: name4, interval: true, prefixes: inside[unix.NFPROTO_IPV4]},
+		{name: "inside6", key: name6, interval: true, prefixes: inside[unix.NFPROTO_IPV6]},
+		{name: "pools_up", key: mark, data: "verdict", verdicts: up},
+		{name: "pools_down", key: mark, data: "verdict", verdicts: down},
+	}
+}
+
+// full are the pools that have a mark.
+func (r Ruleset) full() []Pool {
+	var pools []Pool
+	for _, p := range r.Pools {
+		if p.Mark != 0 {
+			pools = append(pools, p)
+		}
+	}
+	return pools
+}
+
+// quarantine is the quarantine pool, or one that reaches nothing.
+func (r Ruleset) quarantine() Pool {
+	for _, p := range r.Pools {
+		if p.Mark == 0 {
+			return p
+		}
+	}
+	return Pool{}
+}
+
+func (p Pool) chain(direction string) string { return fmt.Sprintf("pool_%d_%s", p.Mark, direction) }
+
+// open says whether p reaches everything but what is inside.
+func (p Pool) open() bool { return p.Mark != 0 && len(p.Reach) == 0 }
+
+// arrival runs before connection tracking and after reassembly (defragmentation is at
+// -400, this at -300), so that no forged source ever has a tracked flow.
+func (r Ruleset) arrival() []*rule {
+	var rules []*rule
+	for _, f := range families {
+		rules = append(rules, new(rule).notIif("lo").notIif(r.Tunnel).addrIn(source, f, insideSet(f)).count().drop().note("tunnel address from outside"))
+	}
+	return append(rules, new(rule).iif(r.Tunnel).routingHeader().count().drop().note("names further hops"))
+}
+
+// input is what the gateway itself takes in. The tunnel leaves first, so that no
+// "established" is ever asked of it.
+func (r Ruleset) input() []*rule {
+	rules := []*rule{
+		new(rule).iif(r.Tunnel).enter("visit"),
+		new(rule).port("udp", r.ListenPort, r.ListenPort).accept(),
+		new(rule).iif("lo").accept(),
+		new(rule).state("established,related").accept(),
+		new(rule).state("invalid").count().drop().note("outside, untracked"),
+	}
+	for _, a := range r.Gateway {
+		rules = append(rules, new(rule).addr(destination, netip.PrefixFrom(a, a.BitLen())).count().drop().note("inside address from outside"))
+	}
+	for _, s := range r.Outside {
+		rules = append(rules, s.open(source)...)
+	}
+	v6 := byte(unix.NFPROTO_IPV6)
+	rules = append(rules, new(rule).icmp(v6, neighboursIn).ownHop().accept(),
+		new(rule).icmp(v6, groupQuery).addr(source, netip.MustParsePrefix("fe80::/10")).accept())
+	for _, f := range families {
+		rules = append(rules, new(rule).icmp(f, echoRequest[f]).limit().accept())
+	}
+	return append(rules, new(rule).count().drop().note("outside to gateway"))
+}
+
+// forward takes every packet to its placement, by the side that is in the tunnel.
+func (r Ruleset) forward() []*rule {
+	return []*rule{
+		new(rule).iif(r.Tunnel).oif(r.Tunnel).count().drop().note("device to device"),
+		new(rule).clamp(),
+		new(rule).iif(r.Tunnel).enter("up"),
+		new(rule).oif(r.Tunnel).enter("down"),
+		new(rule).count().drop().note("outside to outside"),
+	}
+}
+
+// output is what the gateway itself sends. What goes into the tunnel takes the same
+// way as a forwarded packet: answers of services, and ICMP errors.
+func (r Ruleset) output() []*rule {
+	rules := []*rule{
+		new(rule).oif(r.Tunnel).enter("down"),
+		new(rule).sourcePort("udp", r.ListenPort).accept(),
+		new(rule).oif("lo").accept(),
+		new(rule).state("established,related").accept(),
+	}
+	for _, s := range r.Out {
+		rules = append(rules, s.open(destination)...)
+	}
+	return append(rules, new(rule).icmp(unix.NFPROTO_IPV6, neighboursOut).accept(),
+		new(rule).count().drop().note("gateway to outside"))
+}
+
+// departure hides the addresses of the pools that ask for it. The mark is the one that
+// placement set a moment ago; quarantine sets none.
+func (r Ruleset) departure() []*rule {
+	var rules []*rule
+	for _, p := range r.Pools {
+		if p.Masquerade {
+			rules = append(rules, new(rule).iif(r.Tunnel).mark(p.Mark).masquerade())
+		}
+	}
+	return rules
+}
+
+// place looks the packet's device up on side s: routed first, then quarantined, each
+// only while its freshness lasts. What is in neither goes to the end of the chain.
+func place(s side, routed func(*rule) *rule, quarantined string) []*rule {
+	var rules []*rule
+	for _, f := range families {
+		rules = append(rules, routed(new(rule).via(s, "fresh").routed(s, f)))
+	}
+	for _, f := range families {
+		rules = append(rules, new(rule).via(s, "alive").addrIn(s, f, quarantinedSet(f)).enter(quarantined))
+	}
+	return rules
+}
+
+func (r Ruleset) up() []*rule {
+	rules := place(source, func(x *rule) *rule { return x.byMark("pools_up") }, "quarantine_up")
+	return append(rules, new(rule).count().drop().note("tunnel to outside, no placement"))
+}
+
+func (r Ruleset) down() []*rule {
+	rules := place(destination, func(x *rule) *rule { return x.byMark("pools_down") }, "quarantine_down")
+	return append(rules, new(rule).count().drop().note("into the tunnel, no placement"))
+}
+
+func (r Ruleset) visit() []*rule {
+	rules := place(source, func(x *rule) *rule { return x.enter("services") }, "services")
+	return append(rules, new(rule).count().drop().note("tunnel to gateway, no placement"))
+}
+
+// services are what placed devices reach on the gateway's addresses in the tunnel.
+func (r Ruleset) services() []*rule {
+	var rules []*rule
+	for _, s := range r.Inside {
+		for _, a := range r.Gateway {
+			rules = append(rules, s.visits(a)...)
+		}
+	}
+	return append(rules, new(rule).count().drop().note("tunnel to gateway"))
+}
+
+// answers are the gateway's side of services.
+func (r Ruleset) answers() []*rule {
+	var rules []*rule
+	for _, s := range r.Inside {
+		for _, a := range r.Gateway {
+			rules = append(rules, s.reach(a).down()...)
+		}
+	}
+	return append(rules, new(rule).count().drop().note("into the tunnel"))
+}
+
+// upRules are what devices of p may send on. A quarantine pool without Reach reaches nothing.
+func (p Pool) upRules() []*rule {
+	rules := []*rule{new(rule).state("invalid").count().drop().note("tunnel, untracked")}
+	for _, f := range families {
+		rules = append(rules, new(rule).addrIn(destination, f, insideSet(f)).count().drop().note("device to inside address"))
+	}
+	if p.open() {
+		return append(rules, new(rule).accept())
+	}
+	for _, x := range p.Reach {
+		rules = append(rules, x.up()...)
+	}
+	return append(rules, new(rule).count().drop().note("tunnel to outside"))
+}
+
+// downRules are what devices of p may get: answers to what they opened, never
+// anything new.
+func (p Pool) downRules() []*rule {
+	var rules []*rule
+	if p.open() {
+		rules = append(rules, new(rule).state("established").direction(reply).accept())
+		for _, f := range families {
+			rules = append(rules, new(rule).state("related").direction(reply).icmp(f, allErrors[f]).accept())
+		}
+		return append(rules, new(rule).count().drop().note("into the tunnel"))
+	}
+	for _, x := range p.Reach {
+		rules = append(rules, x.down()...)
+	}
+	return append(rules, new(rule).enter("answers"))
+}
