@@ -97,6 +97,9 @@ func addLink(l LinkConfig) error {
 	if err != nil {
 		return err
 	}
+	if l.Down {
+		return netlink.LinkSetDown(link)
+	}
 	if l.MTU != 0 {
 		if err := netlink.LinkSetMTU(link, l.MTU); err != nil {
 			return fmt.Errorf("setting the MTU: %w", err)

@@ -62,7 +62,7 @@ func (l *Lab) launch(userNamespace bool) error {
 		err = l.launchIn(userNamespace, logFile)
 	}
 	if err != nil {
-		return explainRefusal(os.DirFS("/"), os.Geteuid(), err)
+		return refusal(err)
 	}
 	l.root = !userNamespace
 	return nil

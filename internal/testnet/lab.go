@@ -10,6 +10,8 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
+	"strings"
 	"sync"
 )
 
@@ -61,7 +63,7 @@ func Start(ctx context.Context, c Config) (*Lab, error) {
 	go func() { <-l.exited; stop() }() // ends with the lab
 	if err := l.first.call(ctx, opSetup, struct{}{}, nil); err != nil {
 		l.Close()
-		return nil, explainRefusal(os.DirFS("/"), os.Geteuid(), fmt.Errorf("setting up the lab: %w", err))
+		return nil, refusal(fmt.Errorf("setting up the lab: %w", err))
 	}
 	return l, nil
 }
@@ -163,3 +165,25 @@ func (h *Host) Name() string { return h.name }
 
 // Dir is a directory of the host's own, which the calling process sees too.
 func (h *Host) Dir() string { return h.dir }
+
+// PID is the host's agent as the calling process numbers it: a handle on its
+// namespaces, for nsenter(1) and the like.
+func (h *Host) PID() (int, error) {
+	found, err := filepath.Glob("/proc/[0-9]*/status")
+	if err != nil {
+		return 0, err
+	}
+	parent := fmt.Sprintf("\nPPid:\t%d\n", h.lab.PID())
+	for _, path := range found {
+		b, err := os.ReadFile(path)
+		if err != nil || !strings.Contains(string(b), parent) {
+			continue // not ours, or gone by now
+		}
+		_, ids, _ := strings.Cut(string(b), "\nNSpid:")
+		ids, _, _ = strings.Cut(ids, "\n")
+		if f := strings.Fields(ids); len(f) > 1 && f[len(f)-1] == strconv.Itoa(h.inner) {
+			return strconv.Atoi(filepath.Base(filepath.Dir(path)))
+		}
+	}
+	return 0, fmt.Errorf("finding the agent of %s: %w", h.name, errGone)
+}

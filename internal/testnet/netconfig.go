@@ -14,9 +14,11 @@ type NetConfig struct {
 	Rules   []Rule            `json:"rules,omitempty"`
 }
 
-// LinkConfig names an interface, which is set up, and its addresses.
+// LinkConfig names an interface, which is set up unless Down says otherwise, and
+// its addresses.
 type LinkConfig struct {
 	Name  string         `json:"name"`
+	Down  bool           `json:"down,omitempty"`
 	MTU   int            `json:"mtu,omitempty"`
 	Addrs []netip.Prefix `json:"addrs,omitempty"`
 }

@@ -45,13 +45,23 @@ type ProbeResult struct {
 	Outcome Outcome        `json:"outcome"`
 	RTT     time.Duration  `json:"rtt,omitempty"` // of the first echo
 	At      Stamp          `json:"at"`            // when the first packet was sent
+	ID      uint32         `json:"id"`            // in the payload of each packet, as [Record.Stream]
 	Local   netip.AddrPort `json:"local,omitzero"`
+	To      netip.AddrPort `json:"to"`
 	Detail  string         `json:"detail,omitempty"` // the error behind it, for people
 }
 
 // Passed reports whether packets went there and came back, which a refusal by the
 // target's own kernel shows as well as an echo does.
 func (r ProbeResult) Passed() bool { return r.Outcome == Echoed || r.Outcome == Refused }
+
+// Is reports whether a captured packet is one that this probe sent.
+func (r ProbeResult) Is(p Record) bool {
+	if r.ID != 0 && p.Stream == r.ID {
+		return p.To.Addr() == r.To.Addr()
+	}
+	return p.Proto == protoTCP && r.Local.Port() != 0 && p.From == r.Local && p.To == r.To
+}
 
 // Probe asks once, and waits for the answer. The error says that the probe could
 // not be made at all; that it found nothing is a result.

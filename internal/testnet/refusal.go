@@ -1,9 +1,12 @@
 package testnet
 
 import (
+	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"strings"
+	"syscall"
 )
 
 // limits are the settings that can forbid what a lab needs, with the values that
@@ -18,6 +21,17 @@ var limits = []struct {
 	{"proc/sys/user/max_pid_namespaces", "0", "sysctl -w user.max_pid_namespaces=15000", false},
 	{"proc/sys/kernel/unprivileged_userns_clone", "0", "sysctl -w kernel.unprivileged_userns_clone=1", true},
 	{"proc/sys/kernel/apparmor_restrict_unprivileged_userns", "1", "sysctl -w kernel.apparmor_restrict_unprivileged_userns=0", true},
+}
+
+// refusal explains err if it is one. An error that came from another process is
+// known by its text.
+func refusal(err error) error {
+	for _, no := range []syscall.Errno{syscall.EPERM, syscall.EACCES, syscall.ENOSPC, syscall.EUSERS} {
+		if errors.Is(err, no) || strings.HasSuffix(err.Error(), no.Error()) {
+			return explainRefusal(os.DirFS("/"), os.Geteuid(), err)
+		}
+	}
+	return err
 }
 
 // explainRefusal adds to err which setting of the machine refuses namespaces, as

@@ -34,17 +34,17 @@ type StreamSpec struct {
 
 // StreamStat is what one end of a stream saw so far.
 type StreamStat struct {
-	Sent     uint64         `json:"sent"`     // messages handed to the kernel
-	Blocked  uint64         `json:"blocked"`  // messages due while the kernel took none (TCP), or that it refused
-	Received uint64         `json:"received"` // messages read
-	LastSeq  uint64         `json:"last_seq"` // highest number read
-	LastSent Stamp          `json:"last_sent"`
-	LastAt   Stamp          `json:"last_at"`    // when the last message was read
-	LastFrom Stamp          `json:"last_stamp"` // when the message read last had been sent
-	MaxGap   time.Duration  `json:"max_gap"`    // longest time between two messages read
+	Due      uint64         `json:"due"`       // messages to be sent by the pace, had nothing held them up
+	Sent     uint64         `json:"sent"`      // messages that the kernel took
+	Failed   uint64         `json:"failed"`    // messages that it refused
+	Received uint64         `json:"received"`  // messages read
+	LastSeq  uint64         `json:"last_seq"`  // number of the message read last
+	LastSent Stamp          `json:"last_sent"` // when that had been sent
+	LastAt   Stamp          `json:"last_at"`   // when it was read
+	MaxGap   time.Duration  `json:"max_gap"`   // longest time without reading one, up to now
 	Local    netip.AddrPort `json:"local"`
 	Remote   netip.AddrPort `json:"remote"`
-	Error    string         `json:"error,omitempty"` // why this end stopped by itself
+	Error    string         `json:"error,omitempty"` // the last failure, or why this end stopped by itself
 }
 
 // Stream is a running flow.
