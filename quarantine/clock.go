@@ -23,7 +23,7 @@ type Instant struct {
 // deadline and never prolongs it.
 func (c Clock) Now() Instant {
 	boot := firewall.Deadline(c.Boot())
-	return Instant{Wall: c.Wall(), Boot: boot}
+	return Instant{Wall: c.Wall().UTC().Round(0), Boot: boot} // Round(0): as it will be read back
 }
 
 // minLife is the least that may be left of a deadline; the data plane's timeouts are

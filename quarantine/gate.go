@@ -7,6 +7,8 @@ import (
 	"log/slog"
 	"sync"
 	"time"
+
+	"lazaret/firewall"
 )
 
 const (
@@ -14,6 +16,7 @@ const (
 	DefaultQuarantineLife = 24 * time.Hour
 	MaxFreshness          = 24 * time.Hour
 	defaultTimeout        = 10 * time.Second
+	planTimeout           = 10 // times Config.Timeout: a plan carries every device
 )
 
 // Keeper keeps tightenings that the store has not taken in yet. *Journal is the one on disk.
@@ -80,11 +83,50 @@ func (c *Config) check() error {
 // Gate is the one way to move a device: it decides, records and applies, in that order
 // for what loosens; what tightens is journalled, applied, and recorded as soon as the
 // store can.
+//
+// Two things are held apart for every device: what is recorded, and what all known facts
+// say now (the record, tightenings not yet recorded, settings, the time). Enforced is what
+// both allow, so nothing is ever looser than its record.
 type Gate struct {
 	Config
-	ready chan struct{} // closed once the first plan is enforced and fresh
+	loaded   chan struct{} // closed once the store was read for the first time
+	ready    chan struct{} // closed once the first plan is enforced and fresh
+	applying chan struct{} // capacity 1: held while talking to the enforcer, so that calls keep their order
 
-	mu sync.Mutex
+	reconnected chan struct{} // capacity 1: the data plane came back
+	unplanned   chan struct{} // capacity 1: a complete plan is needed
+	unfresh     chan struct{} // capacity 1: freshness can be prolonged at once
+	unrecorded  chan struct{} // capacity 1: todo has grown
+	rescheduled chan struct{} // capacity 1: the first wake is another
+
+	mu       sync.Mutex // guards all below
+	settings settings
+	index    map[ID]*state
+	names    map[string]ID
+	revision int64                // of the store, up to which the index is complete and applied
+	seen     chan struct{}        // closed when revision grows
+	waiters  map[ID]chan struct{} // closed when the device changes
+	busy     map[ID]chan struct{} // devices whose record is being written; closed when done
+	todo     []ID                 // devices whose record must be written, oldest first
+	struck   []doneLine           // recorded tightenings that the journal still holds
+	wakes    wakes
+
+	planned   bool              // a complete plan was taken
+	plannedAt int64             // its revision
+	dirty     bool              // the data plane may hold something else than the index
+	fresh     firewall.Deadline // of the last refresh
+	problem   error             // last error with the whole plan or its freshness
+	orphaned  map[ID][]Change   // journalled before this run, until the first read of the store
+}
+
+// settings is what the organization decided; its maps are never written to.
+type settings struct {
+	pools      map[string]Pool
+	profiles   map[string]Profile
+	sources    map[string]Source
+	quarantine string // name of the quarantine pool
+	fault      error  // what is wrong with the pools
+	generation uint64 // grows when any decision may be another
 }
 
 // NewGate makes a Gate; Run starts it.
@@ -92,89 +134,75 @@ func NewGate(c Config) (*Gate, error) {
 	if err := c.check(); err != nil {
 		return nil, fmt.Errorf("making the gate: %w", err)
 	}
-	return &Gate{Config: c, ready: make(chan struct{})}, nil
+	signal := func() chan struct{} { return make(chan struct{}, 1) }
+	return &Gate{
+		Config:      c,
+		loaded:      make(chan struct{}),
+		ready:       make(chan struct{}),
+		applying:    signal(),
+		reconnected: signal(),
+		unplanned:   signal(),
+		unfresh:     signal(),
+		unrecorded:  signal(),
+		rescheduled: signal(),
+		index:       make(map[ID]*state),
+		names:       make(map[string]ID),
+		seen:        make(chan struct{}),
+		waiters:     make(map[ID]chan struct{}),
+		busy:        make(map[ID]chan struct{}),
+		dirty:       true,
+		orphaned:    c.Journal.Pending(),
+	}, nil
 }
 
-// Run follows the store and keeps the data plane right until ctx ends.
-func (g *Gate) Run(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }
+// Run follows the store and keeps the data plane right until ctx ends. It returns nil
+// then, and never before: whatever fails is retried.
+func (g *Gate) Run(ctx context.Context) error {
+	var parts sync.WaitGroup
+	for _, part := range []func(context.Context){g.follow, g.plans, g.freshen, g.records, g.lapses} {
+		parts.Go(func() { part(ctx) })
+	}
+	parts.Wait()
+	return nil
+}
 
 // Ready is closed once a complete plan is enforced and fresh for the first time.
 func (g *Gate) Ready() <-chan struct{} { return g.ready }
 
-// Change brings one fact and returns where the device belongs now.
-func (g *Gate) Change(ctx context.Context, by Actor, c Change) (Placement, error) {
-	return Placement{}, errors.ErrUnsupported
-}
-
-// Report takes a source's report.
-func (g *Gate) Report(ctx context.Context, by Actor, r Report) (Placement, error) {
-	return g.Change(ctx, by, Change{Kind: Reported, Device: r.Device, Report: &r})
-}
-
-// Approve admits a pending device and lifts a hold.
-func (g *Gate) Approve(ctx context.Context, by Actor, id ID, why string) (Placement, error) {
-	return g.Change(ctx, by, Change{Kind: Approve, Device: id, Why: why})
-}
-
-// Hold keeps a device in quarantine until it is approved.
-func (g *Gate) Hold(ctx context.Context, by Actor, id ID, why string) (Placement, error) {
-	return g.Change(ctx, by, Change{Kind: Hold, Device: id, Why: why})
-}
-
-// Block takes the device's peer away until a person unblocks it.
-func (g *Gate) Block(ctx context.Context, by Actor, id ID, why string) (Placement, error) {
-	return g.Change(ctx, by, Change{Kind: Block, Device: id, Why: why})
-}
-
-// Unblock lifts a block.
-func (g *Gate) Unblock(ctx context.Context, by Actor, id ID, why string) (Placement, error) {
-	return g.Change(ctx, by, Change{Kind: Unblock, Device: id, Why: why})
-}
-
-// Revoke takes the device's peer away for ever. Its certificate is the caller's to revoke.
-func (g *Gate) Revoke(ctx context.Context, by Actor, id ID, why string) (Placement, error) {
-	return g.Change(ctx, by, Change{Kind: Revoke, Device: id, Why: why})
-}
-
-// Prove notes that the device showed that it holds its WireGuard key.
-func (g *Gate) Prove(ctx context.Context, by Actor, id ID) (Placement, error) {
-	return g.Change(ctx, by, Change{Kind: Prove, Device: id})
-}
-
-// Confirm notes that the device has its certificate.
-func (g *Gate) Confirm(ctx context.Context, by Actor, id ID) (Placement, error) {
-	return g.Change(ctx, by, Change{Kind: Confirm, Device: id})
-}
-
-// Admit settles a record that is about to be stored for the first time, or anew, by the
-// present settings: what an enrollment desk writes.
-func (g *Gate) Admit(r Record) (Record, error) { return Record{}, errors.ErrUnsupported }
-
-// Explanation answers why a device is where it is (X7).
-type Explanation struct {
-	Record   Record    // as stored, Reasons included
-	Decided  Placement // what all known facts say now
-	InForce  Placement // what is enforced: Decided, but no freer than what is recorded
-	Pending  []Change  // tightenings the store has not taken in yet
-	Enforced bool      // the data plane holds InForce
-	Problem  string    // last enforcement error, empty for none
-}
-
-// Explain tells everything about one device, found by ID or name.
-func (g *Gate) Explain(idOrName string) (Explanation, error) {
-	return Explanation{}, errors.ErrUnsupported
-}
-
-// Device returns one device by ID or name, as it stands now, with reasons.
-func (g *Gate) Device(idOrName string) (Record, error) { return Record{}, errors.ErrUnsupported }
-
-// Devices returns all devices as they stand now, sorted by name, without reasons.
-func (g *Gate) Devices() []Record { return nil }
-
-// Wait returns the device once its record is newer than revision after.
-func (g *Gate) Wait(ctx context.Context, id ID, after int64) (Record, error) {
-	return Record{}, errors.ErrUnsupported
-}
-
 // Replan asks for a complete plan to be sent, for a data plane that came back. It does not wait.
-func (g *Gate) Replan() {}
+func (g *Gate) Replan() {
+	g.mu.Lock()
+	g.dirty = true
+	g.mu.Unlock()
+	signal(g.reconnected)
+}
+
+// signal leaves word in a channel of capacity 1.
+func signal(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+// backoff waits longer after each failure in a row.
+type backoff struct{ wait time.Duration }
+
+const (
+	firstBackoff = 50 * time.Millisecond
+	lastBackoff  = 5 * time.Second
+)
+
+// sleep waits, or returns earlier when ctx ends or an early channel has something.
+func (b *backoff) sleep(ctx context.Context, early <-chan struct{}) {
+	b.wait = min(max(2*b.wait, firstBackoff), lastBackoff)
+	t := time.NewTimer(b.wait)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+	case <-early:
+	case <-t.C:
+	}
+}
+
+func (b *backoff) reset() { b.wait = 0 }

@@ -1,0 +1,256 @@
+package quarantine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+)
+
+// attempts is how often a loosening is tried when others write the same record.
+const attempts = 5
+
+// Change brings one fact and returns where the device stands now. What tightens returns
+// once it is applied; what loosens once it is recorded and applied. Errors: ErrForbidden,
+// ErrUnknownDevice, ErrNotReady, those of Record.With, ErrConflict, the store's own, and
+// ErrNotEnforced, which comes with the placement and is retried without the caller.
+func (g *Gate) Change(ctx context.Context, by Actor, c Change) (Placement, error) {
+	p, err := g.change(ctx, by, c)
+	if err != nil {
+		return p, fmt.Errorf("taking %q for device %s: %w", c.Kind, c.Device, err)
+	}
+	return p, nil
+}
+
+func (g *Gate) change(ctx context.Context, by Actor, c Change) (Placement, error) {
+	now := g.Clock.Now().Wall
+	c.By, c.Tighten = by, 0
+	c.At = now
+	if c.Report != nil {
+		r := *c.Report
+		r.At, r.Received = r.At.UTC().Round(0), now
+		c.Report = &r
+	}
+	g.mu.Lock()
+	st, err := g.admissible(by, c)
+	if err != nil {
+		g.mu.Unlock()
+		return Placement{}, err
+	}
+	known := st.rec.replay(st.pending)
+	if g.repeats(known, c, now) {
+		defer g.mu.Unlock()
+		return g.inForce(st, now), nil
+	}
+	next, err := known.With(c)
+	if err != nil {
+		defer g.mu.Unlock()
+		return g.inForce(st, now), err
+	}
+	before := g.inForce(st, now)
+	after := Place(g.facts(next, now)).Meet(st.rec.standing(), g.settings.quarantine)
+	if c.tightens() || c.Kind == Reported && !before.within(after) {
+		g.push(st, &c, now)
+		g.mu.Unlock()
+		return g.tighten(ctx, c)
+	}
+	g.mu.Unlock()
+	return g.loosen(ctx, c)
+}
+
+// admissible says whether by may bring this change at all. The caller holds mu.
+func (g *Gate) admissible(by Actor, c Change) (*state, error) {
+	switch c.Kind {
+	case Reported, Approve, Hold, Block, Unblock, Revoke, Prove, Confirm, Rotate:
+	default:
+		return nil, fmt.Errorf("%w: kind %q does not come from outside", ErrMalformed, c.Kind)
+	}
+	self := by.Kind == "device" && by.Name == string(c.Device)
+	switch {
+	case by.Kind == "" || by.Name == "":
+		return nil, fmt.Errorf("%w: nobody asks", ErrForbidden)
+	case (by.Kind == "device" || by.Kind == "otp") && slices.Contains([]Kind{Approve, Hold, Block, Unblock, Revoke}, c.Kind),
+		by.Kind == "device" && !self:
+		return nil, ErrForbidden
+	case c.Kind == Reported && c.Report == nil:
+		return nil, fmt.Errorf("%w: no report in it", ErrMalformed)
+	case g.settings.generation == 0:
+		return nil, ErrNotReady
+	}
+	if c.Kind == Reported {
+		_, known := g.settings.sources[c.Report.Source]
+		agent := c.Report.Source == AgentSource
+		if agent && !self || !agent && (!known || self) {
+			return nil, fmt.Errorf("%w: %s %s as source %q", ErrForbidden, by.Kind, by.Name, c.Report.Source)
+		}
+	}
+	st := g.index[c.Device]
+	if st == nil {
+		return nil, ErrUnknownDevice
+	}
+	return st, nil
+}
+
+// repeats reports whether c says nothing that is worth a write: the very report that was
+// taken last, or a compliant one in the first half of the life of another, which it does
+// not cut short. The lease stays at what is stored.
+func (g *Gate) repeats(known Record, c Change, now time.Time) bool {
+	if c.Kind != Reported || known.Revocation.Set() {
+		return false
+	}
+	r := *c.Report
+	last, ok := known.Reports[r.Source]
+	if !ok || r.Verdict != last.Verdict || r.Device != last.Device {
+		return false
+	}
+	if r.At.Equal(last.At) && r.Sequence == last.Sequence {
+		return true
+	}
+	if r.Verdict != Compliant || r.Validity < 0 || !r.newer(last) || r.At.After(now.Add(MaxAhead)) {
+		return false
+	}
+	source := g.settings.sources[r.Source]
+	old, fresh := lifeOf(last, source), lifeOf(r, source)
+	half := old.from.Add(old.until.Sub(old.from) / 2)
+	return now.Before(half) && !fresh.until.Before(old.until)
+}
+
+// push adds a tightening to what is known of the device and gives it its counter. The
+// caller holds mu.
+func (g *Gate) push(st *state, c *Change, now time.Time) {
+	st.tighten++
+	c.Tighten = st.tighten
+	st.pending = append(slices.Clip(st.pending), *c)
+	st.generation = 0
+	g.decide(st, now)
+}
+
+// tighten journals and applies a change that is pending already; the record follows.
+func (g *Gate) tighten(ctx context.Context, c Change) (Placement, error) {
+	if err := g.journal(c); err != nil {
+		g.Log.Error("a tightening is not safe from a crash before the store takes it in",
+			"device", c.Device, "kind", c.Kind, "error", err)
+	}
+	err := g.enforce(ctx, c.Device)
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.enqueue(c.Device)
+	st := g.index[c.Device]
+	if st == nil || !slices.ContainsFunc(st.pending, func(p Change) bool { return p.Tighten == c.Tighten }) {
+		g.strike(c.Device, c.Tighten) // recorded, or gone, before it was journalled
+	}
+	if st == nil {
+		return Placement{}, ErrUnknownDevice
+	}
+	return g.inForce(st, g.Clock.Now().Wall), err
+}
+
+// maxJournal is how long a tightening waits for the journal before it is applied anyway.
+const maxJournal = time.Second
+
+// journal makes c safe from a crash, or stops waiting for a disk that does not answer;
+// the append then ends when the disk does.
+func (g *Gate) journal(c Change) error {
+	done := make(chan error, 1)
+	go func() { done <- g.Journal.Append(c) }()
+	t := time.NewTimer(maxJournal)
+	defer t.Stop()
+	select {
+	case err := <-done:
+		return err
+	case <-t.C:
+		return fmt.Errorf("the journal did not answer within %s", maxJournal)
+	}
+}
+
+// loosen records a change, with all that is pending before it, and applies it then.
+func (g *Gate) loosen(ctx context.Context, c Change) (Placement, error) {
+	release, err := g.hold(ctx, c.Device)
+	if err != nil {
+		return Placement{}, err
+	}
+	defer release()
+	for try := 1; ; try++ {
+		err := g.writeOut(ctx, c.Device)
+		if err == nil {
+			err = g.recordChange(ctx, c)
+		}
+		if !errors.Is(err, ErrConflict) || try == attempts {
+			return g.loosened(ctx, c.Device, err)
+		}
+	}
+}
+
+// recordChange writes one change on top of the record as it is known now.
+func (g *Gate) recordChange(ctx context.Context, c Change) error {
+	g.mu.Lock()
+	st := g.index[c.Device]
+	if st == nil {
+		g.mu.Unlock()
+		return ErrUnknownDevice
+	}
+	now := g.Clock.Now().Wall
+	next, err := st.rec.With(c)
+	if err != nil {
+		g.mu.Unlock()
+		return err
+	}
+	next = next.Settle(Place(g.facts(next.replay(st.pending), now)), now)
+	g.mu.Unlock()
+	return g.write(ctx, c, next)
+}
+
+// loosened applies what was recorded and says where the device stands.
+func (g *Gate) loosened(ctx context.Context, id ID, err error) (Placement, error) {
+	if err == nil {
+		err = g.enforce(ctx, id)
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	st := g.index[id]
+	if st == nil {
+		return Placement{}, errors.Join(err, ErrUnknownDevice)
+	}
+	return g.inForce(st, g.Clock.Now().Wall), err
+}
+
+// Report takes a source's report.
+func (g *Gate) Report(ctx context.Context, by Actor, r Report) (Placement, error) {
+	return g.Change(ctx, by, Change{Kind: Reported, Device: r.Device, Report: &r})
+}
+
+// Approve admits a pending device and lifts a hold.
+func (g *Gate) Approve(ctx context.Context, by Actor, id ID, why string) (Placement, error) {
+	return g.Change(ctx, by, Change{Kind: Approve, Device: id, Why: why})
+}
+
+// Hold keeps a device in quarantine until it is approved.
+func (g *Gate) Hold(ctx context.Context, by Actor, id ID, why string) (Placement, error) {
+	return g.Change(ctx, by, Change{Kind: Hold, Device: id, Why: why})
+}
+
+// Block takes the device's peer away until a person unblocks it.
+func (g *Gate) Block(ctx context.Context, by Actor, id ID, why string) (Placement, error) {
+	return g.Change(ctx, by, Change{Kind: Block, Device: id, Why: why})
+}
+
+// Unblock lifts a block.
+func (g *Gate) Unblock(ctx context.Context, by Actor, id ID, why string) (Placement, error) {
+	return g.Change(ctx, by, Change{Kind: Unblock, Device: id, Why: why})
+}
+
+// Revoke takes the device's peer away for ever. Its certificate is the caller's to revoke.
+func (g *Gate) Revoke(ctx context.Context, by Actor, id ID, why string) (Placement, error) {
+	return g.Change(ctx, by, Change{Kind: Revoke, Device: id, Why: why})
+}
+
+// Prove notes that the device showed that it holds its WireGuard key.
+func (g *Gate) Prove(ctx context.Context, by Actor, id ID) (Placement, error) {
+	return g.Change(ctx, by, Change{Kind: Prove, Device: id})
+}
+
+// Confirm notes that the device has its certificate.
+func (g *Gate) Confirm(ctx context.Context, by Actor, id ID) (Placement, error) {
+	return g.Change(ctx, by, Change{Kind: Confirm, Device: id})
+}

@@ -1,0 +1,289 @@
+package quarantine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"lazaret/firewall"
+)
+
+// seize waits for the right to talk to the enforcer.
+func (g *Gate) seize(ctx context.Context) error {
+	select {
+	case g.applying <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("waiting for the data plane: %w", ctx.Err())
+	}
+}
+
+// enforce makes the data plane hold what is in force for one device now. It goes on when
+// its caller is gone; on failure a complete plan follows.
+func (g *Gate) enforce(ctx context.Context, id ID) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), g.Timeout)
+	defer cancel()
+	err := g.seize(ctx)
+	if err == nil {
+		err = g.applyNow(ctx, id)
+		<-g.applying
+	}
+	if err == nil {
+		return nil
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if st := g.index[id]; st != nil {
+		st.problem = err
+	}
+	g.dirty = true
+	signal(g.unplanned)
+	return fmt.Errorf("%w: %w", ErrNotEnforced, err)
+}
+
+// applyNow applies the device's entry as it is at this moment, so that entries reach the
+// data plane in the order of the facts, whoever calls.
+func (g *Gate) applyNow(ctx context.Context, id ID) error {
+	g.mu.Lock()
+	st := g.index[id]
+	if st == nil {
+		g.mu.Unlock()
+		return nil // whoever dropped it removes it
+	}
+	if !g.planned {
+		g.mu.Unlock()
+		return errors.New("the data plane has no plan yet")
+	}
+	e, fault := g.entry(st, g.Clock.Now())
+	g.mu.Unlock()
+	if err := g.Enforcer.Apply(ctx, e); err != nil {
+		return err
+	}
+	g.mu.Lock()
+	st.problem = fault
+	g.mu.Unlock()
+	return nil
+}
+
+// remove takes a device that is no more out of the data plane.
+func (g *Gate) remove(ctx context.Context, last Entry) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), g.Timeout)
+	defer cancel()
+	err := g.seize(ctx)
+	if err == nil {
+		err = g.Enforcer.Apply(ctx, last)
+		<-g.applying
+	}
+	if err != nil {
+		g.needPlan(fmt.Errorf("removing device %s: %w", last.Device, err))
+	}
+}
+
+// needPlan notes that the data plane may hold something else than the index.
+func (g *Gate) needPlan(err error) {
+	g.mu.Lock()
+	g.dirty, g.problem = true, err
+	g.mu.Unlock()
+	signal(g.unplanned)
+}
+
+// plans sends a complete plan whenever one is needed, until it is taken.
+func (g *Gate) plans(ctx context.Context) {
+	var wait backoff
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-g.unplanned:
+		case <-g.reconnected:
+		}
+		err := g.plan(ctx)
+		for err != nil && ctx.Err() == nil {
+			g.Log.Warn("the data plane has no complete plan", "error", err)
+			wait.sleep(ctx, g.reconnected)
+			err = g.plan(ctx)
+		}
+		wait.reset()
+	}
+}
+
+// chunk is how many devices are decided on in one hold of mu.
+const chunk = 500
+
+// plan sends one complete plan and tells the store.
+func (g *Gate) plan(ctx context.Context) error {
+	select {
+	case <-g.loaded:
+	default:
+		return ErrNotReady
+	}
+	g.warm()
+	ctx, cancel := context.WithTimeout(ctx, planTimeout*g.Timeout)
+	defer cancel()
+	p, err := g.replace(ctx)
+	if err != nil {
+		g.mu.Lock()
+		g.problem = err
+		g.mu.Unlock()
+		return err
+	}
+	signal(g.unfresh)
+	if err := g.Store.Confirm(ctx, p.Revision); err != nil {
+		g.Log.Warn("the store does not know of the applied plan", "revision", p.Revision, "error", err)
+	}
+	return nil
+}
+
+// warm decides on all devices a few at a time, so that building the plan holds mu briefly.
+func (g *Gate) warm() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	ids := make([]ID, 0, len(g.index))
+	for id := range g.index {
+		ids = append(ids, id)
+	}
+	for some := range slices.Chunk(ids, chunk) {
+		now := g.Clock.Now().Wall
+		for _, id := range some {
+			if st := g.index[id]; st != nil {
+				g.decide(st, now)
+			}
+		}
+		g.mu.Unlock()
+		g.mu.Lock()
+	}
+}
+
+func (g *Gate) replace(ctx context.Context) (Plan, error) {
+	if err := g.seize(ctx); err != nil {
+		return Plan{}, err
+	}
+	defer func() { <-g.applying }()
+	g.mu.Lock()
+	if err := g.settings.fault; err != nil {
+		g.mu.Unlock()
+		return Plan{}, err
+	}
+	p, faults := g.buildPlan(g.Clock.Now())
+	g.dirty = false // what changes from here on says so again
+	g.mu.Unlock()
+
+	err := g.Enforcer.Replace(ctx, p)
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if err != nil {
+		g.dirty = true
+		return Plan{}, fmt.Errorf("sending the plan: %w", err)
+	}
+	g.planned, g.plannedAt, g.problem = true, p.Revision, nil
+	for id, st := range g.index {
+		st.problem = faults[id]
+	}
+	return p, nil
+}
+
+// buildPlan is the whole of what must be enforced. The caller holds mu.
+func (g *Gate) buildPlan(now Instant) (Plan, map[ID]error) {
+	p := Plan{Control: g.Control, Revision: g.revision}
+	for _, name := range sortedKeys(g.settings.pools) {
+		pool := g.settings.pools[name]
+		p.Pools = append(p.Pools, pool.Kernel())
+		p.Gateway = append(p.Gateway, pool.GatewayAddresses()...)
+	}
+	faults := make(map[ID]error)
+	p.Entries = make([]Entry, 0, len(g.index))
+	for id, st := range g.index {
+		e, err := g.entry(st, now)
+		if err != nil {
+			faults[id] = err
+		}
+		if !e.Key.IsZero() {
+			p.Entries = append(p.Entries, e)
+		}
+	}
+	slices.SortFunc(p.Entries, func(a, b Entry) int { return strings.Compare(string(a.Device), string(b.Device)) })
+	return p, faults
+}
+
+// freshen prolongs freshness well before it runs out, and soon after each plan.
+func (g *Gate) freshen(ctx context.Context) {
+	period := min(g.Freshness, g.QuarantineLife) / 3
+	next := period
+	for {
+		t := time.NewTimer(next)
+		select {
+		case <-ctx.Done():
+			t.Stop()
+			return
+		case <-g.unfresh:
+		case <-t.C:
+		}
+		t.Stop()
+		next = period
+		if err := g.refresh(ctx); err != nil && ctx.Err() == nil {
+			g.Log.Warn("freshness is not prolonged", "error", err)
+			next = min(period/4, time.Second)
+		}
+	}
+}
+
+// refresh gives the data plane the control plane's word that it was current. Deadlines
+// count from before the store was asked: what is said is true of that moment.
+func (g *Gate) refresh(ctx context.Context) error {
+	boot := firewall.Deadline(g.Clock.Boot())
+	ctx, cancel := context.WithTimeout(ctx, min(g.Timeout, g.Freshness))
+	defer cancel()
+	revision, err := g.Store.Now(ctx)
+	if err != nil {
+		return fmt.Errorf("asking the store for its revision: %w", err)
+	}
+	if err := g.caughtUp(ctx, revision); err != nil {
+		return err
+	}
+	if err := g.seize(ctx); err != nil {
+		return err
+	}
+	defer func() { <-g.applying }()
+	g.mu.Lock()
+	f := Freshness{Control: g.Control, Revision: g.plannedAt,
+		Fresh: boot + firewall.Deadline(g.Freshness), Alive: boot + firewall.Deadline(g.QuarantineLife)}
+	unplanned := !g.planned || g.dirty || g.settings.fault != nil
+	g.mu.Unlock()
+	if unplanned {
+		return errors.New("the data plane has no complete plan")
+	}
+	if err := g.Enforcer.Refresh(ctx, f); err != nil {
+		g.needPlan(fmt.Errorf("refreshing: %w", err))
+		return fmt.Errorf("refreshing: %w", err)
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.fresh = f.Fresh
+	select {
+	case <-g.ready:
+	default:
+		close(g.ready)
+	}
+	return nil
+}
+
+// caughtUp waits until the index holds, and the data plane was given, everything up to a
+// revision of the store.
+func (g *Gate) caughtUp(ctx context.Context, revision int64) error {
+	for {
+		g.mu.Lock()
+		at, seen := g.revision, g.seen
+		g.mu.Unlock()
+		if at >= revision {
+			return nil
+		}
+		select {
+		case <-seen:
+		case <-ctx.Done():
+			return fmt.Errorf("waiting for revision %d of the store, at %d: %w", revision, at, ctx.Err())
+		}
+	}
+}

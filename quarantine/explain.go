@@ -1,0 +1,172 @@
+package quarantine
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Explanation answers why a device is where it is (X7).
+type Explanation struct {
+	Record   Record    // as stored; its reasons are told anew in Decided
+	Decided  Placement // what all known facts say now
+	InForce  Placement // what is enforced: Decided, but no freer than what is recorded
+	Pending  []Change  // tightenings the store has not taken in yet
+	Enforced bool      // the data plane holds InForce
+	Fresh    bool      // the gateway's freshness, without which nothing is routed, has not run out
+	Problem  string    // last enforcement error, empty for none
+}
+
+// Explain tells everything about one device, found by ID or name.
+func (g *Gate) Explain(idOrName string) (Explanation, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	st, err := g.find(idOrName)
+	if err != nil {
+		return Explanation{}, err
+	}
+	now := g.Clock.Now()
+	x := Explanation{
+		Record:   st.rec,
+		Decided:  Place(g.facts(st.rec.replay(st.pending), now.Wall)),
+		InForce:  g.inForce(st, now.Wall),
+		Pending:  slices.Clone(st.pending),
+		Enforced: g.planned && !g.dirty && st.problem == nil,
+		Fresh:    g.fresh > now.Boot,
+	}
+	x.Record.Reasons = slices.Clone(x.Decided.Reasons)
+	for _, err := range []error{st.problem, g.problem} {
+		if err != nil {
+			x.Problem = err.Error()
+			break
+		}
+	}
+	return x, nil
+}
+
+// find looks a device up. The caller holds mu.
+func (g *Gate) find(idOrName string) (*state, error) {
+	if g.settings.generation == 0 {
+		return nil, ErrNotReady
+	}
+	st := g.index[ID(idOrName)]
+	if st == nil {
+		st = g.index[g.names[idOrName]]
+	}
+	if st == nil || idOrName == "" {
+		return nil, fmt.Errorf("%w: %q", ErrUnknownDevice, idOrName)
+	}
+	return st, nil
+}
+
+// Device returns one device by ID or name, as it stands now, with reasons. Tightenings that
+// the store has not taken in yet are in it; Revision is that of the store.
+func (g *Gate) Device(idOrName string) (Record, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	st, err := g.find(idOrName)
+	if err != nil {
+		return Record{}, err
+	}
+	return g.view(st, g.Clock.Now().Wall), nil
+}
+
+// view is the device as it stands. The caller holds mu.
+func (g *Gate) view(st *state, now time.Time) Record {
+	return st.rec.replay(st.pending).Settle(g.inForce(st, now), now)
+}
+
+// Devices returns all devices as they stand now, sorted by name, without reasons.
+func (g *Gate) Devices() []Record {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	now := g.Clock.Now().Wall
+	all := make([]Record, 0, len(g.index))
+	for _, st := range g.index {
+		r := st.rec
+		if !g.settled(st, now) {
+			r = g.view(st, now)
+			r.Reasons = nil
+		}
+		all = append(all, r)
+	}
+	slices.SortFunc(all, func(a, b Record) int { return strings.Compare(a.Name, b.Name) })
+	return all
+}
+
+// Wait returns the device as it stands once its record is newer than revision after; at
+// once if it is. It returns ErrUnknownDevice when the device goes, and the context's error.
+func (g *Gate) Wait(ctx context.Context, id ID, after int64) (Record, error) {
+	select {
+	case <-g.loaded:
+	case <-ctx.Done():
+		return Record{}, fmt.Errorf("waiting for the store: %w", ctx.Err())
+	}
+	for {
+		g.mu.Lock()
+		st := g.index[id]
+		if st == nil {
+			g.mu.Unlock()
+			return Record{}, fmt.Errorf("%w: %q", ErrUnknownDevice, id)
+		}
+		if st.rec.Revision > after {
+			r := g.view(st, g.Clock.Now().Wall)
+			g.mu.Unlock()
+			return r, nil
+		}
+		c := g.changed(id)
+		g.mu.Unlock()
+		select {
+		case <-c:
+		case <-ctx.Done():
+			return Record{}, fmt.Errorf("waiting for device %s: %w", id, ctx.Err())
+		}
+	}
+}
+
+// Admit settles a record that is about to be stored for the first time, or anew, by the
+// present settings: what an enrollment desk writes. A record without a seat is settled as
+// if it had the first.
+func (g *Gate) Admit(r Record) (Record, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.settings.generation == 0 {
+		return Record{}, ErrNotReady
+	}
+	now := g.Clock.Now().Wall
+	seated := r
+	seated.Seat = max(r.Seat, 1)
+	if seated.Key.IsZero() || seated.ID == "" {
+		return Record{}, fmt.Errorf("%w: a record needs an ID and a WireGuard key", ErrMalformed)
+	}
+	return r.Settle(Place(g.facts(seated, now)), now), nil
+}
+
+// Status is the gate's health, for a status page.
+type Status struct {
+	Revision int64 // of the store, as far as it is known
+	Devices  int
+	Pending  int    // devices with tightenings the store has not taken in
+	Planned  bool   // a complete plan is enforced
+	Fresh    bool   // and fresh
+	Problem  string // last error, empty for none
+}
+
+// Status returns the gate's health.
+func (g *Gate) Status() Status {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	s := Status{Revision: g.revision, Devices: len(g.index), Planned: g.planned && !g.dirty,
+		Fresh: g.fresh > g.Clock.Now().Boot}
+	for _, st := range g.index {
+		if len(st.pending) > 0 {
+			s.Pending++
+		}
+	}
+	if g.problem != nil {
+		s.Problem = g.problem.Error()
+	}
+	return s
+}

@@ -1,0 +1,213 @@
+package quarantine
+
+import (
+	"container/heap"
+	"context"
+	"fmt"
+	"time"
+)
+
+// state is what the gate holds of one device; mu of the gate guards it.
+type state struct {
+	rec     Record   // as stored, but without Reasons, which Place can tell again
+	pending []Change // tightenings the record has not taken in; never changed in place
+	tighten uint64   // highest counter given out
+	problem error    // why the data plane does not hold it, nil if it does
+
+	// What was decided last, without reasons, good for one generation of the settings and
+	// until wake.
+	decided    Placement
+	at         time.Time
+	generation uint64
+
+	wake time.Time // when time alone may change the decision
+	slot int       // its place in the heap, plus one; zero: not in it
+	todo bool      // stands in the gate's todo
+}
+
+// facts gathers what is known for deciding on a record. The caller holds mu.
+func (g *Gate) facts(known Record, now time.Time) Facts {
+	return Facts{Now: now, Record: known, Profile: g.settings.profiles[known.Profile],
+		Pools: g.settings.pools, Sources: g.settings.sources, Policy: g.Policy}
+}
+
+// decide returns what all known facts say now, without reasons, and sees to the device's
+// next wake. It reports whether that differs from what was decided last. The caller holds mu.
+func (g *Gate) decide(st *state, now time.Time) (p Placement, changed bool) {
+	if g.current(st, now) {
+		return st.decided, false
+	}
+	p = Place(g.facts(st.rec.replay(st.pending), now))
+	p.Reasons = nil
+	changed = !p.same(st.decided) || st.generation != g.settings.generation
+	st.decided, st.at, st.generation = p, now, g.settings.generation
+	g.schedule(st, p.Again)
+	if len(st.pending) > 0 || !p.same(st.rec.standing()) {
+		g.enqueue(st.rec.ID)
+	}
+	return p, changed
+}
+
+// current reports whether what was decided last still holds. The caller holds mu.
+func (g *Gate) current(st *state, now time.Time) bool {
+	return st.generation == g.settings.generation && !now.Before(st.at) && (st.wake.IsZero() || now.Before(st.wake))
+}
+
+// settled reports whether the device stands where its record says. The caller holds mu.
+func (g *Gate) settled(st *state, now time.Time) bool {
+	return g.current(st, now) && len(st.pending) == 0 && st.decided.same(st.rec.standing())
+}
+
+// inForce is what is to be enforced: what is decided, but no freer than what is recorded.
+// It comes with reasons. The caller holds mu.
+func (g *Gate) inForce(st *state, now time.Time) Placement {
+	p := Place(g.facts(st.rec.replay(st.pending), now))
+	return p.Meet(st.rec.standing(), g.settings.quarantine)
+}
+
+// entry is what the data plane must hold of a device. The caller holds mu.
+func (g *Gate) entry(st *state, now Instant) (Entry, error) {
+	p, _ := g.decide(st, now.Wall)
+	f := g.facts(st.rec.replay(st.pending), now.Wall)
+	return EntryFor(f, p.Meet(st.rec.standing(), g.settings.quarantine), now)
+}
+
+// put takes a record in, unless the index has a newer one. The caller holds mu.
+func (g *Gate) put(r Record, now time.Time) bool {
+	st := g.index[r.ID]
+	if st == nil {
+		st = &state{}
+		g.index[r.ID] = st
+		if pending := g.orphaned[r.ID]; len(pending) > 0 {
+			st.pending = pending
+			st.tighten = pending[len(pending)-1].Tighten
+			delete(g.orphaned, r.ID)
+		}
+	} else if r.Revision <= st.rec.Revision {
+		return false
+	}
+	if old := st.rec.Name; old != r.Name && g.names[old] == r.ID {
+		delete(g.names, old)
+	}
+	g.names[r.Name] = r.ID
+	r.Reasons = nil
+	st.rec = r
+	st.tighten = max(st.tighten, r.Tighten)
+	st.generation = 0
+	g.decide(st, now)
+	g.notify(r.ID)
+	return true
+}
+
+// drop forgets a device that is no more. The caller holds mu.
+func (g *Gate) drop(id ID) (last Entry, ok bool) {
+	st := g.index[id]
+	if st == nil {
+		return Entry{}, false
+	}
+	last = Entry{Device: id, Revision: st.rec.Revision, Tighten: st.tighten}
+	g.schedule(st, time.Time{})
+	delete(g.index, id)
+	if g.names[st.rec.Name] == id {
+		delete(g.names, st.rec.Name)
+	}
+	if len(st.pending) > 0 {
+		g.strike(id, st.tighten)
+	}
+	g.notify(id)
+	return last, true
+}
+
+// strike has the recorder take the device's tightenings off the journal. The caller holds mu.
+func (g *Gate) strike(id ID, tighten uint64) {
+	g.struck = append(g.struck, doneLine{id, tighten})
+	signal(g.unrecorded)
+}
+
+// notify wakes whoever waits for the device. The caller holds mu.
+func (g *Gate) notify(id ID) {
+	if c := g.waiters[id]; c != nil {
+		close(c)
+		delete(g.waiters, id)
+	}
+}
+
+// changed is closed at the device's next change. The caller holds mu.
+func (g *Gate) changed(id ID) <-chan struct{} {
+	c := g.waiters[id]
+	if c == nil {
+		c = make(chan struct{})
+		g.waiters[id] = c
+	}
+	return c
+}
+
+// hold waits until nobody else writes the device's record, and keeps others from it until
+// the returned function is called.
+func (g *Gate) hold(ctx context.Context, id ID) (release func(), err error) {
+	for {
+		g.mu.Lock()
+		c := g.busy[id]
+		if c == nil {
+			c = make(chan struct{})
+			g.busy[id] = c
+			g.mu.Unlock()
+			return func() {
+				g.mu.Lock()
+				defer g.mu.Unlock()
+				delete(g.busy, id)
+				close(c)
+			}, nil
+		}
+		g.mu.Unlock()
+		select {
+		case <-c:
+		case <-ctx.Done():
+			return nil, fmt.Errorf("waiting for another change of the device: %w", ctx.Err())
+		}
+	}
+}
+
+// schedule sets when the device is to be looked at again; zero: never. The caller holds mu.
+func (g *Gate) schedule(st *state, wake time.Time) {
+	st.wake = wake
+	switch {
+	case wake.IsZero() && st.slot > 0:
+		heap.Remove(&g.wakes, st.slot-1)
+	case wake.IsZero():
+	case st.slot > 0:
+		heap.Fix(&g.wakes, st.slot-1)
+	default:
+		heap.Push(&g.wakes, st)
+	}
+	if len(g.wakes) > 0 && g.wakes[0] == st {
+		signal(g.rescheduled)
+	}
+}
+
+// wakes is a heap of devices by wake.
+type wakes []*state
+
+func (w wakes) Len() int           { return len(w) }
+func (w wakes) Less(i, j int) bool { return w[i].wake.Before(w[j].wake) }
+func (w wakes) Swap(i, j int) {
+	w[i], w[j] = w[j], w[i]
+	w[i].slot, w[j].slot = i+1, j+1
+}
+
+// Push implements heap.Interface.
+func (w *wakes) Push(x any) {
+	st := x.(*state)
+	*w = append(*w, st)
+	st.slot = len(*w)
+}
+
+// Pop implements heap.Interface.
+func (w *wakes) Pop() any {
+	last := len(*w) - 1
+	st := (*w)[last]
+	(*w)[last] = nil
+	*w = (*w)[:last]
+	st.slot = 0
+	return st
+}

@@ -1,0 +1,204 @@
+package quarantine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+)
+
+// enqueue has the device's record written soon. The caller holds mu.
+func (g *Gate) enqueue(id ID) {
+	st := g.index[id]
+	if st == nil || st.todo {
+		return
+	}
+	st.todo = true
+	g.todo = append(g.todo, id)
+	signal(g.unrecorded)
+}
+
+func (g *Gate) dequeue() (ID, bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for len(g.todo) > 0 {
+		id := g.todo[0]
+		g.todo = g.todo[1:]
+		if st := g.index[id]; st != nil {
+			st.todo = false
+			return id, true
+		}
+	}
+	return "", false
+}
+
+// records writes what was decided without the store, as soon as the store can. Devices
+// that fail go to the end of the line.
+func (g *Gate) records(ctx context.Context) {
+	var wait backoff
+	for {
+		g.strikeOut()
+		id, ok := g.dequeue()
+		if !ok {
+			select {
+			case <-ctx.Done():
+				return
+			case <-g.unrecorded:
+			}
+			continue
+		}
+		err := g.record(ctx, id)
+		if ctx.Err() != nil {
+			return
+		}
+		if err == nil {
+			wait.reset()
+			continue
+		}
+		g.Log.Warn("recording where a device stands", "device", id, "error", err)
+		g.mu.Lock()
+		g.enqueue(id)
+		g.mu.Unlock()
+		wait.sleep(ctx, nil)
+	}
+}
+
+// strikeOut takes off the journal what is recorded. The file is not touched under mu.
+func (g *Gate) strikeOut() {
+	g.mu.Lock()
+	struck := g.struck
+	g.struck = nil
+	g.mu.Unlock()
+	for _, d := range struck {
+		if err := g.Journal.Done(d.Device, d.Tighten); err != nil {
+			g.Log.Warn("a recorded tightening stays in the journal", "device", d.Device, "error", err)
+		}
+	}
+}
+
+func (g *Gate) record(ctx context.Context, id ID) error {
+	release, err := g.hold(ctx, id)
+	if err != nil {
+		return err
+	}
+	defer release()
+	for try := 1; ; try++ {
+		err := g.writeOut(ctx, id)
+		if !errors.Is(err, ErrConflict) || try == attempts {
+			return err
+		}
+	}
+}
+
+// maxWrites bounds how many facts of one device are written in a row.
+const maxWrites = 1000
+
+// writeOut writes all that is pending of a device, oldest first, each with its own audit
+// entry, and then the placement if settings or time have changed it. The caller has the
+// device on hold.
+func (g *Gate) writeOut(ctx context.Context, id ID) error {
+	for range maxWrites {
+		g.mu.Lock()
+		c, next, ok := g.nextWrite(id)
+		g.mu.Unlock()
+		if !ok {
+			return nil
+		}
+		if err := g.write(ctx, c, next); err != nil {
+			return err
+		}
+		g.mu.Lock()
+		g.settle(id, c.Tighten)
+		g.mu.Unlock()
+		if err := g.enforce(ctx, id); err != nil {
+			g.Log.Warn("applying a record", "device", id, "error", err)
+		}
+	}
+	return fmt.Errorf("device %s does not come to rest: its placement changes with every write", id)
+}
+
+// nextWrite returns the next change to record and the record with it. What the record has
+// taken in already is struck off. The caller holds mu.
+func (g *Gate) nextWrite(id ID) (c Change, next Record, ok bool) {
+	st := g.index[id]
+	if st == nil {
+		return Change{}, Record{}, false
+	}
+	for len(st.pending) > 0 && st.rec.tookIn(st.pending[0]) {
+		g.settle(id, st.pending[0].Tighten)
+	}
+	now := g.Clock.Now().Wall
+	p := Place(g.facts(st.rec.replay(st.pending), now))
+	switch {
+	case len(st.pending) > 0:
+		c = st.pending[0]
+		next = st.rec.replay(st.pending[:1])
+	case !p.same(st.rec.standing()):
+		c = Change{Kind: Review, Device: id, By: Actor{Kind: "gateway", Name: g.Gateway}, At: now}
+		if p.within(st.rec.standing()) {
+			c.Kind = Lapse
+		}
+		next = st.rec
+	default:
+		return Change{}, Record{}, false
+	}
+	return c, next.Settle(p, now), true
+}
+
+// settle takes what is pending up to a tighten counter as recorded. The caller holds mu.
+func (g *Gate) settle(id ID, tighten uint64) {
+	st := g.index[id]
+	if st == nil || tighten == 0 {
+		return
+	}
+	n := 0
+	for n < len(st.pending) && st.pending[n].Tighten <= tighten {
+		n++
+	}
+	if n > 0 {
+		st.pending = st.pending[n:]
+		st.generation = 0
+		g.strike(id, tighten)
+	}
+}
+
+// write records one change and takes the new record into the index. On ErrConflict it
+// returns once the index has the newer record, if that comes in time.
+func (g *Gate) write(ctx context.Context, c Change, next Record) error {
+	ctx, cancel := context.WithTimeout(ctx, g.Timeout)
+	defer cancel()
+	revision, err := g.Store.Record(ctx, c, next)
+	switch {
+	case errors.Is(err, ErrConflict):
+		g.newer(ctx, c.Device, next.Revision)
+		return err
+	case err != nil:
+		return fmt.Errorf("recording: %w", err)
+	}
+	next.Revision = revision
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.index[c.Device] == nil {
+		return ErrUnknownDevice // dropped meanwhile
+	}
+	g.put(next, g.Clock.Now().Wall)
+	return nil
+}
+
+// newer waits until the index has a record of the device newer than revision, or none.
+func (g *Gate) newer(ctx context.Context, id ID, revision int64) {
+	for {
+		g.mu.Lock()
+		st := g.index[id]
+		if st == nil || st.rec.Revision > revision {
+			g.mu.Unlock()
+			return
+		}
+		c := g.changed(id)
+		g.mu.Unlock()
+		select {
+		case <-c:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
