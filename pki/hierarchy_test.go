@@ -70,7 +70,7 @@ func TestHierarchyIsShapedAsPromised(t *testing.T) {
 		unknown string
 	}{
 		"devices":        {h.Devices, x509.ExtKeyUsageClientAuth, ""},
-		"servers":        {h.Servers, x509.ExtKeyUsageServerAuth, "1.3.6.1.5.5.7.3.27"},
+		"servers":        {h.Servers, x509.ExtKeyUsageServerAuth, "1.3.6.1.5.5.7.3.28"},
 		"administrators": {h.Administrators, x509.ExtKeyUsageClientAuth, ""},
 	} {
 		cert := c.pair.Certificate

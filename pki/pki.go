@@ -38,8 +38,8 @@ var (
 // backdate is how far certificates begin before they are made, for clocks that lag.
 const backdate = 5 * time.Minute
 
-// oidCMCRA is id-kp-cmcRA.
-var oidCMCRA = asn1.ObjectIdentifier{1, 3, 6, 1, 5, 5, 7, 3, 27}
+// oidCMCRA is id-kp-cmcRA (27 is id-kp-cmcCA, the authority itself).
+var oidCMCRA = asn1.ObjectIdentifier{1, 3, 6, 1, 5, 5, 7, 3, 28}
 
 // profile is what a kind of leaf is, and may have.
 type profile struct {
