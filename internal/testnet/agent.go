@@ -27,6 +27,7 @@ func runHost(ctx context.Context, args []string) error {
 	captures := &captures{running: make(map[uint64]*capturing)}
 	ops := map[string]handler{
 		opSetup:     handle(func(context.Context, struct{}) (any, error) { return nil, setupHost(name) }),
+		opAwaitUp:   handle(func(ctx context.Context, device string) (any, error) { return nil, awaitUp(ctx, device) }),
 		opConfigure: handle(func(_ context.Context, r configureRequest) (any, error) { return nil, configure(r) }),
 		opProbe:     handle(func(ctx context.Context, s ProbeSpec) (any, error) { return probe(ctx, s) }),
 	}

@@ -21,6 +21,7 @@ const (
 	opSetup       = "setup"
 	opHost        = "host"
 	opLink        = "link"
+	opAwaitUp     = "await up"
 	opConfigure   = "configure"
 	opStart       = "start"
 	opWait        = "wait"
@@ -131,9 +132,10 @@ func runFirst(ctx context.Context, _ []string) error {
 	}
 	f := &first{}
 	return serve(ctx, conn, map[string]handler{
-		opSetup: handle(func(context.Context, struct{}) (any, error) { return nil, setupLab() }),
-		opHost:  handleFiles(f.host),
-		opLink:  handle(f.link),
+		opSetup:   handle(func(context.Context, struct{}) (any, error) { return nil, setupLab() }),
+		opHost:    handleFiles(f.host),
+		opLink:    handle(f.link),
+		opAwaitUp: handle(func(ctx context.Context, device string) (any, error) { return nil, awaitUp(ctx, device) }),
 	})
 }
 
@@ -182,7 +184,7 @@ func (f *first) host(_ context.Context, r hostRequest, files []*os.File) (any, e
 }
 
 // link makes a pair of interfaces, one at the network's bridge and the other in
-// the host's namespace.
+// the host's namespace, and returns the name of the first.
 func (f *first) link(_ context.Context, r linkRequest) (any, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -199,7 +201,7 @@ func (f *first) link(_ context.Context, r linkRequest) (any, error) {
 	if err := netlink.LinkAdd(veth); err != nil {
 		return nil, fmt.Errorf("adding a virtual ethernet pair: %w", err)
 	}
-	return nil, netlink.LinkSetUp(veth)
+	return attrs.Name, netlink.LinkSetUp(veth)
 }
 
 func findBridge(name string) (netlink.Link, error) {

@@ -135,9 +135,16 @@ func (l *Lab) AddHost(ctx context.Context, name string) (*Host, error) {
 // interface with these addresses. Interface and network names have at most 15
 // bytes.
 func (l *Lab) Link(ctx context.Context, h *Host, network, device string, addrs ...netip.Prefix) error {
-	err := l.first.call(ctx, opLink, linkRequest{PID: h.inner, Network: network, Device: device}, nil)
+	var port string
+	err := l.first.call(ctx, opLink, linkRequest{PID: h.inner, Network: network, Device: device}, &port)
 	if err == nil {
 		err = h.Configure(ctx, NetConfig{Links: []LinkConfig{{Name: device, Addrs: addrs}}})
+	}
+	if err == nil {
+		err = h.agent.call(ctx, opAwaitUp, device, nil)
+	}
+	if err == nil {
+		err = l.first.call(ctx, opAwaitUp, port, nil)
 	}
 	if err != nil {
 		return fmt.Errorf("linking %s to network %s: %w", h.name, network, err)
