@@ -340,7 +340,6 @@ func readAll(m *Message) {
 	}
 	for _, r := range m.Body.Requests {
 		_, _ = r.Template.URIs()
-		_ = r.VerifyPOP()
 	}
 	_, _ = m.MACParams()
 	_ = m.Signed()
