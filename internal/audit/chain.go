@@ -6,6 +6,7 @@ import (
 	"io"
 	"io/fs"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -283,35 +284,38 @@ func follows(name string, h header, before Head, first bool) error {
 	return nil
 }
 
-// fit cuts an entry down that is too long for a line, or cannot be encoded: an entry
-// that could never be chained would hold up all that follow.
+// fit makes an entry one line that reads back as it was written: text that is no UTF-8
+// is mended, and what is too long is cut, since an entry that could never be chained
+// would hold up all that follow.
 func fit(e Entry) Entry {
+	const most, fields = 4 << 10, 16 // of a long entry: bytes of a text, details
 	e.Version = formatVersion
 	e.Time = e.Time.UTC()
-	if y := e.Time.Year(); y < 0 || y > 9999 {
+	if y := e.Time.Year(); y < 0 || y > 9999 { // no JSON form
 		e.Time = time.Time{}
 	}
-	const most = 4 << 10
 	total := len(e.ID) + len(e.Action) + len(e.Device) + len(e.Subject) + len(e.Actor.Name) + len(e.Actor.Address) + len(e.Actor.Kind)
 	for k, v := range e.Detail {
 		total += len(k) + len(v)
 	}
-	if total <= maxLine/8 { // a byte takes six in JSON at most
+	long := total > maxLine/8 // a byte takes six in JSON at most
+	text := func(s string) string {
+		if long && len(s) > most {
+			s = s[:most/2] + " (cut)"
+		}
+		return strings.ToValidUTF8(s, "\ufffd")
+	}
+	e.ID, e.Action, e.Device, e.Subject = text(e.ID), text(e.Action), text(e.Device), text(e.Subject)
+	e.Actor = Actor{text(e.Actor.Kind), text(e.Actor.Name), text(e.Actor.Address)}
+	if e.Detail == nil {
 		return e
 	}
-	cut := func(s string) string {
-		if len(s) > most {
-			return strings.ToValidUTF8(s[:most], "") + " (cut)"
+	detail := make(map[string]string, len(e.Detail))
+	for _, k := range slices.Sorted(maps.Keys(e.Detail)) {
+		if long && len(detail) >= fields {
+			break
 		}
-		return s
-	}
-	e.ID, e.Action, e.Device, e.Subject = cut(e.ID), cut(e.Action), cut(e.Device), cut(e.Subject)
-	e.Actor = Actor{cut(e.Actor.Kind), cut(e.Actor.Name), cut(e.Actor.Address)}
-	detail := map[string]string{}
-	for k, v := range e.Detail {
-		if len(detail) < 8 && len(k) < most {
-			detail[k] = cut(v)
-		}
+		detail[text(k)] = text(e.Detail[k])
 	}
 	e.Detail = detail
 	return e

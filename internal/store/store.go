@@ -6,16 +6,21 @@ package store
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
+	"fmt"
 	"log/slog"
+	"os"
+	"sync"
 	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.etcd.io/etcd/server/v3/embed"
+	"go.etcd.io/etcd/server/v3/etcdserver/api/v3client"
 
 	"lazaret/enroll"
 	"lazaret/internal/audit"
 	"lazaret/internal/seal"
 	"lazaret/quarantine"
-	"lazaret/quarantine/tunnel"
 )
 
 // Config says where the store keeps what.
@@ -29,135 +34,49 @@ type Config struct {
 
 	MaxJump     time.Duration // optional: how far the clock may be ahead of the stored time; DefaultMaxJump
 	Quota       int64         // optional: bytes etcd may take; DefaultQuota
+	Ballast     int64         // optional: bytes kept aside for a full disk; DefaultBallast, negative for none
 	SegmentSize int64         // optional: bytes of an audit segment; audit.DefaultSegmentSize
 	Keep        time.Duration // optional: history kept for watches to resume; DefaultKeep
 
 	// AcceptAuditBreak starts a new audit segment where the files do not reach the
 	// stored head any more, and says so in it. Without it Open refuses.
 	AcceptAuditBreak bool
+
+	hook func(step string) // tests: called between two steps, by name
 }
 
-// Store is the organization's state as one gateway sees it. Its methods are safe for
-// concurrent use.
-type Store struct{}
-
-// Open starts etcd and waits until it answers, at most until ctx ends.
-func Open(ctx context.Context, c Config) (*Store, error) { return nil, errors.ErrUnsupported }
-
-// Run chains audit entries, keeps the stored time, compacts, and watches the disk,
-// until ctx ends or etcd stops. It returns nil when ctx ended.
-func (s *Store) Run(ctx context.Context) error { return errors.ErrUnsupported }
-
-// Close stops etcd. Run must have returned.
-func (s *Store) Close() error { return errors.ErrUnsupported }
+// What a zero Config field means.
+const (
+	DefaultMaxJump = 30 * 24 * time.Hour
+	DefaultQuota   = 8 << 30
+	DefaultBallast = 64 << 20
+	DefaultKeep    = 15 * time.Minute
+)
 
 // Sentinels of this package; enroll and quarantine own the rest.
 var (
 	ErrNotFound = errors.New("no such entry")
-	ErrExists   = errors.New("there is one of that name already")
 	ErrInUse    = errors.New("still in use")
+	ErrInvalid  = errors.New("not acceptable")
 	ErrClock    = errors.New("the clock is too far ahead of the time last stored: set it right, or run `lazaretd clock reset`")
 )
 
-// Item is a named value and the revision at which it was last written.
-type Item[T any] struct {
-	Name     string
-	Value    T
-	Revision int64
-}
+// Store is the organization's state as one gateway sees it. Its methods are safe for
+// concurrent use.
+type Store struct {
+	cfg    Config
+	etcd   *embed.Etcd
+	client *clientv3.Client
 
-// Table is one kind of named value.
-type Table[T any] struct{}
+	issuing sync.Mutex // spares Issues of this gateway the retry that a collision costs
 
-// List returns all, by name.
-func (t *Table[T]) List(ctx context.Context) ([]Item[T], error) { return nil, errors.ErrUnsupported }
+	confirming sync.Mutex
+	confirmed  int64 // highest revision this gateway confirmed; under confirming
 
-// Get returns one, or ErrNotFound.
-func (t *Table[T]) Get(ctx context.Context, name string) (Item[T], error) {
-	return Item[T]{}, errors.ErrUnsupported
-}
-
-// Put writes it.Value if the stored one still has it.Revision (0: there is none yet), and
-// returns it with its new revision. Errors: quarantine.ErrConflict, ErrExists.
-func (t *Table[T]) Put(ctx context.Context, by quarantine.Actor, it Item[T]) (Item[T], error) {
-	return Item[T]{}, errors.ErrUnsupported
-}
-
-// Delete removes one if it still has the revision; ErrNotFound, quarantine.ErrConflict, ErrInUse.
-func (t *Table[T]) Delete(ctx context.Context, by quarantine.Actor, name string, revision int64) error {
-	return errors.ErrUnsupported
-}
-
-// Token is an API token; only the SHA-256 of its text is kept.
-type Token struct {
-	Name    string
-	Sum     [32]byte // SHA-256 of the token's text
-	Scopes  []string // what it may do; none: nothing
-	Source  string   // the source it may report as; empty: none
-	Created time.Time
-	Expires time.Time // zero: never
-	By      quarantine.Actor
-}
-
-func (s *Store) Pools() *Table[quarantine.Pool]       { return nil }
-func (s *Store) Profiles() *Table[quarantine.Profile] { return nil }
-func (s *Store) Sources() *Table[quarantine.Source]   { return nil }
-func (s *Store) Tokens() *Table[Token]                { return nil }
-
-// Settings are named values of others' shape.
-func (s *Store) Settings() *Table[json.RawMessage] { return nil }
-
-// TokenBySum finds a token by the SHA-256 of its text, or ErrNotFound.
-func (s *Store) TokenBySum(ctx context.Context, sum [32]byte) (Token, error) {
-	return Token{}, errors.ErrUnsupported
-}
-
-// Secrets are sealed under the ring before they reach etcd.
-type Secrets struct{}
-
-func (s *Store) Secrets() *Secrets { return nil }
-
-// Put keeps a secret, replacing what has the name.
-func (s *Secrets) Put(ctx context.Context, name string, plaintext []byte) error {
-	return errors.ErrUnsupported
-}
-
-// Create keeps a secret unless one has the name already (ErrExists).
-func (s *Secrets) Create(ctx context.Context, name string, plaintext []byte) error {
-	return errors.ErrUnsupported
-}
-
-// Get returns a secret, or ErrNotFound.
-func (s *Secrets) Get(ctx context.Context, name string) ([]byte, error) {
-	return nil, errors.ErrUnsupported
-}
-
-// Names lists the secrets' names.
-func (s *Secrets) Names(ctx context.Context) ([]string, error) { return nil, errors.ErrUnsupported }
-
-// Delete forgets a secret; ErrNotFound.
-func (s *Secrets) Delete(ctx context.Context, name string) error { return errors.ErrUnsupported }
-
-// Audit records something that changed nothing. ID, Revision and Version are filled in,
-// and Time if it is zero.
-func (s *Store) Audit(ctx context.Context, e audit.Entry) error { return errors.ErrUnsupported }
-
-// FlushAudit chains what is waiting, so that a following read of the segments shows it.
-func (s *Store) FlushAudit(ctx context.Context) error { return errors.ErrUnsupported }
-
-// Time is max(clock, highest time ever stored), or ErrClock.
-func (s *Store) Time(ctx context.Context) (time.Time, error) {
-	return time.Time{}, errors.ErrUnsupported
-}
-
-// ResetClock sets the stored time to the clock and cancels every pending OTP.
-func (s *Store) ResetClock(ctx context.Context, by quarantine.Actor) error {
-	return errors.ErrUnsupported
-}
-
-// Forget deletes a revoked device's record and what it still reserved.
-func (s *Store) Forget(ctx context.Context, by quarantine.Actor, id quarantine.ID, revision int64) error {
-	return errors.ErrUnsupported
+	chaining sync.Mutex
+	chain    *audit.Chain    // nil until opened, and after an error; under chaining
+	headRev  int64           // revision of the stored head; under chaining
+	chained  map[string]bool // IDs chained but not yet acknowledged; under chaining
 }
 
 var (
@@ -165,44 +84,121 @@ var (
 	_ enroll.Store     = (*Store)(nil)
 )
 
-func (s *Store) Snapshot(ctx context.Context) (quarantine.Snapshot, error) {
-	return quarantine.Snapshot{}, errors.ErrUnsupported
-}
-func (s *Store) Watch(ctx context.Context, after int64) <-chan quarantine.Event { return nil }
-func (s *Store) Record(ctx context.Context, c quarantine.Change, next quarantine.Record) (int64, error) {
-	return 0, errors.ErrUnsupported
-}
-func (s *Store) Now(ctx context.Context) (int64, error)            { return 0, errors.ErrUnsupported }
-func (s *Store) Confirm(ctx context.Context, revision int64) error { return errors.ErrUnsupported }
-func (s *Store) CreateOTP(ctx context.Context, by quarantine.Actor, o enroll.OTP) error {
-	return errors.ErrUnsupported
-}
-func (s *Store) OTP(ctx context.Context, reference string) (enroll.OTP, error) {
-	return enroll.OTP{}, errors.ErrUnsupported
-}
-func (s *Store) OTPs(ctx context.Context) ([]enroll.OTP, error) { return nil, errors.ErrUnsupported }
-func (s *Store) UpdateOTP(ctx context.Context, by quarantine.Actor, action string, o enroll.OTP) error {
-	return errors.ErrUnsupported
-}
-func (s *Store) Issue(ctx context.Context, i enroll.Issuance) (quarantine.Record, error) {
-	return quarantine.Record{}, errors.ErrUnsupported
-}
-func (s *Store) Renewed(ctx context.Context, c quarantine.Change, next quarantine.Record) (int64, error) {
-	return 0, errors.ErrUnsupported
-}
-func (s *Store) Device(ctx context.Context, id quarantine.ID) (quarantine.Record, error) {
-	return quarantine.Record{}, errors.ErrUnsupported
-}
-func (s *Store) ByKey(ctx context.Context, spki [32]byte) (quarantine.Record, error) {
-	return quarantine.Record{}, errors.ErrUnsupported
-}
-func (s *Store) ByWireGuard(ctx context.Context, k tunnel.Key) (quarantine.Record, error) {
-	return quarantine.Record{}, errors.ErrUnsupported
+// Open starts etcd and waits until it answers, at most until ctx ends. It refuses an
+// audit log that does not reach the stored head (audit.ErrBroken).
+func Open(ctx context.Context, c Config) (*Store, error) {
+	if c.Dir == "" || c.AuditDir == "" || c.Ring == nil || c.Gateway == "" {
+		return nil, errors.New("opening store: Dir, AuditDir, Ring and Gateway are required")
+	}
+	c = c.withDefaults()
+	if err := private(c.Dir); err != nil {
+		return nil, fmt.Errorf("opening store: %w", err)
+	}
+	if err := holdBallast(c.Dir, c.Ballast); err != nil {
+		c.Log.Warn("no disk ballast", "err", err)
+	}
+	e, err := startEtcd(ctx, c)
+	if err != nil {
+		return nil, fmt.Errorf("opening store: %w", err)
+	}
+	s := &Store{cfg: c, etcd: e, client: v3client.New(e.Server), chained: map[string]bool{}}
+	if err := s.prepare(ctx); err != nil {
+		return nil, errors.Join(fmt.Errorf("opening store: %w", err), s.Close())
+	}
+	return s, nil
 }
 
-// The zero Config's defaults.
-const (
-	DefaultMaxJump = 30 * 24 * time.Hour
-	DefaultQuota   = 8 << 30
-	DefaultKeep    = 15 * time.Minute
-)
+// Close stops etcd. Run must have returned.
+func (s *Store) Close() error {
+	s.chaining.Lock()
+	defer s.chaining.Unlock()
+	var err error
+	if s.chain != nil {
+		err = s.chain.Close()
+		s.chain = nil
+	}
+	if e := s.client.Close(); e != nil && !errors.Is(e, context.Canceled) {
+		err = errors.Join(err, e)
+	}
+	s.etcd.Close()
+	return err
+}
+
+func (c Config) withDefaults() Config {
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	if c.Clock == nil {
+		c.Clock = time.Now
+	}
+	if c.MaxJump <= 0 {
+		c.MaxJump = DefaultMaxJump
+	}
+	if c.Quota <= 0 {
+		c.Quota = DefaultQuota
+	}
+	if c.Ballast == 0 {
+		c.Ballast = DefaultBallast
+	}
+	if c.Keep <= 0 {
+		c.Keep = DefaultKeep
+	}
+	if c.hook == nil {
+		c.hook = func(string) {}
+	}
+	return c
+}
+
+// startEtcd starts one member without any listener: nothing but this process reaches it.
+func startEtcd(ctx context.Context, c Config) (*embed.Etcd, error) {
+	ec := embed.NewConfig()
+	ec.Dir = c.Dir
+	ec.Name = c.Gateway
+	ec.InitialCluster = ec.InitialClusterFromName(ec.Name)
+	ec.ListenPeerUrls, ec.ListenClientUrls, ec.ListenClientHttpUrls, ec.ListenMetricsUrls = nil, nil, nil, nil
+	ec.TickMs, ec.ElectionMs = 50, 500 // no network to wait for: a lone member elects itself
+	ec.QuotaBackendBytes = c.Quota
+	ec.AutoCompactionMode = embed.CompactorModePeriodic
+	ec.AutoCompactionRetention = c.Keep.String()
+	ec.ZapLoggerBuilder = embed.NewZapLoggerBuilder(zapTo(c.Log))
+	e, err := embed.StartEtcd(ec)
+	if err != nil {
+		return nil, fmt.Errorf("starting etcd: %w", err)
+	}
+	select {
+	case <-e.Server.ReadyNotify():
+		return e, nil
+	case err = <-e.Err():
+	case <-ctx.Done():
+		err = ctx.Err()
+	}
+	e.Close()
+	return nil, fmt.Errorf("waiting for etcd: %w", err)
+}
+
+// prepare makes the keys that transactions compare with, registers the gateway and
+// checks that the audit log reaches its head.
+func (s *Store) prepare(ctx context.Context) error {
+	now := encodeTime(s.cfg.Clock())
+	for _, kv := range []struct{ key, value string }{
+		{timeKey, now}, {seatKey, "0"}, {markNumberKey, "0"}, {poolsKey, "1"}, {markKey, "1"}, {epochKey, "1"},
+		{gatewayPrefix + s.cfg.Gateway, mustJSON(storedGateway{V: 1})},
+	} {
+		_, err := s.client.Txn(ctx).If(absent(kv.key)).Then(clientv3.OpPut(kv.key, kv.value)).Commit()
+		if err != nil {
+			return fmt.Errorf("preparing %s: %w", kv.key, err)
+		}
+	}
+	return s.openChain(ctx)
+}
+
+// private makes dir with mode 0700, or takes everybody else's rights from it.
+func private(dir string) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return fmt.Errorf("making data directory: %w", err)
+	}
+	if err := os.Chmod(dir, 0o700); err != nil {
+		return fmt.Errorf("closing data directory to others: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,140 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
+)
+
+var errClosed = errors.New("the store is closed")
+
+// Run chains audit entries, moves the stored time forward, and watches quota and disk,
+// until ctx ends or etcd stops. It returns nil when ctx ended. etcd compacts by itself.
+func (s *Store) Run(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return s.chainLoop(ctx) })
+	g.Go(func() error { return s.keepHouse(ctx, time.Minute) })
+	g.Go(func() error {
+		select {
+		case <-ctx.Done():
+			return nil
+		case err := <-s.etcd.Err():
+			return fmt.Errorf("running etcd: %w", err)
+		case <-s.etcd.Server.StopNotify():
+			return fmt.Errorf("running etcd: %w", errClosed)
+		}
+	})
+	return g.Wait()
+}
+
+// Health is what an operator should know of the store.
+type Health struct {
+	Size    int64  // bytes of etcd's database
+	Quota   int64  // bytes it may take
+	Free    int64  // bytes free on its disk
+	Waiting int    // audit entries not yet chained
+	Clock   error  // ErrClock, or nil
+	Alarm   string // one sentence, or empty
+}
+
+// Health measures.
+func (s *Store) Health(ctx context.Context) (Health, error) {
+	h := Health{Quota: s.cfg.Quota, Size: s.etcd.Server.Backend().Size()}
+	var disk unix.Statfs_t
+	if err := unix.Statfs(s.cfg.Dir, &disk); err != nil {
+		return h, fmt.Errorf("measuring disk: %w", err)
+	}
+	h.Free = int64(disk.Bavail) * int64(disk.Bsize)
+	r, err := s.client.Get(ctx, outboxPrefix, countOnly()...)
+	if err != nil {
+		return h, fmt.Errorf("counting audit outbox: %w", err)
+	}
+	h.Waiting = int(r.Count)
+	if _, err := s.Time(ctx); err != nil {
+		h.Clock = err
+	}
+	switch {
+	case h.Free < s.cfg.Ballast/2:
+		h.Alarm = fmt.Sprintf("the store's disk is full: %d MiB are left; make room at once", h.Free>>20)
+	case h.Size > h.Quota/2:
+		h.Alarm = fmt.Sprintf("the store has used %d of %d MiB", h.Size>>20, h.Quota>>20)
+	case h.Clock != nil:
+		h.Alarm = h.Clock.Error()
+	case h.Waiting > 10*chunk:
+		h.Alarm = fmt.Sprintf("%d audit entries wait to be chained", h.Waiting)
+	}
+	return h, nil
+}
+
+// keepHouse looks after clock, quota and disk at every interval until ctx ends.
+func (s *Store) keepHouse(ctx context.Context, every time.Duration) error {
+	t := time.NewTicker(every)
+	defer t.Stop()
+	alarm := ""
+	for {
+		if err := s.tick(ctx); err != nil && ctx.Err() == nil {
+			s.cfg.Log.Warn("the stored time stands still", "err", err)
+		}
+		h, err := s.Health(ctx)
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case err != nil:
+			s.cfg.Log.Warn("measuring the store", "err", err)
+		case h.Alarm != "" && h.Alarm != alarm:
+			s.cfg.Log.Error(h.Alarm)
+		}
+		alarm = h.Alarm
+		if err == nil && h.Free < s.cfg.Ballast/2 {
+			s.dropBallast()
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-t.C:
+		}
+	}
+}
+
+// etcd ends the process when its disk is full, and then cannot even start to delete
+// something. The ballast is a file to give up first.
+
+func ballastPath(dir string) string { return filepath.Join(dir, "ballast") }
+
+// holdBallast makes the ballast file where the disk has four times its size left.
+func holdBallast(dir string, size int64) error {
+	if size < 0 {
+		return nil
+	}
+	var disk unix.Statfs_t
+	if err := unix.Statfs(dir, &disk); err != nil {
+		return fmt.Errorf("measuring disk: %w", err)
+	}
+	if info, err := os.Stat(ballastPath(dir)); err == nil && info.Size() == size {
+		return nil
+	}
+	if int64(disk.Bavail)*int64(disk.Bsize) < 4*size {
+		return fmt.Errorf("the disk has less than %d MiB left", 4*size>>20)
+	}
+	f, err := os.OpenFile(ballastPath(dir), os.O_CREATE|os.O_WRONLY, 0o600)
+	if err != nil {
+		return fmt.Errorf("making ballast: %w", err)
+	}
+	defer f.Close()
+	if err := unix.Fallocate(int(f.Fd()), 0, 0, size); err != nil {
+		return errors.Join(fmt.Errorf("making ballast: %w", err), os.Remove(f.Name()))
+	}
+	return nil
+}
+
+func (s *Store) dropBallast() {
+	if err := os.Remove(ballastPath(s.cfg.Dir)); err == nil {
+		s.cfg.Log.Error("gave up the disk ballast: make room, then restart", "bytes", s.cfg.Ballast)
+	}
+}
