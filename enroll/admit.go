@@ -103,7 +103,7 @@ func (w *wanted) wireGuard(uris []string) error {
 	if err != nil {
 		return refuse(cmp.BadCertTemplate, "the subjectAltName must hold one URI wireguard:<32 bytes in base64url without padding>")
 	}
-	if !canonical(key) {
+	if key == [32]byte{} || !canonical(key) {
 		return refuse(cmp.BadCertTemplate, "the WireGuard key is not one that a device can have")
 	}
 	w.key = key

@@ -168,10 +168,16 @@ func certificate(c *x509.Certificate) quarantine.Certificate {
 // place settles a new record. The desk makes pending and quarantined devices and no
 // others, save by a profile that says so (M12).
 func (e *exchange) place(r quarantine.Record, p quarantine.Profile) (quarantine.Record, error) {
+	seat := r.Seat
+	if seat == 0 {
+		r.Seat = 1 // a new device's seat comes from the store, and where it stands does not depend on which
+	}
+	id := r.ID
 	r, err := e.desk.cfg.Gate.Admit(r)
 	if err != nil {
-		return quarantine.Record{}, fmt.Errorf("placing device %s: %w", r.ID, err)
+		return quarantine.Record{}, fmt.Errorf("placing device %s: %w", id, err)
 	}
+	r.Seat = seat
 	switch {
 	case r.Stage == quarantine.Pending || r.Stage == quarantine.Quarantined:
 	case r.Stage == quarantine.Routed && p.SkipQuarantine:
