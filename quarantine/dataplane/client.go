@@ -3,45 +3,301 @@ package dataplane
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
+	"sync"
+	"time"
 
 	"lazaret/quarantine"
 )
 
 // Client is the control plane's end: a quarantine.Enforcer that keeps itself
-// connected. An order while there is no data plane fails with
-// quarantine.ErrNotEnforced. It is safe for concurrent use; orders go one at a time.
-type Client struct{}
+// connected. An order while there is no data plane, or whose answer is lost, fails
+// with quarantine.ErrNotEnforced. It is safe for concurrent use; orders go one at a time.
+type Client struct {
+	path   string // where to connect again; empty: nowhere
+	cancel context.CancelFunc
+	runs   sync.WaitGroup
+	turn   chan struct{} // holds one token: whose order it is
+	ids    uint64        // of orders; guarded by turn
+	events queue
+
+	mu   sync.Mutex
+	wire *wire // nil: not connected
+}
 
 var _ quarantine.Enforcer = (*Client)(nil)
+
+// firstWait and lastWait bound the pause between attempts to connect.
+const (
+	firstWait = 10 * time.Millisecond
+	lastWait  = time.Second
+)
 
 // Dial connects to the socket at path, waiting for it until ctx ends, and connects
 // again whenever the connection breaks, until Close.
 func Dial(ctx context.Context, path string) (*Client, error) {
-	return nil, errors.New("not built yet")
+	conn, err := redial(ctx, path)
+	if err != nil {
+		return nil, fmt.Errorf("connecting to the data plane at %s: %w", path, err)
+	}
+	return start(conn, path), nil
 }
 
-// NewClient speaks over one connection, such as an inherited one, and does not reconnect.
-func NewClient(conn net.Conn) *Client { return &Client{} }
+// NewClient speaks over one connection, such as an inherited one, and does not
+// connect again.
+func NewClient(conn net.Conn) *Client { return start(conn, "") }
 
-// Events returns what the data plane tells. On Connected and NeedPlan the receiver
-// sends a plan. The channel is closed by Close.
-func (c *Client) Events() <-chan Event { return nil }
+func start(conn net.Conn, path string) *Client {
+	ctx, cancel := context.WithCancel(context.Background())
+	c := &Client{path: path, cancel: cancel, turn: make(chan struct{}, 1)}
+	c.turn <- struct{}{}
+	c.events = queue{out: make(chan Event), wake: make(chan struct{}, 1)}
+	c.runs.Go(func() { c.events.run(ctx) })
+	c.runs.Go(func() { c.run(ctx, conn) })
+	return c
+}
+
+// redial tries until it succeeds or ctx ends.
+func redial(ctx context.Context, path string) (net.Conn, error) {
+	var dialer net.Dialer
+	for wait := firstWait; ; wait = min(2*wait, lastWait) {
+		conn, err := dialer.DialContext(ctx, "unix", path)
+		if err == nil {
+			return conn, nil
+		}
+		retry := time.NewTimer(wait)
+		select {
+		case <-ctx.Done():
+			retry.Stop()
+			return nil, errors.Join(ctx.Err(), err)
+		case <-retry.C:
+		}
+	}
+}
+
+// run keeps one connection after the other.
+func (c *Client) run(ctx context.Context, conn net.Conn) {
+	for wait := firstWait; ; wait = min(2*wait, lastWait) {
+		w := &wire{conn: conn, answers: make(chan message, 1), closed: make(chan struct{})}
+		stop := context.AfterFunc(ctx, w.close)
+		greeted, err := c.listen(w)
+		stop()
+		w.close()
+		c.set(nil)
+		if ctx.Err() != nil {
+			return
+		}
+		c.events.put(Event{Kind: Disconnected, Detail: err.Error()})
+		if c.path == "" {
+			return
+		}
+		if greeted {
+			wait = firstWait
+		}
+		retry := time.NewTimer(wait) // not at once: the data plane may be hanging up on purpose
+		select {
+		case <-ctx.Done():
+			retry.Stop()
+			return
+		case <-retry.C:
+		}
+		if conn, err = redial(ctx, c.path); err != nil {
+			return
+		}
+	}
+}
+
+// listen takes in what one connection brings, until it breaks.
+func (c *Client) listen(w *wire) (greeted bool, err error) {
+	for {
+		m, err := readMessage(w.conn)
+		if err != nil {
+			return greeted, err
+		}
+		switch {
+		case m.Kind == hello:
+			greeted = true
+			c.set(w)
+			c.events.put(Event{Kind: Connected})
+		case m.Kind == answer && m.ID == 0: // to nothing we sent: the end of the connection
+			return greeted, decode(m)
+		case m.Kind == answer:
+			w.answer(m)
+		case m.Kind == event && m.Event != nil:
+			c.events.put(*m.Event)
+		}
+	}
+}
+
+func (c *Client) set(w *wire) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.wire = w
+}
+
+// Events returns what the data plane tells, in order; none is dropped. On Connected
+// and NeedPlan the receiver sends a plan. The channel is closed by Close.
+func (c *Client) Events() <-chan Event { return c.events.out }
 
 // Apply implements quarantine.Enforcer.
 func (c *Client) Apply(ctx context.Context, e quarantine.Entry) error {
-	return quarantine.ErrNotEnforced
-}
-
-// Replace implements quarantine.Enforcer.
-func (c *Client) Replace(ctx context.Context, p quarantine.Plan) error {
-	return quarantine.ErrNotEnforced
+	return c.order(ctx, message{Kind: apply, Entry: &e})
 }
 
 // Refresh implements quarantine.Enforcer.
 func (c *Client) Refresh(ctx context.Context, f quarantine.Freshness) error {
-	return quarantine.ErrNotEnforced
+	return c.order(ctx, message{Kind: refresh, Fresh: &f})
+}
+
+// Replace implements quarantine.Enforcer. The plan goes in parts, and counts with the last.
+func (c *Client) Replace(ctx context.Context, p quarantine.Plan) error {
+	parts := []message{{Kind: begin, Head: &planHead{p.Control, p.Revision, p.Pools, p.Gateway, len(p.Entries)}}}
+	for rest := p.Entries; len(rest) > 0; {
+		n := min(perFrame, len(rest))
+		parts = append(parts, message{Kind: entries, Entries: rest[:n]})
+		rest = rest[n:]
+	}
+	return c.order(ctx, append(parts, message{Kind: commit})...)
+}
+
+// order sends the parts of one order and waits for its answer.
+func (c *Client) order(ctx context.Context, parts ...message) error {
+	select {
+	case <-c.turn:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	defer func() { c.turn <- struct{}{} }()
+	c.mu.Lock()
+	w := c.wire
+	c.mu.Unlock()
+	if w == nil {
+		return fmt.Errorf("no data plane is connected: %w", quarantine.ErrNotEnforced)
+	}
+	c.ids++
+	w.expect(c.ids)
+	// An order cut off half way would garble the next one: its end is the connection's.
+	stop := context.AfterFunc(ctx, func() { w.conn.SetWriteDeadline(time.Unix(1, 0)) })
+	defer stop()
+	for _, m := range parts {
+		m.ID = c.ids
+		if err := w.send(m); err != nil {
+			w.close()
+			return fmt.Errorf("sending to the data plane: %w: %w", errors.Join(ctx.Err(), err), quarantine.ErrNotEnforced)
+		}
+	}
+	if !stop() && ctx.Err() != nil {
+		w.close() // the deadline is set, or about to be
+	}
+	select {
+	case m := <-w.answers:
+		return decode(m)
+	case <-ctx.Done():
+		return fmt.Errorf("waiting for the data plane: %w", ctx.Err())
+	case <-w.closed:
+		return fmt.Errorf("the data plane's connection broke: %w", quarantine.ErrNotEnforced)
+	}
 }
 
 // Close ends the client. What the data plane enforces stays.
-func (c *Client) Close() error { return nil }
+func (c *Client) Close() error {
+	c.cancel()
+	c.runs.Wait()
+	return nil
+}
+
+// wire is one connection to a data plane.
+type wire struct {
+	conn    net.Conn
+	answers chan message
+	closed  chan struct{}
+	once    sync.Once
+
+	mu   sync.Mutex
+	want uint64 // order whose answer is awaited
+}
+
+func (w *wire) close() {
+	w.once.Do(func() { close(w.closed); w.conn.Close() })
+}
+
+// expect makes the answer to id the one that counts; a late one of an order that was
+// given up is dropped.
+func (w *wire) expect(id uint64) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.want = id
+	select {
+	case <-w.answers:
+	default:
+	}
+}
+
+func (w *wire) answer(m message) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if m.ID != w.want {
+		return
+	}
+	w.want = 0
+	w.answers <- m // has room: expect emptied it, and one answer per id is let through
+}
+
+func (w *wire) send(m message) error {
+	b, err := frame(m)
+	if err != nil {
+		return err
+	}
+	_, err = w.conn.Write(b)
+	return err
+}
+
+// queue hands events on without ever making the sender wait.
+type queue struct {
+	out  chan Event
+	wake chan struct{}
+	mu   sync.Mutex
+	all  []Event
+}
+
+func (q *queue) put(e Event) {
+	q.mu.Lock()
+	q.all = append(q.all, e)
+	q.mu.Unlock()
+	select {
+	case q.wake <- struct{}{}:
+	default:
+	}
+}
+
+func (q *queue) take() (Event, bool) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if len(q.all) == 0 {
+		return Event{}, false
+	}
+	e := q.all[0]
+	q.all = q.all[1:]
+	return e, true
+}
+
+func (q *queue) run(ctx context.Context) {
+	defer close(q.out)
+	for {
+		e, ok := q.take()
+		if !ok {
+			select {
+			case <-ctx.Done():
+				return
+			case <-q.wake:
+			}
+			continue
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case q.out <- e:
+		}
+	}
+}

@@ -7,6 +7,7 @@ package dataplane
 
 import (
 	"net/netip"
+	"time"
 
 	"lazaret/firewall"
 	"lazaret/quarantine"
@@ -31,6 +32,7 @@ type Table interface {
 type Link interface {
 	Apply([]tunnel.PeerChange) error
 	Peers() ([]tunnel.PeerStatus, error)
+	Handshakes([]tunnel.Key) (map[tunnel.Key]time.Time, error)
 	SetAddresses([]netip.Prefix) error
 	Close() error
 }

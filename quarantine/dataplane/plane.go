@@ -3,45 +3,166 @@ package dataplane
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net"
+	"os"
+	"sync"
+	"time"
 
 	"lazaret/firewall"
+	"lazaret/quarantine"
 )
 
 // Config says what a Plane works with.
 type Config struct {
-	Table    Table                               // required: opened, not yet adopted
+	Table    Table                               // required: opened, not yet adopted; Run does not close it
 	OpenLink func(context.Context) (Link, error) // required: called once the table stands
 	Host     firewall.Ruleset                    // required: the gateway's own rules, without pools
 	Listener *net.UnixListener                   // where control planes connect; this or Conn is required
 	Conn     net.Conn                            // an inherited connection to a control plane
 	UIDs     []uint32                            // users that may connect to Listener; empty: the process's own
 	Forward  func() error                        // switches forwarding on; nil: writes /proc/sys
-	Clock    func() Times                        // nil: the system's clocks
+	Clock    func() Times                        // nil: SystemTimes
 	Log      *slog.Logger                        // optional
 }
 
 // Plane is the data plane. It starts with everything shut.
 type Plane struct {
 	config Config
+	log    *slog.Logger
+	ready  chan struct{}
+	talks  *sync.WaitGroup // connections
+
+	mu      sync.Mutex // guards everything below, and every use of table and link
+	link    Link
+	mirror  *mirror
+	rules   rules // of the last plan
+	control string
+	planned bool                   // a complete plan is in the table
+	applied int64                  // revision up to which it is
+	planAt  int64                  // revision of the last plan
+	failed  map[quarantine.ID]bool // devices whose last move failed; freshness ends until they are mended
+	fresh   firewall.Deadline
+	alive   firewall.Deadline
+	forward bool // forwarding was switched on
+	seen    Times
+	current *session // the control plane that is listened to; nil: none
+
+	nextLook time.Time // Run's own: when to look for handshakes again
+	hooks    hooks     // tests' own
+}
+
+// hooks are called between the steps of an order, by tests that kill the process there.
+type hooks struct{ afterTable, afterLink func() }
+
+func (h hooks) run(f func()) {
+	if f != nil {
+		f()
+	}
 }
 
 // New checks c. Nothing happens before Run.
 func New(c Config) (*Plane, error) {
-	return nil, errors.New("not built yet")
+	var faults []error
+	need := func(there bool, what string) {
+		if !there {
+			faults = append(faults, errors.New(what))
+		}
+	}
+	need(c.Table != nil, "Table is required")
+	need(c.OpenLink != nil, "OpenLink is required")
+	need(c.Host.Table != "" && c.Host.Tunnel != "", "Host must name the table and the tunnel")
+	need(len(c.Host.Pools) == 0, "Host must have no pools: they come with a plan")
+	need(c.Listener != nil || c.Conn != nil, "Listener or Conn is required")
+	if len(faults) > 0 {
+		return nil, fmt.Errorf("making the data plane: %w", errors.Join(faults...))
+	}
+	if len(c.UIDs) == 0 {
+		c.UIDs = []uint32{uint32(os.Geteuid())}
+	}
+	if c.Forward == nil {
+		c.Forward = forwardAll
+	}
+	if c.Clock == nil {
+		c.Clock = SystemTimes
+	}
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	p := &Plane{config: c, log: c.Log, ready: make(chan struct{}), talks: new(sync.WaitGroup)}
+	p.mirror, p.failed = newMirror(0), make(map[quarantine.ID]bool)
+	return p, nil
 }
+
+// Ready is closed once the table stands, the link is up and orders are taken.
+func (p *Plane) Ready() <-chan struct{} { return p.ready }
 
 // Run adopts the table, opens the link, takes orders until ctx ends, and lets go. The
 // table stays, and a kernel link too. If the table cannot be set up there is no
-// interface, and Run fails.
-func (p *Plane) Run(ctx context.Context) error { return errors.New("not built yet") }
+// interface, and Run fails. It returns nil when ctx ended, and may be called once.
+//
+// The order is the point: the table drops everything before there is an interface,
+// the interface is there before any peer, and forwarding comes last, with the first
+// complete plan.
+func (p *Plane) Run(ctx context.Context) error {
+	if err := p.config.Table.Adopt(p.config.Host); err != nil {
+		return fmt.Errorf("setting up the firewall table: %w", err)
+	}
+	link, err := p.config.OpenLink(ctx)
+	if err != nil {
+		return fmt.Errorf("opening the tunnel: %w", err)
+	}
+	p.mu.Lock()
+	p.link, p.seen = link, p.config.Clock()
+	p.mu.Unlock()
+	p.log.Info("data plane is up", "table", p.config.Host.Table, "tunnel", p.config.Host.Tunnel)
+	err = p.serve(ctx)
+	return errors.Join(err, link.Close())
+}
 
-// Ready is closed once the table stands, the link is up and orders are taken.
-func (p *Plane) Ready() <-chan struct{} { return nil }
+// serve owns the goroutines of Run.
+func (p *Plane) serve(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer p.talks.Wait()
+	defer p.hangUp()
+	defer cancel()
+	failed := make(chan error, 1)
+	if p.config.Conn != nil {
+		p.talks.Go(func() { p.talk(p.config.Conn) })
+	}
+	if l := p.config.Listener; l != nil {
+		defer l.Close()
+		p.talks.Go(func() { failed <- p.accept(ctx, l) })
+	}
+	close(p.ready)
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case err := <-failed:
+			return err
+		case <-tick.C:
+			p.tick()
+		}
+	}
+}
 
-// Listen makes the socket at path for Config.Listener, whole or not at all, with
-// mode 0600, or 0660 when group is not negative.
-func Listen(path string, group int) (*net.UnixListener, error) {
-	return nil, errors.New("not built yet")
+// tick does what no order asks for.
+func (p *Plane) tick() {
+	p.watchClocks()
+	p.watchHandshakes()
+}
+
+// forwardAll lets the kernel forward packets, in this network namespace.
+func forwardAll() error {
+	var faults []error
+	for _, name := range []string{"/proc/sys/net/ipv4/ip_forward", "/proc/sys/net/ipv6/conf/all/forwarding"} {
+		if err := os.WriteFile(name, []byte("1\n"), 0); err != nil && !errors.Is(err, os.ErrNotExist) {
+			faults = append(faults, err) // not there: the kernel has no IPv6
+		}
+	}
+	return errors.Join(faults...)
 }

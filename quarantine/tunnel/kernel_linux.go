@@ -15,7 +15,8 @@ import (
 // controlled is WireGuard driven over its control interface: the kernel's.
 type controlled struct {
 	name   string
-	client *wgctrl.Client
+	client *wgctrl.Client // for changes
+	reader *wgctrl.Client // so that reading 100,000 peers keeps no change waiting
 }
 
 // openKernel sets key, port and mark. Setting what is already set keeps every session.
@@ -24,6 +25,11 @@ func openKernel(c Config) (*controlled, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reaching WireGuard: %w", err)
 	}
+	reader, err := wgctrl.New()
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("reaching WireGuard: %w", err), client.Close())
+	}
+	b := &controlled{c.Name, client, reader}
 	key := wgtypes.Key(c.PrivateKey.Bytes())
 	port, mark := int(c.ListenPort), int(c.Mark)
 	set := wgtypes.Config{PrivateKey: &key, FirewallMark: &mark}
@@ -31,9 +37,9 @@ func openKernel(c Config) (*controlled, error) {
 		set.ListenPort = &port
 	}
 	if err := client.ConfigureDevice(c.Name, set); err != nil {
-		return nil, errors.Join(fmt.Errorf("setting key and port: %w", err), client.Close())
+		return nil, errors.Join(fmt.Errorf("setting key and port: %w", err), b.close())
 	}
-	return &controlled{c.Name, client}, nil
+	return b, nil
 }
 
 // kernelBatch bounds one call; the client cuts it into messages as it must.
@@ -69,7 +75,7 @@ func peerConfig(c PeerChange) wgtypes.PeerConfig {
 }
 
 func (b *controlled) peers() ([]PeerStatus, error) {
-	device, err := b.client.Device(b.name)
+	device, err := b.reader.Device(b.name)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, fmt.Errorf("reading peers: the interface %s is gone", b.name)
 	}
@@ -103,7 +109,25 @@ func status(p wgtypes.Peer) PeerStatus {
 	return s
 }
 
-func (b *controlled) close() error { return b.client.Close() }
+func (b *controlled) handshakes(keys []Key) (map[Key]time.Time, error) {
+	all, err := b.peers()
+	if err != nil {
+		return nil, err
+	}
+	asked := make(map[Key]bool, len(keys))
+	for _, k := range keys {
+		asked[k] = true
+	}
+	out := make(map[Key]time.Time)
+	for _, s := range all {
+		if asked[s.Key] && !s.LastHandshake.IsZero() {
+			out[s.Key] = s.LastHandshake
+		}
+	}
+	return out, nil
+}
+
+func (b *controlled) close() error { return errors.Join(b.client.Close(), b.reader.Close()) }
 
 // inBatches calls set with at most size changes at a time. WireGuard takes a batch
 // line by line and undoes nothing: after an error, each change of that batch is made

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"sync"
+	"time"
 )
 
 // Kind says who runs the WireGuard protocol of a Link.
@@ -47,7 +48,7 @@ type Link struct {
 	public Key
 	kind   Kind
 
-	mu      sync.Mutex // guards back and all changes to the interface
+	mu      sync.Mutex // one change at a time
 	back    backend
 	network network
 }
@@ -56,7 +57,9 @@ type Link struct {
 type backend interface {
 	// apply makes the changes in order; after an error each change may have happened or not.
 	apply([]PeerChange) error
+	// peers and handshakes only read, and may be called at any time.
 	peers() ([]PeerStatus, error)
+	handshakes([]Key) (map[Key]time.Time, error)
 	// close ends this process's part: the end of a userspace link.
 	close() error
 }
@@ -154,11 +157,12 @@ func (l *Link) check(c PeerChange) error {
 
 // Peers returns every peer with what the link saw of it. It reads the whole link:
 // about 3 microseconds a peer.
-func (l *Link) Peers() ([]PeerStatus, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.back.peers()
-}
+func (l *Link) Peers() ([]PeerStatus, error) { return l.back.peers() }
+
+// Handshakes returns when those of keys that are peers last shook hands; one that
+// never did is not in the map. A userspace link looks at these peers alone, a kernel
+// link is read as a whole.
+func (l *Link) Handshakes(keys []Key) (map[Key]time.Time, error) { return l.back.handshakes(keys) }
 
 // Status returns what the link saw of one peer, or ErrNoPeer. It costs as much as Peers.
 func (l *Link) Status(k Key) (PeerStatus, error) {

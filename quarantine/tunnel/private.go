@@ -19,9 +19,10 @@ var ErrWeakKey = errors.New("public key of low order")
 const redacted = "(private key)"
 
 // PrivateKey is a WireGuard private key: 32 bytes of X25519. It never prints itself:
-// the bytes stand behind a pointer, so that not even a struct that hides the key in
-// an unexported field shows them. The zero PrivateKey holds no key.
-type PrivateKey struct{ key *ecdh.PrivateKey }
+// the bytes stand behind a function, since package fmt calls no method of a value in
+// an unexported field, and shows what a pointer there points to. The zero PrivateKey
+// holds no key.
+type PrivateKey struct{ key func() *ecdh.PrivateKey }
 
 // GeneratePrivateKey makes a new key from the system's random numbers.
 func GeneratePrivateKey() (PrivateKey, error) {
@@ -43,7 +44,7 @@ func NewPrivateKey(b []byte) (PrivateKey, error) {
 	if err != nil {
 		return PrivateKey{}, fmt.Errorf("taking a private key: %w", err)
 	}
-	return PrivateKey{k}, nil
+	return PrivateKey{func() *ecdh.PrivateKey { return k }}, nil
 }
 
 // ParsePrivateKey reads the base64 form of wg(8) and of wg-quick files.
@@ -63,7 +64,7 @@ func (k PrivateKey) Bytes() []byte {
 	if k.key == nil {
 		return nil
 	}
-	return k.key.Bytes()
+	return k.key().Bytes()
 }
 
 // Text returns the secret in base64, for configuration files of stock WireGuard apps.
@@ -74,7 +75,7 @@ func (k PrivateKey) Public() Key {
 	if k.key == nil {
 		return Key{}
 	}
-	return Key(k.key.PublicKey().Bytes())
+	return Key(k.key().PublicKey().Bytes())
 }
 
 // Shared returns the X25519 shared secret with other. It refuses a key of low order
@@ -87,7 +88,7 @@ func (k PrivateKey) Shared(other Key) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("agreeing with %s: %w", other, err)
 	}
-	secret, err := k.key.ECDH(public)
+	secret, err := k.key().ECDH(public)
 	if err != nil { // crypto/ecdh refuses an all-zero result, and has no other error here
 		return nil, fmt.Errorf("agreeing with %s: %w", other, ErrWeakKey)
 	}

@@ -1,0 +1,94 @@
+package dataplane
+
+import (
+	"fmt"
+	"maps"
+
+	"lazaret/quarantine"
+)
+
+// replace makes the table and the tunnel hold plan and nothing else. A plan with a
+// fault is refused whole, and changes nothing.
+func (p *Plane) replace(plan quarantine.Plan) error {
+	if plan.Control == p.control && plan.Revision < p.planAt {
+		return fmt.Errorf("taking plan %d: a later one is applied: %w", plan.Revision, quarantine.ErrOutdated)
+	}
+	r, err := underPlan(p.config.Host, plan)
+	if err != nil {
+		return fmt.Errorf("taking plan %d: %w", plan.Revision, err)
+	}
+	next, kept, err := p.project(r, plan)
+	if err != nil {
+		return fmt.Errorf("taking plan %d: %w", plan.Revision, err)
+	}
+	if kept > 0 {
+		p.log.Warn("plan has not taken in the last tightening of some devices; they keep it", "devices", kept)
+	}
+	p.rules, p.mirror = r, next
+	if err := p.refill(); err != nil { // the old table's rules may be gone: there is no way back but shut
+		return fmt.Errorf("taking plan %d: %w", plan.Revision, err)
+	}
+	p.hooks.run(p.hooks.afterTable)
+	p.control, p.planAt, p.applied, p.planned = plan.Control, plan.Revision, plan.Revision, true
+	clear(p.failed)
+	if err := p.raise(); err != nil {
+		return fmt.Errorf("taking plan %d: %w", plan.Revision, err)
+	}
+	p.log.Info("plan applied", "control", plan.Control, "revision", plan.Revision, "devices", len(plan.Entries))
+	for id, h := range p.mirror.held {
+		if h.moved { // told again: the event may have met no listener
+			p.tell(Event{Kind: Rotated, Device: id, Key: h.Next})
+		}
+	}
+	return nil
+}
+
+// raise brings up what lies behind the table: addresses, peers, and forwarding last.
+func (p *Plane) raise() error {
+	if err := p.link.SetAddresses(p.rules.own); err != nil {
+		return fmt.Errorf("setting the tunnel's addresses: %w", err)
+	}
+	if err := p.syncPeers(); err != nil {
+		return fmt.Errorf("setting peers: %w", err)
+	}
+	p.hooks.run(p.hooks.afterLink)
+	if p.forward {
+		return nil
+	}
+	if err := p.config.Forward(); err != nil {
+		return fmt.Errorf("switching forwarding on: %w", err)
+	}
+	p.forward = true
+	return nil
+}
+
+// project returns what will be held under plan, and of how many devices less than the
+// plan says, since it lacks their last tightening. A device that the plan leaves out
+// has nothing, and keeps its counters.
+func (p *Plane) project(r rules, plan quarantine.Plan) (*mirror, int, error) {
+	next := newMirror(max(len(plan.Entries), len(p.mirror.held)))
+	now, kept := p.now(), 0
+	for _, e := range plan.Entries {
+		if err := r.check(e); err != nil {
+			return nil, 0, err
+		}
+		if _, twice := next.held[e.Device]; twice {
+			return nil, 0, fmt.Errorf("%w: device %s stands in it twice", ErrRefused, e.Device)
+		}
+		h, stale := admit(p.mirror.held[e.Device], e, now, plan.Control == p.control)
+		if stale != nil {
+			kept++
+		}
+		if err := next.clash(h); err != nil {
+			return nil, 0, fmt.Errorf("device %s: %w", e.Device, err)
+		}
+		next.put(h)
+	}
+	for id := range maps.Keys(p.mirror.held) {
+		if _, there := next.held[id]; !there && len(next.held) < 2*maxEntries {
+			old := p.mirror.held[id]
+			next.put(held{Entry: quarantine.Entry{Device: id, Revision: old.Revision, Tighten: old.Tighten}})
+		}
+	}
+	return next, kept, nil
+}

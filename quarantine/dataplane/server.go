@@ -1,0 +1,248 @@
+package dataplane
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Listen makes the socket at path for Config.Listener, whole or not at all, with
+// mode 0600, or 0660 for group when that is not negative. A socket that a dead process
+// left there is replaced. It stays when the listener closes.
+func Listen(path string, group int) (*net.UnixListener, error) {
+	dir, err := os.MkdirTemp(filepath.Dir(path), ".socket-") // mode 0700: nobody connects before the modes are right
+	if err != nil {
+		return nil, fmt.Errorf("making the socket %s: %w", path, err)
+	}
+	defer os.RemoveAll(dir)
+	made := filepath.Join(dir, "s")
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: made, Net: "unix"})
+	if err != nil {
+		return nil, fmt.Errorf("making the socket %s: %w", path, err)
+	}
+	l.SetUnlinkOnClose(false)
+	mode := os.FileMode(0o600)
+	if group >= 0 {
+		mode = 0o660
+		err = os.Chown(made, -1, group)
+	}
+	if err = errors.Join(err, os.Chmod(made, mode)); err == nil {
+		err = os.Rename(made, path)
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("making the socket %s: %w", path, err), l.Close())
+	}
+	return l, nil
+}
+
+// accept takes connections until ctx ends; each has a goroutine that serve waits for.
+func (p *Plane) accept(ctx context.Context, l *net.UnixListener) error {
+	stop := context.AfterFunc(ctx, func() { l.Close() })
+	defer stop()
+	for {
+		conn, err := l.AcceptUnix()
+		if ctx.Err() != nil {
+			if err == nil {
+				conn.Close()
+			}
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("taking connections: %w", err)
+		}
+		if err := p.admitUser(conn); err != nil {
+			p.log.Warn("refused a connection", "error", err)
+			conn.Close()
+			continue
+		}
+		p.talks.Go(func() { p.talk(conn) })
+	}
+}
+
+// admitUser asks the kernel who connected.
+func (p *Plane) admitUser(conn *net.UnixConn) error {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var who *unix.Ucred
+	if e := raw.Control(func(fd uintptr) { who, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) }); e != nil || err != nil {
+		return errors.Join(e, err)
+	}
+	if !slices.Contains(p.config.UIDs, who.Uid) {
+		return fmt.Errorf("user %d (process %d) may not give orders", who.Uid, who.Pid)
+	}
+	return nil
+}
+
+// session is one connection of a control plane.
+type session struct {
+	conn   net.Conn
+	out    chan message // what the data plane says by itself
+	closed chan struct{}
+	once   sync.Once
+	write  sync.Mutex // one frame at a time
+}
+
+// unheard is how many events may wait for a control plane that does not read, before
+// it is taken for dead; patience is how long one write may take.
+const (
+	unheard  = 4096
+	patience = 10 * time.Second
+)
+
+func (s *session) close() {
+	s.once.Do(func() { close(s.closed); s.conn.Close() })
+}
+
+func (s *session) send(m message) error {
+	b, err := frame(m)
+	if err != nil {
+		return err
+	}
+	s.write.Lock()
+	defer s.write.Unlock()
+	if err := s.conn.SetWriteDeadline(time.Now().Add(patience)); err != nil {
+		return err
+	}
+	_, err = s.conn.Write(b)
+	return err
+}
+
+// talk listens to one connection until it breaks, is replaced by a newer one, or
+// misbehaves. Then nothing changes: what is enforced stays.
+func (p *Plane) talk(conn net.Conn) {
+	s := &session{conn: conn, out: make(chan message, unheard), closed: make(chan struct{})}
+	defer s.close()
+	if !p.welcome(s) {
+		return
+	}
+	var events sync.WaitGroup
+	defer events.Wait()
+	defer s.close()
+	events.Go(s.sayEvents)
+	err := p.listen(s)
+	p.mu.Lock()
+	if p.current == s {
+		p.current = nil
+	}
+	p.mu.Unlock()
+	if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, net.ErrClosed) {
+		p.log.Warn("the control plane's connection ended", "error", err)
+	}
+}
+
+// welcome makes s the one that is listened to and says hello; false when Run has ended.
+func (p *Plane) welcome(s *session) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.link == nil {
+		return false
+	}
+	if p.current != nil {
+		p.log.Info("a newer control plane connected")
+		p.current.close()
+	}
+	p.current = s
+	s.out <- message{Kind: hello}
+	return true
+}
+
+func (s *session) sayEvents() {
+	for {
+		select {
+		case <-s.closed:
+			return
+		case m := <-s.out:
+			if s.send(m) != nil {
+				s.close()
+				return
+			}
+		}
+	}
+}
+
+// tell queues an event for the control plane; with none connected it is dropped, since
+// the next one sends a plan first. It never waits.
+func (p *Plane) tell(e Event) {
+	if p.current == nil {
+		return
+	}
+	select {
+	case p.current.out <- message{Kind: event, Event: &e}:
+	default:
+		p.current.close()
+	}
+}
+
+// hangUp ends every connection, and lets no new one begin.
+func (p *Plane) hangUp() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.current != nil {
+		p.current.close()
+	}
+	p.current, p.link = nil, nil
+	if p.config.Conn != nil {
+		p.config.Conn.Close()
+	}
+}
+
+// listen answers every order. A malformed frame or another version is answered once,
+// and ends the connection.
+func (p *Plane) listen(s *session) error {
+	var plan *assembly
+	for {
+		m, err := readMessage(s.conn)
+		if err != nil {
+			if errors.Is(err, ErrVersion) || errors.Is(err, errFrame) {
+				err = errors.Join(err, s.send(encode(m.ID, fmt.Errorf("%w: %w", ErrRefused, err))))
+			}
+			return err
+		}
+		if plan, err = assemble(plan, m); plan != nil && m.Kind != commit {
+			continue // answered at its commit
+		}
+		if err == nil {
+			err = p.order(s, m, plan)
+			plan = nil
+		}
+		if errors.Is(err, net.ErrClosed) {
+			return err
+		}
+		if err := s.send(encode(m.ID, err)); err != nil {
+			return err
+		}
+	}
+}
+
+// order does what one message asks; plan is there for a commit.
+func (p *Plane) order(s *session, m message, plan *assembly) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	switch {
+	case p.current != s:
+		return net.ErrClosed // a newer control plane spoke meanwhile
+	case m.Kind == apply && m.Entry != nil:
+		return p.move(*m.Entry)
+	case m.Kind == refresh && m.Fresh != nil:
+		return p.prolong(*m.Fresh)
+	case m.Kind == commit && plan != nil:
+		whole, err := plan.whole()
+		if err != nil {
+			return err
+		}
+		return p.replace(whole)
+	default:
+		return fmt.Errorf("%w: an order %.32q without its content", ErrRefused, m.Kind)
+	}
+}

@@ -1,0 +1,88 @@
+package dataplane
+
+import (
+	"maps"
+	"slices"
+	"time"
+
+	"lazaret/firewall"
+	"lazaret/quarantine/tunnel"
+)
+
+// watchClocks refills the table after a jump: the kernel's timeouts stood still while
+// the machine was suspended or paused. Time that no deadline saw is taken off all of
+// them; a clock that was set back gives nothing.
+func (p *Plane) watchClocks() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	now := p.config.Clock()
+	j := between(p.seen, now)
+	p.seen = now
+	if !j.over() {
+		return
+	}
+	p.log.Warn("the clocks jumped", "suspended", j.suspended, "wall", j.wall)
+	p.tell(Event{Kind: ClockJump, Detail: "suspended " + j.suspended.String() + ", wall clock " + j.wall.String()})
+	if j.wall > tolerated {
+		lost := firewall.Deadline(j.wall)
+		p.mirror.advance(lost)
+		p.fresh, p.alive = earlier(p.fresh, lost), earlier(p.alive, lost)
+	}
+	if !p.planned {
+		return
+	}
+	if err := p.refill(); err != nil {
+		p.log.Error("filling the firewall table after a jump of the clocks failed", "error", err)
+	}
+}
+
+func earlier(d, by firewall.Deadline) firewall.Deadline { return max(d-by, 0) }
+
+// share is the part of the time that looking for handshakes may take: a twentieth.
+const share = 20
+
+// watchHandshakes moves the addresses of devices whose next key shook hands. It does
+// nothing while no device rotates, and keeps no order waiting while it looks.
+func (p *Plane) watchHandshakes() {
+	if time.Now().Before(p.nextLook) {
+		return
+	}
+	p.mu.Lock()
+	link, keys := p.link, slices.Collect(maps.Keys(p.mirror.rotating))
+	p.mu.Unlock()
+	if len(keys) == 0 {
+		return
+	}
+	start := time.Now()
+	seen, err := link.Handshakes(keys)
+	p.nextLook = time.Now().Add(share * time.Since(start))
+	if err != nil {
+		p.log.Error("looking for handshakes failed", "error", err)
+		return
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for k := range seen {
+		p.rotate(k)
+	}
+}
+
+// rotate moves a device's addresses to its next key k, if k is one. The old key stays
+// a peer without addresses until the control plane's next entry.
+func (p *Plane) rotate(k tunnel.Key) {
+	id, rotating := p.mirror.rotating[k]
+	if !rotating {
+		return
+	}
+	old := p.mirror.held[id]
+	next := old
+	next.moved = true
+	p.mirror.put(next)
+	if err := p.applyLink(tunnel.Diff(old.peers(), next.peers())); err != nil {
+		p.log.Error("moving addresses to the next key failed", "device", id, "error", err)
+		p.mirror.put(old) // tried again at the next look
+		return
+	}
+	p.log.Info("addresses moved to the next key", "device", id, "key", k)
+	p.tell(Event{Kind: Rotated, Device: id, Key: k})
+}
