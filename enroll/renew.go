@@ -15,6 +15,9 @@ import (
 // signed answers a message signed with a device's key. The order matters: whose
 // certificate it is, then its signature, and only then anything the message says.
 func (e *exchange) signed() answer {
+	if len(e.message.ExtraCerts) == 0 {
+		return e.uniform(nil, "protected by no MAC known here, and signed by nobody")
+	}
 	leaf, err := e.signerOf()
 	if err != nil {
 		return e.plain(nil, cmp.SignerNotTrusted, err.Error())
@@ -33,9 +36,6 @@ func (e *exchange) signed() answer {
 // signerOf is the signer's certificate, the first of extraCerts (RFC 9483, section 3.3),
 // if it is a device certificate of ours and valid now.
 func (e *exchange) signerOf() (*x509.Certificate, error) {
-	if len(e.message.ExtraCerts) == 0 {
-		return nil, errors.New("signed without a certificate")
-	}
 	leaf, err := x509.ParseCertificate(e.message.ExtraCerts[0])
 	if err != nil {
 		return nil, fmt.Errorf("signer's certificate cannot be read: %w", err)
