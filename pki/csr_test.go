@@ -8,6 +8,7 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/rsa"
+	"crypto/sha256"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"errors"
@@ -119,7 +120,7 @@ func TestCheckCSRRefuses(t *testing.T) {
 		"nothing":             {nil, nil},
 		"cut":                 {good[:len(good)-1], nil},
 		"a byte after it":     {append(slices.Clone(good), 0), nil},
-		"too large":           {make([]byte, 16<<10+1), nil},
+		"too large":           {makeCSR(t, key, x509.CertificateRequest{DNSNames: slices.Repeat([]string{strings.Repeat("a", 60)}, 300)}), nil},
 		"certificate":         {hierarchy(t).Root.Certificate.Raw, nil},
 		"another's key":       {stolen, ErrPOP},
 		"RSA not allowed":     {makeCSR(t, strong, x509.CertificateRequest{}), ErrKey},
@@ -235,4 +236,32 @@ func FuzzCheckCSR(f *testing.F) {
 			}
 		}
 	})
+}
+
+// TestCheckCSRRefusesASecondEncoding puts a third number into an RSA key, which crypto/x509
+// passes over: the same key would have a second sum, and count as another device's.
+func TestCheckCSRRefusesASecondEncoding(t *testing.T) {
+	key, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		t.Fatal(err)
+	}
+	parts := elements(t, makeCSR(t, key, x509.CertificateRequest{}))
+	fields := elements(t, parts[0])
+	spki := elements(t, fields[2])
+	numbers := append(elements(t, x509.MarshalPKCS1PublicKey(&key.PublicKey)), []byte{2, 1, 5})
+	fields[2] = tlv(t, der.SEQUENCE, spki[0], tlv(t, der.BIT_STRING, []byte{0}, tlv(t, der.SEQUENCE, numbers...)))
+	tbs := tlv(t, der.SEQUENCE, fields...)
+	sum := sha256.Sum256(tbs)
+	signature, err := key.Sign(rand.Reader, sum[:], crypto.SHA256)
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw := tlv(t, der.SEQUENCE, tbs, parts[1], tlv(t, der.BIT_STRING, []byte{0}, signature))
+	req, err := x509.ParseCertificateRequest(raw)
+	if err != nil || req.CheckSignature() != nil || !key.PublicKey.Equal(req.PublicKey) {
+		t.Fatalf("not the request this test is about: %v", err)
+	}
+	if _, err := CheckCSR(raw, Allow{RSA: true}); !errors.Is(err, ErrKey) {
+		t.Errorf("accepted: %v", err)
+	}
 }

@@ -18,6 +18,7 @@ import (
 	"testing"
 	"time"
 
+	casapi "github.com/smallstep/certificates/cas/apiv1"
 	"pgregory.net/rapid"
 )
 
@@ -294,5 +295,33 @@ func TestSerialNumbersDiffer(t *testing.T) {
 			t.Fatalf("serial number %s", n)
 		}
 		seen[n.String()] = true
+	}
+}
+
+// lying is a signer that improves on what it was asked for.
+type lying struct {
+	signer
+	edit func(*x509.Certificate)
+}
+
+func (l lying) CreateCertificate(req *casapi.CreateCertificateRequest) (*casapi.CreateCertificateResponse, error) {
+	l.edit(req.Template)
+	return l.signer.CreateCertificate(req)
+}
+
+func TestLyingSignerIssuesNothing(t *testing.T) {
+	for name, edit := range map[string]func(*x509.Certificate){
+		"an authority": func(c *x509.Certificate) { c.IsCA = true },
+		"a name":       func(c *x509.Certificate) { c.DNSNames = []string{"gw.example.com"} },
+		"a year":       func(c *x509.Certificate) { c.NotAfter = c.NotAfter.AddDate(1, 0, 0) },
+		"a usage":      func(c *x509.Certificate) { c.ExtKeyUsage = append(c.ExtKeyUsage, x509.ExtKeyUsageServerAuth) },
+		"a key":        func(c *x509.Certificate) { c.PublicKey = newKey(t).Public() },
+		"a subject":    func(c *x509.Certificate) { c.Subject.CommonName = "admin" },
+	} {
+		a := authority(t)
+		a.issuers[Device].cas = lying{a.issuers[Device].cas, edit}
+		if leaf, err := a.Issue(t.Context(), deviceRequest(t)); err == nil || leaf != nil {
+			t.Errorf("%s more than was asked for: issued", name)
+		}
 	}
 }

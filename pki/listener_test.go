@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/json"
 	"errors"
 	"io/fs"
 	"log/slog"
@@ -146,6 +147,20 @@ func TestListenerComesBackWithItsKeys(t *testing.T) {
 			if l := newListener(t, c); store.saves != before+1 || !slices.Equal(first.Keys(), l.Keys()) {
 				t.Error("a change of configuration was not taken in, or changed the keys")
 			}
+		}
+		var saved savedKeys
+		if err := json.Unmarshal(store.blob, &saved); err != nil {
+			t.Fatal(err)
+		}
+		saved.Current, saved.Next = saved.Next, saved.Current // the certificate is now for the other key
+		swapped, err := json.Marshal(saved)
+		if err != nil {
+			t.Fatal(err)
+		}
+		other := c
+		other.Store = &memory{blob: swapped}
+		if l := newListener(t, other); CertificateSPKISum(l.Certificate()) != first.Keys()[1] {
+			t.Error("shows a certificate without its key")
 		}
 		time.Sleep(100 * 24 * time.Hour) // away until after the end
 		late := newListener(t, c)

@@ -1,8 +1,10 @@
 package pki
 
 import (
+	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/asn1"
 	"net"
 	"testing"
 	"time"
@@ -156,5 +158,46 @@ func TestPoolsAreCopies(t *testing.T) {
 	}
 	if !a.DevicePool().Equal(authority(t).DevicePool()) || a.DevicePool().Equal(a.AdministratorPool()) {
 		t.Error("pools are mixed up")
+	}
+}
+
+// TestVerifyWantsTheProfileExactly has the right authority sign what Issue never would.
+func TestVerifyWantsTheProfileExactly(t *testing.T) {
+	h, a := hierarchy(t), authority(t)
+	sign := func(edit func(*x509.Certificate)) *x509.Certificate {
+		w, err := a.plan(deviceRequest(t))
+		if err != nil {
+			t.Fatal(err)
+		}
+		key := newKey(t)
+		template, err := w.template(key.Public())
+		if err != nil {
+			t.Fatal(err)
+		}
+		edit(template)
+		raw, err := x509.CreateCertificate(rand.Reader, template, h.Devices.Certificate, key.Public(), h.Devices.Key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		cert, err := x509.ParseCertificate(raw)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return cert
+	}
+	if err := a.VerifyDevice(sign(func(*x509.Certificate) {}), start); err != nil {
+		t.Fatal(err)
+	}
+	for name, edit := range map[string]func(*x509.Certificate){
+		"an authority":         func(c *x509.Certificate) { c.IsCA = true },
+		"no basic constraints": func(c *x509.Certificate) { c.BasicConstraintsValid = false },
+		"other key usage":      func(c *x509.Certificate) { c.KeyUsage = x509.KeyUsageKeyAgreement },
+		"a usage more":         func(c *x509.Certificate) { c.ExtKeyUsage = append(c.ExtKeyUsage[:1:1], x509.ExtKeyUsageServerAuth) },
+		"no usage":             func(c *x509.Certificate) { c.ExtKeyUsage = nil },
+		"a usage unknown":      func(c *x509.Certificate) { c.UnknownExtKeyUsage = []asn1.ObjectIdentifier{oidCMCRA} },
+	} {
+		if err := a.VerifyDevice(sign(edit), start); err == nil {
+			t.Errorf("%s: verified", name)
+		}
 	}
 }

@@ -21,12 +21,12 @@ func ParseWireGuardURI(u *url.URL) ([32]byte, error) {
 	if u == nil || u.Scheme != schemeWireGuard {
 		return key, errors.New("parsing WireGuard URI: scheme is not wireguard")
 	}
-	b, err := base64.RawURLEncoding.Strict().DecodeString(u.Opaque)
+	b, err := base64.RawURLEncoding.DecodeString(u.Opaque)
 	if err != nil || len(b) != len(key) {
 		return key, errors.New("parsing WireGuard URI: want 32 bytes in base64url without padding")
 	}
 	copy(key[:], b)
-	if WireGuardURI(key).String() != u.String() { // a line break, a query, a fragment
+	if WireGuardURI(key).String() != u.String() { // a line break, spare bits, a query, a fragment
 		return [32]byte{}, errors.New("parsing WireGuard URI: holds more than a key")
 	}
 	return key, nil
