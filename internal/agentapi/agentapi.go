@@ -31,6 +31,9 @@ type Status struct {
 	Reasons  []Reason     `json:"reasons"`
 	Settings cmp.Settings `json:"settings"`
 	Revision int64        `json:"revision"`
+	// Listeners are the SHA-256 of the public keys that the gateways' public listeners may
+	// show, current and next, so that a device that is online always knows them.
+	Listeners [][]byte `json:"listener_keys"`
 }
 
 // Reason is one rule of the decision.

@@ -176,6 +176,7 @@ func (s *Server) showStatus(ctx context.Context, d quarantine.Record) (agentapi.
 	st := agentapi.Status{
 		Device: string(d.ID), Name: d.Name, Stage: string(d.Stage), Pool: d.Pool, Since: d.Since, Until: d.Until,
 		Reasons: []agentapi.Reason{}, Settings: settings, Revision: d.Revision,
+		Listeners: s.cfg.ListenerKeys(),
 	}
 	for _, r := range d.Reasons {
 		st.Reasons = append(st.Reasons, agentapi.Reason{Rule: r.Rule, Holds: r.Holds, Text: r.Text})

@@ -111,6 +111,7 @@ type Config struct {
 	Administrator func(leaf *x509.Certificate, now time.Time) error // refuses all but administrators
 	Device        func(leaf *x509.Certificate, now time.Time) error // refuses all but devices
 	Settings      func(ctx context.Context, r quarantine.Record) (cmp.Settings, error)
+	ListenerKeys  func() [][]byte
 	From          []netip.Prefix // optional: networks that may ask the administration API
 	Now           func() time.Time
 	Log           *slog.Logger
@@ -127,7 +128,7 @@ func New(cfg Config) (*Server, error) {
 	for what, missing := range map[string]bool{
 		"gate": cfg.Gate == nil, "desk": cfg.Desk == nil, "tokens": cfg.Organization.TokenBySum == nil,
 		"audit log": cfg.Audit == nil, "root certificate": cfg.Root == nil, "administrator check": cfg.Administrator == nil,
-		"device check": cfg.Device == nil, "settings": cfg.Settings == nil, "log": cfg.Log == nil,
+		"device check": cfg.Device == nil, "settings": cfg.Settings == nil, "listener keys": cfg.ListenerKeys == nil, "log": cfg.Log == nil,
 	} {
 		if missing {
 			return nil, errors.New("building console: no " + what)

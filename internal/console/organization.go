@@ -1,7 +1,6 @@
 package console
 
 import (
-	"context"
 	"fmt"
 	"net/http"
 	"net/netip"
@@ -88,9 +87,11 @@ func (s *Server) putPool(w http.ResponseWriter, r *http.Request, who identity) e
 	if err != nil {
 		return err
 	}
-	p.Mark = all[name].Mark // the store gives a new pool its own
+	if p.Mark = all[name].Mark; p.Mark == 0 && !p.Quarantine {
+		p.Mark = freeMark(all) // for the check; the store gives a new pool its own
+	}
 	all[name] = p
-	if err := s.checkPools(r.Context(), all); err != nil {
+	if err := s.checkPools(all); err != nil {
 		return err
 	}
 	return saved(w, r, who, s.cfg.Organization.Pools, Item[quarantine.Pool]{Name: name, Value: p, Revision: q.Revision}, showPool)
@@ -98,20 +99,24 @@ func (s *Server) putPool(w http.ResponseWriter, r *http.Request, who identity) e
 
 // checkPools refuses a set of pools that cannot be enforced, or in which a seat that was
 // given out has no address.
-func (s *Server) checkPools(_ context.Context, all map[string]quarantine.Pool) error {
-	if err := quarantine.CheckPools(all); err != nil {
-		return bad("correct the pool and save it again", "%v", err)
-	}
+func (s *Server) checkPools(all map[string]quarantine.Pool) error {
 	var highest quarantine.Seat
 	for _, d := range s.cfg.Gate.Devices() {
 		highest = max(highest, d.Seat)
 	}
-	for _, p := range all {
-		if last := p.LastSeat(); last < highest {
-			return bad("choose a shorter prefix", "pool %s has room for %d seats, but seat %d is taken", p.Name, last, highest)
-		}
+	if err := quarantine.CheckPools(all, highest); err != nil {
+		return bad("correct the pool and save it again", "%v", err)
 	}
 	return nil
+}
+
+// freeMark is one that no pool has.
+func freeMark(all map[string]quarantine.Pool) firewall.Mark {
+	var m firewall.Mark
+	for _, p := range all {
+		m = max(m, p.Mark)
+	}
+	return m + 1
 }
 
 func (s *Server) deletePool(w http.ResponseWriter, r *http.Request, who identity) error {

@@ -88,7 +88,7 @@ func (a auditLog) Head(ctx context.Context) (audit.Head, error) {
 		return audit.Head{}, err
 	}
 	report, err := audit.Verify(a.dir, audit.Head{})
-	return report.Head, err
+	return report.Last, err
 }
 
 func (a auditLog) Export(ctx context.Context, w io.Writer) error {

@@ -164,7 +164,7 @@ func firstPools(o InitOptions) ([]quarantine.Pool, error) {
 	numbered := full
 	numbered.Mark = firewall.Mark(1) // the store gives the real one
 	check[full.Name] = numbered
-	if err := quarantine.CheckPools(check); err != nil {
+	if err := quarantine.CheckPools(check, 1); err != nil {
 		return nil, err
 	}
 	return []quarantine.Pool{q, full}, nil
@@ -291,4 +291,3 @@ func ResetClock(ctx context.Context, c config.Config, log *slog.Logger) (err err
 	defer func() { err = errors.Join(err, s.Close()) }()
 	return s.ResetClock(ctx, quarantine.Actor{Kind: "gateway", Name: c.Name})
 }
-

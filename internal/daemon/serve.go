@@ -204,7 +204,7 @@ func (k *control) makeConsole(version string) (*console.Server, error) {
 			TokenBySum: tokenBySum(k.store),
 		},
 		Audit: auditLog{k.store, auditDir(c)}, Root: k.ca.Root(), Administrator: k.ca.VerifyAdministrator,
-		Device: k.ca.VerifyDevice, Settings: k.settings, From: c.API.From, Log: k.log,
+		Device: k.ca.VerifyDevice, Settings: k.settings, ListenerKeys: k.listenerKeys, From: c.API.From, Log: k.log,
 	})
 }
 

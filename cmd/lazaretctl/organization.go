@@ -1,0 +1,243 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"lazaret/internal/console/api"
+)
+
+// list makes a list command for one kind of named value.
+func list[T any](s *session, kind, path, head string, row func(T) []string) *cobra.Command {
+	return &cobra.Command{Use: "list", Short: "List " + kind + "s", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			values, raw, err := ask[[]T](cmd.Context(), s, http.MethodGet, path, nil)
+			if err != nil {
+				return err
+			}
+			return s.show(cmd, raw, func(w io.Writer) {
+				rows := [][]string{}
+				for _, v := range values {
+					rows = append(rows, row(v))
+				}
+				grid(w, head, rows)
+			})
+		}}
+}
+
+// remove makes a delete command for one kind of named value.
+func remove(s *session, kind, path string) *cobra.Command {
+	return &cobra.Command{Use: "delete NAME", Short: "Delete a " + kind, Args: cobra.ExactArgs(1), ValidArgsFunction: s.complete(path, "name"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			_, raw, err := ask[any](cmd.Context(), s, http.MethodDelete, path+"/"+url.PathEscape(args[0]), nil)
+			if err != nil {
+				return err
+			}
+			return s.show(cmd, raw, func(w io.Writer) { fmt.Fprintln(w, "deleted", kind, args[0]) })
+		}}
+}
+
+// save puts a value: flags change what is there, or make a new one.
+func save[T any](cmd *cobra.Command, s *session, kind, path, name string, get func(T) string, change func(*T)) error {
+	all, _, err := ask[[]T](cmd.Context(), s, http.MethodGet, path, nil)
+	if err != nil {
+		return err
+	}
+	var v T
+	for _, have := range all {
+		if get(have) == name {
+			v = have
+		}
+	}
+	change(&v)
+	_, raw, err := ask[T](cmd.Context(), s, http.MethodPut, path+"/"+url.PathEscape(name), v)
+	if err != nil {
+		return err
+	}
+	return s.show(cmd, raw, func(w io.Writer) { fmt.Fprintln(w, "saved", kind, name) })
+}
+
+func (s *session) pool() *cobra.Command {
+	const path = "/api/v1/pools"
+	var v4, v6 string
+	var reach, routes, dns []string
+	var masquerade bool
+	set := &cobra.Command{Use: "set NAME", Short: "Create a pool or change it", Args: cobra.ExactArgs(1), ValidArgsFunction: s.complete(path, "name"),
+		Example: `  lazaretctl pool set quarantine --reach "192.0.2.10 tcp/443" --reach "2001:db8::10 tcp/443"`}
+	set.RunE = func(cmd *cobra.Command, args []string) error {
+		var parsed [2]netip.Prefix
+		for i, text := range []string{v4, v6} {
+			if text == "" {
+				continue
+			}
+			p, err := netip.ParsePrefix(text)
+			if err != nil {
+				return fmt.Errorf("prefix %q: write a network like 10.67.0.0/16", text)
+			}
+			parsed[i] = p
+		}
+		servers, err := addrs(dns)
+		if err != nil {
+			return err
+		}
+		changed := cmd.Flags().Changed
+		return save(cmd, s, "pool", path, args[0], func(p api.Pool) string { return p.Name }, func(p *api.Pool) {
+			p.Name = args[0]
+			if changed("ipv4") {
+				p.IPv4 = parsed[0]
+			}
+			if changed("ipv6") {
+				p.IPv6 = parsed[1]
+			}
+			if changed("reach") {
+				p.Reach = reach
+			}
+			if changed("route") {
+				p.Routes = routes
+			}
+			if changed("dns") {
+				p.DNS = servers
+			}
+			if changed("masquerade") {
+				p.Masquerade = masquerade
+			}
+		})
+	}
+	f := set.Flags()
+	f.StringVar(&v4, "ipv4", "", "IPv4 prefix")
+	f.StringVar(&v6, "ipv6", "", "IPv6 prefix")
+	f.StringArrayVar(&reach, "reach", nil, `what it may open, like "192.0.2.10 tcp/443"; repeat for more`)
+	f.StringSliceVar(&routes, "route", nil, "what its devices send into the tunnel")
+	f.StringSliceVar(&dns, "dns", nil, "resolvers its devices use")
+	f.BoolVar(&masquerade, "masquerade", false, "hide its devices behind the gateway's address")
+	c := &cobra.Command{Use: "pool", Short: "Address pools and what they reach"}
+	c.AddCommand(set, remove(s, "pool", path), list(s, "pool", path, "NAME IPV4 IPV6 QUARANTINE MASQUERADE REACH", func(p api.Pool) []string {
+		return []string{p.Name, prefix(p.IPv4), prefix(p.IPv6), yes(p.Quarantine), yes(p.Masquerade), dash(strings.Join(p.Reach, ", "))}
+	}))
+	return c
+}
+
+func addrs(list []string) ([]netip.Addr, error) {
+	var out []netip.Addr
+	for _, text := range list {
+		a, err := netip.ParseAddr(text)
+		if err != nil {
+			return nil, fmt.Errorf("resolver %q: write an address", text)
+		}
+		out = append(out, a)
+	}
+	return out, nil
+}
+
+func prefix(p netip.Prefix) string {
+	if !p.IsValid() {
+		return "-"
+	}
+	return p.String()
+}
+
+func (s *session) profile() *cobra.Command {
+	const path = "/api/v1/profiles"
+	var v api.Profile
+	set := &cobra.Command{Use: "set NAME", Short: "Create an enrollment profile or change it", Args: cobra.ExactArgs(1), ValidArgsFunction: s.complete(path, "name")}
+	set.RunE = func(cmd *cobra.Command, args []string) error {
+		changed := cmd.Flags().Changed
+		return save(cmd, s, "profile", path, args[0], func(p api.Profile) string { return p.Name }, func(p *api.Profile) {
+			p.Name = args[0]
+			for flag, apply := range map[string]func(){
+				"pool": func() { p.Pool = v.Pool }, "skip-quarantine": func() { p.SkipQuarantine = v.SkipQuarantine },
+				"need-approval": func() { p.NeedApproval = v.NeedApproval }, "platform": func() { p.Platforms = v.Platforms },
+				"ownership": func() { p.Ownerships = v.Ownerships }, "need-serial": func() { p.NeedSerial = v.NeedSerial },
+				"allow-rsa": func() { p.AllowRSA = v.AllowRSA }, "addressing": func() { p.Addressing = v.Addressing },
+			} {
+				if changed(flag) || (flag == "pool" && p.Pool == "") {
+					apply()
+				}
+			}
+		})
+	}
+	f := set.Flags()
+	f.StringVar(&v.Pool, "pool", "full", "full pool its devices are released into")
+	f.BoolVar(&v.SkipQuarantine, "skip-quarantine", false, "start routed, without a report")
+	f.BoolVar(&v.NeedApproval, "need-approval", false, "start pending, until an administrator approves")
+	f.StringSliceVar(&v.Platforms, "platform", nil, "only these platforms")
+	f.StringSliceVar(&v.Ownerships, "ownership", nil, "only these: corporate, personal")
+	f.BoolVar(&v.NeedSerial, "need-serial", false, "one-time passwords must name a serial number")
+	f.BoolVar(&v.AllowRSA, "allow-rsa", false, "accept RSA keys of 2048 to 4096 bits")
+	f.StringVar(&v.Addressing, "addressing", "follow", "follow: a pool address while routed; fixed: one address")
+	c := &cobra.Command{Use: "profile", Short: "Enrollment profiles"}
+	c.AddCommand(set, remove(s, "profile", path), list(s, "profile", path, "NAME POOL QUARANTINE APPROVAL PLATFORMS OWNERSHIPS SERIAL", func(p api.Profile) []string {
+		return []string{p.Name, p.Pool, yes(!p.SkipQuarantine), yes(p.NeedApproval), dash(strings.Join(p.Platforms, ",")), dash(strings.Join(p.Ownerships, ",")), yes(p.NeedSerial)}
+	}))
+	return c
+}
+
+func (s *session) source() *cobra.Command {
+	const path = "/api/v1/sources"
+	var release bool
+	var validity string
+	set := &cobra.Command{Use: "set NAME", Short: "Create a source of reports or change it", Args: cobra.ExactArgs(1), ValidArgsFunction: s.complete(path, "name")}
+	set.RunE = func(cmd *cobra.Command, args []string) error {
+		changed := cmd.Flags().Changed
+		return save(cmd, s, "source", path, args[0], func(v api.Source) string { return v.Name }, func(v *api.Source) {
+			v.Name = args[0]
+			if changed("may-release") {
+				v.MayRelease = release
+			}
+			if changed("max-validity") {
+				v.MaxValidity = validity
+			}
+		})
+	}
+	set.Flags().BoolVar(&release, "may-release", false, "its word can move a device into routing")
+	set.Flags().StringVar(&validity, "max-validity", "", "longest validity of its reports, like 1h")
+	c := &cobra.Command{Use: "source", Short: "Who may report compliance"}
+	c.AddCommand(set, remove(s, "source", path), list(s, "source", path, "NAME RELEASES VALIDITY", func(v api.Source) []string {
+		return []string{v.Name, yes(v.MayRelease), dash(v.MaxValidity)}
+	}))
+	return c
+}
+
+func (s *session) token() *cobra.Command {
+	const path = "/api/v1/tokens"
+	var q api.TokenRequest
+	create := &cobra.Command{Use: "create NAME --scope report --source SOURCE", Short: "Create an API token and show it, once", Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			q.Name = args[0]
+			t, raw, err := ask[api.Token](cmd.Context(), s, http.MethodPost, path, q)
+			if err != nil {
+				return err
+			}
+			return s.show(cmd, raw, func(w io.Writer) { fmt.Fprintln(w, t.Secret) })
+		}}
+	create.Flags().StringVar(&q.Scope, "scope", "report", "report, read or admin")
+	create.Flags().StringVar(&q.Source, "source", "", "with scope report: the source it speaks for")
+	_ = create.RegisterFlagCompletionFunc("source", s.complete("/api/v1/sources", "name"))
+	c := &cobra.Command{Use: "token", Short: "API tokens"}
+	c.AddCommand(create, remove(s, "token", path), list(s, "token", path, "NAME SCOPE SOURCE CREATED BY", func(t api.Token) []string {
+		return []string{t.Name, t.Scope, dash(t.Source), ago(t.Created), t.By}
+	}))
+	return c
+}
+
+func (s *session) status() *cobra.Command {
+	return &cobra.Command{Use: "status", Short: "State of the gateway", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			v, raw, err := ask[api.Status](cmd.Context(), s, http.MethodGet, "/api/v1/status", nil)
+			if err != nil {
+				return err
+			}
+			return s.show(cmd, raw, func(w io.Writer) {
+				fmt.Fprintf(w, "gateway %s, version %s, enforcing: %s\n", v.Gateway, v.Version, yes(v.Ready))
+				for _, stage := range []string{"pending", "quarantined", "routed", "blocked", "revoked"} {
+					fmt.Fprintf(w, "  %-12s %d\n", paint(w, stage), v.Devices[stage])
+				}
+			})
+		}}
+}

@@ -1,0 +1,86 @@
+package agent
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"time"
+
+	"lazaret/enroll/cmp"
+	"lazaret/quarantine/tunnel"
+)
+
+const (
+	// table and mark keep routed traffic in a routing table of its own, which the
+	// tunnel's own packets do not look at.
+	table = 51821
+	mark  = 0x6c7a
+	// keepAlive holds the way through address translators open.
+	keepAlive = 25 * time.Second
+)
+
+// layout is the device's network as the settings want it: pure, so that one change of
+// placement touches only what differs.
+type layout struct {
+	Addresses []netip.Prefix
+	Routes    []tunnel.Route
+	Peer      tunnel.Peer
+	Routed    bool
+}
+
+// layoutFor works out addresses, routes and the peer. Management traffic always leaves
+// with the quarantine address, everything else with the pool's; so a move never touches
+// the management session.
+func layoutFor(s cmp.Settings, endpoint netip.AddrPort) (layout, error) {
+	if len(s.Gateways) == 0 {
+		return layout{}, fmt.Errorf("the gateway named no gateway to connect to")
+	}
+	g := s.Gateways[0]
+	key, err := tunnel.ParseKey(g.WireGuard)
+	if err != nil {
+		return layout{}, fmt.Errorf("gateway %s: %w", g.Name, err)
+	}
+	l := layout{
+		Addresses: slices.Concat(s.Quarantine.Addresses, s.Full.Addresses),
+		Peer:      tunnel.Peer{Key: key, Endpoint: endpoint, KeepAlive: keepAlive},
+		Routed:    len(s.Full.Addresses) > 0,
+	}
+	if len(s.Quarantine.Addresses) == 0 {
+		return layout{}, fmt.Errorf("the gateway gave this device no address")
+	}
+	allowed := map[netip.Prefix]bool{}
+	add := func(to netip.Prefix, from []netip.Prefix, table int) {
+		src := sourceFor(to, from)
+		if !src.IsValid() || allowed[to] {
+			return // no address of that family, or there already
+		}
+		allowed[to] = true
+		l.Routes = append(l.Routes, tunnel.Route{To: to, Source: src, Table: table})
+		l.Peer.AllowedIPs = append(l.Peer.AllowedIPs, to)
+	}
+	for _, a := range g.Tunnel {
+		add(netip.PrefixFrom(a, a.BitLen()), s.Quarantine.Addresses, 0)
+	}
+	for _, to := range s.Quarantine.Routes {
+		add(to, s.Quarantine.Addresses, 0)
+	}
+	for _, to := range s.Full.Routes {
+		add(to, s.Full.Addresses, table)
+	}
+	return l, nil
+}
+
+// sourceFor picks the own address of the destination's family.
+func sourceFor(to netip.Prefix, own []netip.Prefix) netip.Addr {
+	for _, p := range own {
+		if p.Addr().Is4() == to.Addr().Is4() {
+			return p.Addr()
+		}
+	}
+	return netip.Addr{}
+}
+
+func (l layout) equal(o layout) bool {
+	return slices.Equal(l.Addresses, o.Addresses) && slices.Equal(l.Routes, o.Routes) && l.Routed == o.Routed &&
+		l.Peer.Key == o.Peer.Key && l.Peer.Endpoint == o.Peer.Endpoint && slices.Equal(l.Peer.AllowedIPs, o.Peer.AllowedIPs)
+}

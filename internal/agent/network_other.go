@@ -1,0 +1,12 @@
+//go:build !linux
+
+package agent
+
+import (
+	"errors"
+	"net/netip"
+)
+
+func setRules(netip.Addr) error { return errors.New("routing rules are known on Linux only") }
+
+func dropRules() error { return nil }

@@ -1,0 +1,193 @@
+// Package agent is the device's side: it enrolls, holds the tunnel, follows moves, keeps
+// the schedule of management sessions, reports posture and renews its certificate. It
+// decides nothing about where the device belongs.
+package agent
+
+import (
+	"crypto"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"lazaret/enroll/cmp"
+	"lazaret/quarantine/tunnel"
+)
+
+// ErrNotEnrolled reports a state directory without an enrollment.
+var ErrNotEnrolled = errors.New("this device is not enrolled: run lazaret enroll --server URL")
+
+const (
+	stateFile     = "device.json"
+	keyFile       = "device.key"
+	wireguardFile = "wireguard.key"
+	nextKeyFile   = "device-next.key" // on the disk before a renewal is asked for
+)
+
+// state is what enrollment left on the device, but for the two private keys, which have
+// files of their own. Everything is 0600.
+type state struct {
+	Version     int          `json:"v"` // 1
+	Server      string       `json:"server"`
+	User        int          `json:"uid"`  // who enrolled, and may drive the agent beside root
+	Root        []byte       `json:"root"` // DER, pinned
+	Certificate []byte       `json:"certificate"`
+	Chain       [][]byte     `json:"chain"` // issuing certificates, nearest first
+	Listeners   [][]byte     `json:"listener_keys"`
+	Settings    cmp.Settings `json:"settings"`
+	Enrolled    time.Time    `json:"enrolled"`
+	Sequence    uint64       `json:"sequence"` // of the last report
+	Sessions    int          `json:"sessions"` // held since the device was last quarantined
+	Released    bool         `json:"released"` // a session has succeeded since
+}
+
+// store keeps one device's state in one directory.
+type store struct{ dir string }
+
+// openStore makes the directory if need be, and refuses one that others may enter.
+func openStore(dir string) (store, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return store{}, fmt.Errorf("making the agent's directory: %w", err)
+	}
+	info, err := os.Stat(dir)
+	if err != nil {
+		return store{}, fmt.Errorf("looking at the agent's directory: %w", err)
+	}
+	if info.Mode().Perm()&0o077 != 0 {
+		return store{}, fmt.Errorf("%s may be entered by others: chmod 700 it", dir)
+	}
+	return store{dir}, nil
+}
+
+func (s store) load() (state, error) {
+	text, err := os.ReadFile(filepath.Join(s.dir, stateFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return state{}, ErrNotEnrolled
+	}
+	if err != nil {
+		return state{}, fmt.Errorf("reading the enrollment: %w", err)
+	}
+	var st state
+	if err := json.Unmarshal(text, &st); err != nil {
+		return state{}, fmt.Errorf("reading the enrollment %s: %w; enroll anew with a one-time password", s.dir, err)
+	}
+	if st.Version != 1 {
+		return state{}, fmt.Errorf("the enrollment in %s is of version %d, this agent reads 1", s.dir, st.Version)
+	}
+	return st, s.settleKey(st)
+}
+
+// settleKey puts the next key in place where the certificate is already its own: a
+// renewal may have been cut off between the two.
+func (s store) settleKey(st state) error {
+	next, err := s.key(nextKeyFile, nil)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	leaf, err := x509.ParseCertificate(st.Certificate)
+	if err != nil {
+		return fmt.Errorf("reading the device's certificate: %w", err)
+	}
+	own, ok := next.Public().(interface{ Equal(crypto.PublicKey) bool })
+	if !ok || !own.Equal(leaf.PublicKey) {
+		return nil
+	}
+	return s.rename(nextKeyFile, keyFile)
+}
+
+func (s store) save(st state) error {
+	st.Version = 1
+	text, err := json.MarshalIndent(st, "", "  ")
+	if err != nil {
+		return fmt.Errorf("keeping the enrollment: %w", err)
+	}
+	return s.write(stateFile, text)
+}
+
+// write replaces a file wholly or not at all, mode 0600, on the disk when it returns.
+func (s store) write(name string, text []byte) error {
+	f, err := os.CreateTemp(s.dir, ".new-*") // mode 0600
+	if err != nil {
+		return fmt.Errorf("writing %s: %w", name, err)
+	}
+	defer os.Remove(f.Name())
+	_, err = f.Write(text)
+	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return fmt.Errorf("writing %s: %w", name, err)
+	}
+	return s.rename(filepath.Base(f.Name()), name)
+}
+
+func (s store) rename(from, to string) error {
+	if err := os.Rename(filepath.Join(s.dir, from), filepath.Join(s.dir, to)); err != nil {
+		return fmt.Errorf("writing %s: %w", to, err)
+	}
+	d, err := os.Open(s.dir)
+	if err != nil {
+		return fmt.Errorf("writing %s: %w", to, err)
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
+
+// key reads a private key, or makes a new one there with make.
+func (s store) key(name string, make func() (crypto.Signer, error)) (crypto.Signer, error) {
+	text, err := os.ReadFile(filepath.Join(s.dir, name))
+	if errors.Is(err, fs.ErrNotExist) && make != nil {
+		return s.newKey(name, make)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("reading the device's key: %w", err)
+	}
+	block, _ := pem.Decode(text)
+	if block == nil {
+		return nil, fmt.Errorf("reading the device's key: %s holds no PEM", name)
+	}
+	parsed, err := x509.ParsePKCS8PrivateKey(block.Bytes)
+	if err != nil {
+		return nil, fmt.Errorf("reading the device's key: %w", err)
+	}
+	signer, ok := parsed.(crypto.Signer)
+	if !ok {
+		return nil, fmt.Errorf("reading the device's key: %T cannot sign", parsed)
+	}
+	return signer, nil
+}
+
+func (s store) newKey(name string, make func() (crypto.Signer, error)) (crypto.Signer, error) {
+	key, err := make()
+	if err != nil {
+		return nil, fmt.Errorf("making the device's key: %w", err)
+	}
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		return nil, fmt.Errorf("making the device's key: %w", err)
+	}
+	return key, s.write(name, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}))
+}
+
+// wireguard reads the tunnel's private key, or makes it.
+func (s store) wireguard() (tunnel.PrivateKey, error) {
+	return tunnel.LoadOrCreateKey(filepath.Join(s.dir, wireguardFile))
+}
+
+// certificate puts certificate, chain and key together for TLS.
+func (s store) certificate(st state) (tls.Certificate, error) {
+	key, err := s.key(keyFile, nil)
+	if err != nil {
+		return tls.Certificate{}, err
+	}
+	leaf, err := x509.ParseCertificate(st.Certificate)
+	if err != nil {
+		return tls.Certificate{}, fmt.Errorf("reading the device's certificate: %w", err)
+	}
+	return tls.Certificate{Certificate: append([][]byte{st.Certificate}, st.Chain...), PrivateKey: key, Leaf: leaf}, nil
+}
