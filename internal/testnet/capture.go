@@ -7,33 +7,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/netip"
 	"os"
 	"slices"
 	"sync"
 )
-
-// Record is one packet as an interface carried it.
-type Record struct {
-	At       Stamp          `json:"at"`
-	Device   string         `json:"device"`
-	Out      bool           `json:"out"` // leaving this host
-	Len      int            `json:"len"` // bytes, from the IP header on
-	Proto    uint8          `json:"proto"`
-	From     netip.AddrPort `json:"from"` // no port for what has none, and for later fragments
-	To       netip.AddrPort `json:"to"`
-	Fragment bool           `json:"fragment,omitempty"`
-	ICMPType uint8          `json:"icmp_type,omitempty"`
-	ICMPCode uint8          `json:"icmp_code,omitempty"`
-	TCPFlags uint8          `json:"tcp_flags,omitempty"`
-	TCPSeq   uint32         `json:"tcp_seq,omitempty"`
-	TCPLen   int            `json:"tcp_len,omitempty"`  // bytes of payload
-	TCPTime  uint32         `json:"tcp_time,omitempty"` // the sender's time stamp option
-	Stream   uint32         `json:"stream,omitempty"`   // of the first message in the payload; zero: no message
-	Seq      uint64         `json:"seq,omitempty"`
-	Sent     Stamp          `json:"sent,omitempty"`
-	Bad      string         `json:"bad,omitempty"` // why it could not be read further
-}
 
 // CaptureStat says how far a capture can be trusted: where Dropped is not zero,
 // a packet that is not among the records may still have been there.
@@ -46,14 +23,14 @@ type CaptureStat struct {
 // Capture records what interfaces of a host carry, from the moment that
 // [Host.Capture] returned.
 type Capture struct {
-	host   *Host
-	id     uint64
-	ended  chan struct{} // closed when all records are in
-	mu     sync.Mutex
-	recs   []Record
-	err    error
-	more   chan struct{} // closed and replaced when a record came in
-	closed bool
+	host  *Host
+	id    uint64
+	ended chan struct{} // closed when all records are in
+
+	mu   sync.Mutex
+	recs []Record // only appended to
+	err  error
+	more chan struct{} // closed and replaced when a record came in
 }
 
 // Capture starts recording on the interface; an empty device means all of them.
@@ -114,22 +91,39 @@ func (c *Capture) Records(match func(Record) bool) []Record {
 
 // Await returns the first record that match accepts, and waits for it.
 func (c *Capture) Await(ctx context.Context, match func(Record) bool) (Record, error) {
+	recs, err := c.AwaitN(ctx, 1, match)
+	if err != nil {
+		return Record{}, err
+	}
+	return recs[0], nil
+}
+
+// AwaitN returns the first n records that match accepts, and waits for them. With
+// an error it returns those there were.
+func (c *Capture) AwaitN(ctx context.Context, n int, match func(Record) bool) ([]Record, error) {
+	var found []Record
 	for next := 0; ; {
 		c.mu.Lock()
 		recs, more := c.recs, c.more
 		c.mu.Unlock()
 		for ; next < len(recs); next++ {
-			if match(recs[next]) {
-				return recs[next], nil
+			if !match(recs[next]) {
+				continue
+			}
+			if found = append(found, recs[next]); len(found) == n {
+				return found, nil
 			}
 		}
+		var why error
 		select {
 		case <-more:
+			continue
 		case <-c.ended:
-			return Record{}, fmt.Errorf("awaiting a packet on %s: %w", c.host.name, errGone)
+			why = errGone
 		case <-ctx.Done():
-			return Record{}, fmt.Errorf("awaiting a packet on %s: %w", c.host.name, ctx.Err())
+			why = ctx.Err()
 		}
+		return found, fmt.Errorf("awaiting %d packets on %s, of which %d came: %w", n, c.host.name, len(found), why)
 	}
 }
 

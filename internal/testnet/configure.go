@@ -134,6 +134,10 @@ func (r Route) netlink() (*netlink.Route, error) {
 		n.Type = unix.RTN_BLACKHOLE
 		return n, nil
 	}
+	if r.Unreachable {
+		n.Type = unix.RTN_UNREACHABLE
+		return n, nil
+	}
 	if r.Via.IsValid() {
 		n.Gw = r.Via.AsSlice()
 	}

@@ -18,6 +18,7 @@ func TestMain(m *testing.M) {
 		"greet":     greet,
 		"privilege": privilege,
 		"keep":      keep,
+		"overflow":  func(context.Context, []string) error { return overflow() },
 	})
 	os.Exit(m.Run())
 }

@@ -23,14 +23,17 @@ type LinkConfig struct {
 	Addrs []netip.Prefix `json:"addrs,omitempty"`
 }
 
-// Route is a route by a neighbour, by an interface alone, or to nowhere.
+// Route is a route by a neighbour, by an interface alone, or to nowhere. On its
+// way into the kernel it replaces one to the same prefix in the same table.
 type Route struct {
-	To        netip.Prefix `json:"to"`
-	Via       netip.Addr   `json:"via,omitzero"`
-	Device    string       `json:"device,omitempty"`
-	From      netip.Addr   `json:"from,omitzero"` // preferred source
-	Table     int          `json:"table,omitempty"`
-	Blackhole bool         `json:"blackhole,omitempty"`
+	To     netip.Prefix `json:"to"`
+	Via    netip.Addr   `json:"via,omitzero"`
+	Device string       `json:"device,omitempty"`
+	From   netip.Addr   `json:"from,omitzero"` // preferred source
+	Table  int          `json:"table,omitempty"`
+	// Blackhole drops what is sent there, Unreachable answers it with ICMP errors.
+	Blackhole   bool `json:"blackhole,omitempty"`
+	Unreachable bool `json:"unreachable,omitempty"`
 }
 
 // Rule sends what matches to a routing table. Family is 4 or 6, needed where

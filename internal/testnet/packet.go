@@ -145,6 +145,7 @@ func parseTCP(r Record, b []byte, wire int) Record {
 	}
 	r = withPorts(r, b)
 	r.TCPSeq = binary.BigEndian.Uint32(b[4:8])
+	r.TCPAck = binary.BigEndian.Uint32(b[8:12])
 	r.TCPFlags = b[13]
 	size := int(b[12]>>4) * 4
 	if size < 20 || size > len(b) {
