@@ -429,7 +429,7 @@ func TestTighteningWithoutStore(t *testing.T) {
 					}
 					b.wantRouted("d1", false, "a compliant report")
 					b.up()
-					time.Sleep(10 * time.Second) // of the bubble's clock: past every retry
+					time.Sleep(30 * time.Second) // of the bubble's clock: past every timeout and retry
 					synctest.Wait()
 					stored, _ := b.store.Get("d1")
 					if stored.Tighten != 1 {
