@@ -177,18 +177,9 @@ func (c *Client) order(ctx context.Context, parts ...message) error {
 	}
 	c.ids++
 	w.expect(c.ids)
-	// An order cut off half way would garble the next one: its end is the connection's.
-	stop := context.AfterFunc(ctx, func() { w.conn.SetWriteDeadline(time.Unix(1, 0)) })
-	defer stop()
-	for _, m := range parts {
-		m.ID = c.ids
-		if err := w.send(m); err != nil {
-			w.close()
-			return fmt.Errorf("sending to the data plane: %w: %w", errors.Join(ctx.Err(), err), quarantine.ErrNotEnforced)
-		}
-	}
-	if !stop() && ctx.Err() != nil {
-		w.close() // the deadline is set, or about to be
+	if err := w.sendAll(ctx, c.ids, parts); err != nil {
+		w.close() // an order cut off half way would garble the next one
+		return fmt.Errorf("sending to the data plane: %w: %w", errors.Join(ctx.Err(), err), quarantine.ErrNotEnforced)
 	}
 	select {
 	case m := <-w.answers:
@@ -242,6 +233,24 @@ func (w *wire) answer(m message) {
 	}
 	w.want = 0
 	w.answers <- m // has room: expect emptied it, and one answer per id is let through
+}
+
+// sendAll writes the parts of order id, until ctx ends.
+func (w *wire) sendAll(ctx context.Context, id uint64, parts []message) error {
+	ended := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() { w.conn.SetWriteDeadline(time.Unix(1, 0)); close(ended) })
+	var err error
+	for _, m := range parts {
+		m.ID = id
+		if err = w.send(m); err != nil {
+			break
+		}
+	}
+	if !stop() { // it ended; if only after the last byte, the connection is as good as before
+		<-ended
+		err = errors.Join(err, w.conn.SetWriteDeadline(time.Time{}))
+	}
+	return err
 }
 
 func (w *wire) send(m message) error {

@@ -3,6 +3,8 @@ package dataplane
 import (
 	"errors"
 	"fmt"
+	"net/netip"
+	"slices"
 
 	"lazaret/firewall"
 	"lazaret/quarantine"
@@ -17,6 +19,7 @@ func (p *Plane) move(e quarantine.Entry) error {
 	}
 	err := p.rules.check(e)
 	old, known := p.mirror.held[e.Device]
+	old.Device = e.Device
 	if !known && len(p.mirror.held) >= 2*maxEntries {
 		err = fmt.Errorf("%w: too many devices", ErrRefused)
 	}
@@ -30,7 +33,9 @@ func (p *Plane) move(e quarantine.Entry) error {
 		err = p.enforce(old, next)
 	}
 	if err != nil {
-		p.fail(e.Device)
+		if !errors.Is(err, errTunnel) || p.excess() {
+			p.fail(e.Device)
+		}
 		p.log.Error("a move failed", "device", e.Device, "error", err)
 		return fmt.Errorf("moving device %.128q: %w", e.Device, err)
 	}
@@ -106,7 +111,33 @@ func (p *Plane) applyLink(changes []tunnel.PeerChange) error {
 		return nil
 	}
 	p.log.Warn("setting peers failed; comparing all of them", "error", err)
-	return p.syncPeers()
+	if err := p.syncPeers(); err != nil {
+		return fmt.Errorf("%w: %w", errTunnel, err)
+	}
+	return nil
+}
+
+// errTunnel marks an error that the tunnel is behind the mirror, while the table is not.
+var errTunnel = errors.New("setting peers")
+
+// excess reports whether the tunnel may hold more than the mirror. A peer that is
+// missing costs its device the tunnel and nobody else their freshness.
+func (p *Plane) excess() bool {
+	have, err := p.link.Peers()
+	if err != nil {
+		return true
+	}
+	wanted := make(map[tunnel.Key][]netip.Prefix, len(have))
+	for _, w := range p.mirror.peers() {
+		wanted[w.Key] = w.AllowedIPs
+	}
+	for _, h := range have {
+		allowed, ok := wanted[h.Key]
+		if !ok || slices.ContainsFunc(h.AllowedIPs, func(a netip.Prefix) bool { return !slices.Contains(allowed, a) }) {
+			return true
+		}
+	}
+	return false
 }
 
 // syncPeers makes the tunnel hold the mirror's peers, touching those that differ.

@@ -32,6 +32,7 @@ func (p *Plane) replace(plan quarantine.Plan) error {
 	p.control, p.planAt, p.applied, p.planned = plan.Control, plan.Revision, plan.Revision, true
 	clear(p.failed)
 	if err := p.raise(); err != nil {
+		p.planned = !p.excess()
 		return fmt.Errorf("taking plan %d: %w", plan.Revision, err)
 	}
 	p.log.Info("plan applied", "control", plan.Control, "revision", plan.Revision, "devices", len(plan.Entries))
@@ -48,8 +49,13 @@ func (p *Plane) raise() error {
 	if err := p.link.SetAddresses(p.rules.own); err != nil {
 		return fmt.Errorf("setting the tunnel's addresses: %w", err)
 	}
-	if err := p.syncPeers(); err != nil {
-		return fmt.Errorf("setting peers: %w", err)
+	err := p.syncPeers()
+	if err != nil {
+		p.log.Warn("setting peers failed; comparing all of them", "error", err)
+		err = p.syncPeers()
+	}
+	if err != nil {
+		return fmt.Errorf("%w: %w", errTunnel, err)
 	}
 	p.hooks.run(p.hooks.afterLink)
 	if p.forward {

@@ -135,8 +135,8 @@ var codes = []struct {
 }{
 	{outdated, quarantine.ErrOutdated},
 	{conflict, quarantine.ErrConflict},
-	{refused, ErrRefused},
 	{badVersion, ErrVersion},
+	{refused, ErrRefused},
 	{notEnforced, quarantine.ErrNotEnforced}, // last: the answer to everything else
 }
 
