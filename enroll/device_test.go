@@ -39,7 +39,8 @@ type device struct {
 	edit   func(*cmp.Message) // before protection
 	mac    *cmp.MACParams
 	from   string
-	nonce  []byte // of the last message sent
+	old    *cmp.CertID // that kur names, instead of the signer's
+	nonce  []byte      // of the last message sent
 }
 
 // issue makes an OTP and a device that holds its code.
