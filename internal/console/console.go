@@ -78,7 +78,7 @@ type Token struct {
 	Scope   string
 	Source  string // scope "report": the source it speaks for
 	Created time.Time
-	By      quarantine.Actor
+	By      string
 }
 
 // AuditLog reads the audit log back.
@@ -94,6 +94,8 @@ type AuditLog interface {
 var (
 	// ErrNotFound reports a named thing that does not exist.
 	ErrNotFound = errors.New("not found")
+	// ErrInvalid reports a value that cannot stand beside the others.
+	ErrInvalid = errors.New("not acceptable")
 	// ErrInUse reports a named thing that others still refer to.
 	ErrInUse = errors.New("still in use")
 )

@@ -35,6 +35,7 @@ var public = []struct {
 	{errDenied, http.StatusForbidden, "ask an administrator for a token of another scope"},
 	{errForbiddenNetwork, http.StatusForbidden, "ask from a network listed in api.from"},
 	{ErrNotFound, http.StatusNotFound, "see /api/v1/openapi.json for what there is"},
+	{ErrInvalid, http.StatusUnprocessableEntity, "correct it and save it again"},
 	{ErrInUse, http.StatusConflict, "change what refers to it first"},
 	{quarantine.ErrUnknownDevice, http.StatusNotFound, "list the devices with: lazaretctl device list"},
 	{quarantine.ErrForbidden, http.StatusForbidden, "register the source, or use its own token"},

@@ -37,7 +37,7 @@ func (s *Server) createToken(w http.ResponseWriter, r *http.Request, who identit
 		return err
 	}
 	secret := NewToken()
-	t := Token{Name: q.Name, Sum: sha256.Sum256([]byte(secret)), Scope: q.Scope, Source: q.Source, Created: s.cfg.Now().UTC(), By: who.actor}
+	t := Token{Name: q.Name, Sum: sha256.Sum256([]byte(secret)), Scope: q.Scope, Source: q.Source, Created: s.cfg.Now().UTC(), By: who.actor.Name}
 	it, err := s.cfg.Organization.Tokens.Put(r.Context(), who.actor, Item[Token]{Name: q.Name, Value: t})
 	if err != nil {
 		return fmt.Errorf("saving token %s: %w", q.Name, err)
@@ -73,7 +73,7 @@ func (s *Server) deleteToken(w http.ResponseWriter, r *http.Request, who identit
 
 func showToken(it Item[Token]) api.Token {
 	t := it.Value
-	return api.Token{Name: it.Name, Scope: t.Scope, Source: t.Source, Created: t.Created, By: t.By.Name}
+	return api.Token{Name: it.Name, Scope: t.Scope, Source: t.Source, Created: t.Created, By: t.By}
 }
 
 func (s *Server) status(w http.ResponseWriter, r *http.Request, _ identity) error {

@@ -174,21 +174,21 @@ func firstPools(o InitOptions) ([]quarantine.Pool, error) {
 func settle(ctx context.Context, s *store.Store, o InitOptions, pools []quarantine.Pool) (string, error) {
 	by := quarantine.Actor{Kind: "gateway", Name: "init"}
 	for _, p := range pools {
-		if _, err := s.Pools().Put(ctx, by, store.Item[quarantine.Pool]{Name: p.Name, Value: p}); err != nil {
+		if err := s.PutPool(ctx, by, p); err != nil {
 			return "", fmt.Errorf("saving pool %s: %w", p.Name, err)
 		}
 	}
 	profile := quarantine.Profile{Name: "default", Pool: "full"}
-	if _, err := s.Profiles().Put(ctx, by, store.Item[quarantine.Profile]{Name: profile.Name, Value: profile}); err != nil {
+	if err := s.PutProfile(ctx, by, profile); err != nil {
 		return "", fmt.Errorf("saving the default profile: %w", err)
 	}
 	source := quarantine.Source{Name: "management", MayRelease: o.MayRelease, MaxValidity: o.MaxValidity}
-	if _, err := s.Sources().Put(ctx, by, store.Item[quarantine.Source]{Name: source.Name, Value: source}); err != nil {
+	if err := s.PutSource(ctx, by, source); err != nil {
 		return "", fmt.Errorf("saving the management source: %w", err)
 	}
 	text := console.NewToken()
-	token := store.Token{Name: "management", Sum: sha256.Sum256([]byte(text)), Scopes: []string{"report"}, Source: source.Name, Created: time.Now().UTC(), By: by}
-	if _, err := s.Tokens().Put(ctx, by, store.Item[store.Token]{Name: token.Name, Value: token}); err != nil {
+	token := store.Token{Name: "management", Sum: sha256.Sum256([]byte(text)), Scope: "report", Source: source.Name, Created: time.Now().UTC(), By: by.Name}
+	if err := s.PutToken(ctx, by, token); err != nil {
 		return "", fmt.Errorf("saving the management server's token: %w", err)
 	}
 	return text, nil

@@ -123,7 +123,7 @@ func (k *control) build(ctx context.Context, version string) (err error) {
 	if k.ca, err = loadAuthorities(ctx, k.store.Secrets()); err != nil {
 		return err
 	}
-	pools, err := organization{k.store}.Pools(ctx)
+	pools, err := k.store.Pools(ctx)
 	if err != nil {
 		return err
 	}
@@ -187,10 +187,10 @@ func (k *control) serverCertificate(ctx context.Context) (*pki.Listener, error) 
 func (k *control) makeDesk() (*enroll.Desk, error) {
 	c := k.config
 	return enroll.New(enroll.Config{
-		Store: k.store, Issuer: k.ca.Authority, Gate: deskGate{k.gate}, Organization: organization{k.store},
-		Sealer: sealer{k.ring}, Audit: auditor{k.store}, Log: k.log, Responder: k.ca.responder, ProofKeys: k.ca.proof,
+		Store: k.store, Issuer: k.ca.Authority, Gate: k.gate, Organization: k.store,
+		Sealer: k.ring, Audit: auditor{k.store}, Log: k.log, Responder: k.ca.responder, ProofKeys: k.ca.proof,
 		Gateways: k.gateways, ListenerKeys: k.listenerKeys, Life: c.Quarantine.CertificateLife, MTU: c.Tunnel.MTU,
-		Strict: !c.Enroll.AllowSHA1, Exporter: c.Enroll.ChannelBinding, Proxies: c.Enroll.TrustedProxies,
+		AllowSHA1: c.Enroll.AllowSHA1, Exporter: c.Enroll.ChannelBinding, Proxies: c.Enroll.TrustedProxies,
 	})
 }
 
@@ -199,21 +199,21 @@ func (k *control) makeConsole(version string) (*console.Server, error) {
 	return console.New(console.Config{
 		Gateway: c.Name, Version: version, EnrollURL: k.enrollURL(), Gate: k.gate, Desk: k.desk,
 		Organization: console.Organization{
-			Pools: table[quarantine.Pool]{k.store.Pools()}, Profiles: table[quarantine.Profile]{k.store.Profiles()},
-			Sources: table[quarantine.Source]{k.store.Sources()}, Tokens: tokens{k.store.Tokens()},
+			Pools: table[quarantine.Pool]{k.store.PoolTable()}, Profiles: table[quarantine.Profile]{k.store.ProfileTable()},
+			Sources: table[quarantine.Source]{k.store.SourceTable()}, Tokens: tokens{k.store},
 			TokenBySum: tokenBySum(k.store),
 		},
-		Audit: auditLog{k.store, auditDir(c)}, Root: k.ca.Root(), Administrator: k.ca.VerifyAdministrator,
+		Audit: k.store.AuditLog(), Root: k.ca.Root(), Administrator: k.ca.VerifyAdministrator,
 		Device: k.ca.VerifyDevice, Settings: k.settings, ListenerKeys: k.listenerKeys, From: c.API.From, Log: k.log,
 	})
 }
 
 func (k *control) settings(ctx context.Context, r quarantine.Record) (cmp.Settings, error) {
-	pools, err := organization{k.store}.Pools(ctx)
+	pools, err := k.store.Pools(ctx)
 	if err != nil {
 		return cmp.Settings{}, err
 	}
-	profile, err := organization{k.store}.Profile(ctx, r.Profile)
+	profile, err := k.store.Profile(ctx, r.Profile)
 	if err != nil {
 		return cmp.Settings{}, err
 	}
