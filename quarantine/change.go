@@ -104,7 +104,7 @@ func (g *Gate) repeats(known Record, c Change, now time.Time) bool {
 	if !ok || r.Verdict != last.Verdict || r.Device != last.Device {
 		return false
 	}
-	if r.At.Equal(last.At) && r.Sequence == last.Sequence {
+	if r.At.Equal(last.At) && r.Sequence == last.Sequence && r.Validity == last.Validity {
 		return true
 	}
 	if r.Verdict != Compliant || r.Validity < 0 || !r.newer(last) || r.At.After(now.Add(MaxAhead)) {

@@ -1,6 +1,7 @@
 package quarantine
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"maps"
@@ -109,7 +110,11 @@ func (n Report) newer(last Report) bool {
 	if n.Sequence != last.Sequence {
 		return n.Sequence > last.Sequence
 	}
-	return n.Verdict.badness() > last.Verdict.badness()
+	if n.Verdict != last.Verdict {
+		return n.Verdict.badness() > last.Verdict.badness()
+	}
+	longer := cmp.Compare(cmp.Or(n.Validity, DefaultValidity), cmp.Or(last.Validity, DefaultValidity))
+	return n.Verdict == Compliant && longer < 0 || n.Verdict != Compliant && longer > 0
 }
 
 // badness orders verdicts; an unknown verdict is worse than compliant.

@@ -29,6 +29,7 @@ type model struct {
 	revoked   bool
 	proven    bool
 	uncertain bool // an answer was lost: the fact may be known or not
+	told      time.Time
 }
 
 // mayRoute is the latest time until which the rules could let the device be routed, zero
@@ -62,7 +63,8 @@ func (m *model) mayRoute(now time.Time) time.Time {
 
 func (m *model) accept(r quarantine.Report) {
 	old, ok := m.last[r.Source]
-	if !ok || r.At.After(old.At) || r.At.Equal(old.At) && r.Verdict == quarantine.NonCompliant {
+	if !ok || r.At.After(old.At) || r.At.Equal(old.At) && r.Verdict == quarantine.NonCompliant &&
+		(old.Verdict != quarantine.NonCompliant || r.Validity > old.Validity) {
 		m.last[r.Source] = r
 	}
 }
@@ -73,8 +75,8 @@ type world struct {
 	rt     *rapid.T
 	models map[quarantine.ID]*model
 	random *rand.Rand
-	down   bool
 	next   int
+	deaf   bool // the enforcer may refuse what it is told
 }
 
 func (w *world) ids() []quarantine.ID {
@@ -122,15 +124,17 @@ func (w *world) sendReport() {
 	if r.Source == quarantine.AgentSource {
 		by = agent(id)
 	}
+	m.told = time.Now()
 	_, err := w.gate.Report(w.t.Context(), by, r)
 	r.Received = time.Now()
 	tightens := r.Verdict != quarantine.Compliant
 	switch {
+	case errors.Is(err, quarantine.ErrNotReady), errors.Is(err, quarantine.ErrUnknownDevice):
 	case m.revoked:
 		if !errors.Is(err, quarantine.ErrFinal) {
 			w.rt.Fatalf("a report on a revoked device: %v", err)
 		}
-	case errors.Is(err, quarantine.ErrStale), errors.Is(err, quarantine.ErrNotReady), errors.Is(err, quarantine.ErrUnknownDevice):
+	case errors.Is(err, quarantine.ErrStale):
 	case err == nil, errors.Is(err, quarantine.ErrNotEnforced), tightens:
 		m.accept(r)
 	default: // refused by the store, or its answer lost
@@ -145,6 +149,7 @@ func (w *world) decide() {
 	if kind == quarantine.Revoke && rapid.IntRange(0, 3).Draw(w.rt, "really") > 0 {
 		return
 	}
+	m.told = time.Now()
 	_, err := w.gate.Change(w.t.Context(), admin, quarantine.Change{Kind: kind, Device: id})
 	if errors.Is(err, quarantine.ErrNotReady) || errors.Is(err, quarantine.ErrUnknownDevice) {
 		return
@@ -180,6 +185,9 @@ func (w *world) check(when string) {
 	w.rt.Helper()
 	now := time.Now()
 	for id, m := range w.models {
+		if w.deaf && now.Sub(m.told) <= quarantine.DefaultFreshness {
+			continue // a data plane that takes nothing goes on until its freshness is over
+		}
 		e := w.enforcer.Entry(id)
 		may := m.mayRoute(now)
 		if w.routed(id) {
@@ -190,7 +198,7 @@ func (w *world) check(when string) {
 				w.rt.Fatalf("%s: %s is routed %s too long, model %+v", when, id, time.Duration(e.Until-latest), *m)
 			}
 		}
-		if (m.blocked || m.revoked || m.profile == "approved" && !m.approved) && !e.Key.IsZero() && w.enforcer.Freshness().Alive > w.boot() {
+		if (m.blocked || m.revoked || m.profile == "approved" && !m.approved) && !w.deaf && !e.Key.IsZero() && w.enforcer.Freshness().Alive > w.boot() {
 			w.rt.Fatalf("%s: %s has a peer: %+v, model %+v", when, id, e, *m)
 		}
 	}
@@ -200,9 +208,9 @@ func (w *world) check(when string) {
 func (w *world) settle() {
 	w.up()
 	w.enforcer.SetHook(nil)
-	w.down = false
 	time.Sleep(time.Minute)
 	synctest.Wait()
+	w.deaf = false
 }
 
 // unreliable makes the store, or the enforcer, fail at random steps.
@@ -214,6 +222,7 @@ func (w *world) unreliable() {
 		return nil
 	})
 	if w.random.IntN(2) == 0 {
+		w.deaf = true
 		w.enforcer.SetHook(func(_ context.Context, step string, _ quarantine.ID) error {
 			if w.random.IntN(4) == 0 {
 				return errors.New("enforcer fails at " + step)
@@ -229,51 +238,64 @@ func (w *world) unreliable() {
 func TestModel(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		seed := rapid.Uint64().Draw(rt, "seed")
+		var failure any // rapid stops by a panic, which must leave the bubble by hand
 		synctest.Test(t, func(t *testing.T) {
 			b := newBench(t)
 			b.run()
-			defer func() { b.stop() }()
+			defer func() {
+				failure = recover()
+				b.stop()
+			}()
 			w := &world{bench: b, rt: rt, models: make(map[quarantine.ID]*model), random: rand.New(rand.NewPCG(seed, 1))}
-			w.enroll()
-			steps := rapid.IntRange(5, 40).Draw(rt, "steps")
-			for i := range steps {
-				action := rapid.SampledFrom([]string{"report", "report", "report", "decide", "decide", "wait", "enroll", "down", "unreliable", "up", "restart", "enforcer restart", "reconcile"}).Draw(rt, "action")
-				switch action {
-				case "enroll":
-					w.enroll()
-				case "report":
-					w.sendReport()
-				case "decide":
-					w.decide()
-				case "wait":
-					time.Sleep(time.Duration(rapid.IntRange(1, 1800).Draw(rt, "seconds")) * time.Second)
-				case "down":
-					w.bench.down()
-				case "unreliable":
-					w.unreliable()
-				case "up":
-					w.up()
-					w.enforcer.SetHook(nil)
-				case "restart":
-					w.stop()
-					w.run()
-				case "enforcer restart":
-					w.enforcer.Restart()
-				case "reconcile":
-					w.settle()
-					w.reconciled(fmt.Sprintf("step %d", i))
-				}
-				// What the caller was told holds at once; what is deferred holds when all is quiet.
-				w.check(fmt.Sprintf("right after step %d, %s", i, action))
-				synctest.Wait()
-				w.check(fmt.Sprintf("after step %d, %s", i, action))
-			}
-			w.settle()
-			w.check("at the end")
-			w.reconciled("at the end")
-			w.allRecorded()
+			w.live()
 		})
+		if fmt.Sprintf("%T", failure) == "rapid.invalidData" {
+			panic(failure) // a line of its own: rapid tells failures apart by where they come from
+		}
+		if failure != nil {
+			panic(failure)
+		}
 	})
+}
+
+// live takes random steps and checks after each.
+func (w *world) live() {
+	w.enroll()
+	for i := range rapid.IntRange(5, 40).Draw(w.rt, "steps") {
+		action := rapid.SampledFrom([]string{"report", "report", "report", "decide", "decide", "wait", "enroll", "down", "unreliable", "up", "restart", "enforcer restart", "reconcile"}).Draw(w.rt, "action")
+		switch action {
+		case "enroll":
+			w.enroll()
+		case "report":
+			w.sendReport()
+		case "decide":
+			w.decide()
+		case "wait":
+			time.Sleep(time.Duration(rapid.IntRange(1, 1800).Draw(w.rt, "seconds")) * time.Second)
+		case "down":
+			w.down()
+		case "unreliable":
+			w.unreliable()
+		case "up":
+			w.settle()
+		case "restart":
+			w.stop()
+			w.run()
+		case "enforcer restart":
+			w.enforcer.Restart()
+		case "reconcile":
+			w.settle()
+			w.reconciled(fmt.Sprintf("step %d", i))
+		}
+		// What the caller was told holds at once; what is deferred holds when all is quiet.
+		w.check(fmt.Sprintf("right after step %d, %s", i, action))
+		synctest.Wait()
+		w.check(fmt.Sprintf("after step %d, %s", i, action))
+	}
+	w.settle()
+	w.check("at the end")
+	w.reconciled("at the end")
+	w.allRecorded()
 }
 
 // allRecorded checks that no tightening was lost, and that what is stored is what is told.
