@@ -204,6 +204,7 @@ func TestLeaseEndsOnTime(t *testing.T) {
 			must(t, g.table.Fill(leakRuleset(), leakElements()))
 			deadline := After(life)
 			c.arm(deadline)
+			most := 3*moment + 2*(life-time.Duration(deadline-Now())) // a slow write is repeated with more room
 			last := map[flow]Deadline{}
 			probes := 0
 			for Now() < deadline+Deadline(100*time.Millisecond) {
@@ -224,8 +225,8 @@ func TestLeaseEndsOnTime(t *testing.T) {
 			for _, f := range c.ends {
 				early := time.Duration(deadline - last[f])
 				t.Logf("%d probes, the last one passed %s before the deadline", probes, early)
-				if early < 0 || early > 3*moment {
-					t.Errorf("the last probe that passed was sent %s before the deadline, want 0 to %s", early, 3*moment)
+				if early < 0 || early > most {
+					t.Errorf("the last probe that passed was sent %s before the deadline, want 0 to %s", early, most)
 				}
 			}
 		})

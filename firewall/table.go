@@ -31,6 +31,9 @@ type Table struct {
 	mu   sync.Mutex
 	conn *nftables.Conn
 	held *Ruleset // what the kernel holds for certain; nil: nothing is certain
+
+	pace  time.Duration // what an element of the last slow Fill took
+	limit int           // this many elements do not fit in one transaction; zero: not met yet
 }
 
 // Open opens the socket that will own the table. It changes nothing in the kernel yet.
@@ -92,13 +95,16 @@ func (t *Table) constant(r Ruleset) error {
 // changes says whether the set holds elements that come and go.
 func (s set) changes() bool { return !s.interval && s.data != "verdict" }
 
-// commit sends what is queued. After an error nothing is certain.
+// commit sends what is queued. After an error nothing is certain, save that a
+// transaction which is too long was not sent.
 func (t *Table) commit() error {
 	err := t.conn.Flush()
 	if err == nil {
 		return nil
 	}
-	t.held = nil
+	if !errors.Is(err, unix.EMSGSIZE) {
+		t.held = nil
+	}
 	return fmt.Errorf("%w: %w", ErrDoubt, err)
 }
 
@@ -120,7 +126,8 @@ func (t *Table) Fill(r Ruleset, e Elements) error {
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	need := moment + time.Duration(len(e.Routed)+len(e.Quarantined))*eachElement
+	n := time.Duration(len(e.Routed) + len(e.Quarantined) + 1)
+	need := moment + n*max(eachElement, t.pace*3/2)
 	for range 3 {
 		start := Now()
 		left, err := t.fill(r, e, start, need)
@@ -132,7 +139,7 @@ func (t *Table) Fill(r Ruleset, e Elements) error {
 		if took <= need {
 			return left
 		}
-		need = 2 * took // the elements may outlive their deadlines by took-need
+		t.pace, need = took/n, 2*took // the elements may outlive their deadlines by took-need
 	}
 	t.held = nil
 	return fmt.Errorf("filling table %s: %w: the machine is too slow to keep deadlines", r.Table, ErrDoubt)
@@ -143,14 +150,18 @@ func (t *Table) fill(r Ruleset, e Elements, now Deadline, need time.Duration) (l
 	b := batch{}
 	left = errors.Join(b.routed(r, e.Routed, now, need), b.quarantined(r, e.Quarantined))
 	b.freshness(r, e.Fresh, e.Alive, now, need)
+	n := len(e.Routed) + len(e.Quarantined)
+	if t.limit != 0 && n >= t.limit {
+		return left, t.steps(r, b)
+	}
 	if err := errors.Join(t.constant(r), t.add(r, b)); err != nil {
 		return nil, t.discard(err)
 	}
-	err = t.commit()
-	if !errors.Is(err, unix.EMSGSIZE) {
+	if err = t.commit(); !errors.Is(err, unix.EMSGSIZE) {
 		return left, err
 	}
-	t.log.Warn("socket buffer too small for one transaction, filling in steps", "routed", len(e.Routed), "quarantined", len(e.Quarantined))
+	t.limit = n
+	t.log.Warn("socket buffer too small for one transaction, filling in steps", "elements", n)
 	return left, t.steps(r, b)
 }
 
@@ -164,7 +175,7 @@ func (t *Table) steps(r Ruleset, b batch) error {
 	}
 	for _, name := range order {
 		for rest := b[name]; len(rest) > 0; {
-			n := min(4*chunk, len(rest))
+			n := min(6*chunk, len(rest)) // some 200 KiB, which any socket takes
 			if err := t.add(r, batch{name: rest[:n]}); err != nil {
 				return t.discard(err)
 			}
