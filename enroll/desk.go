@@ -12,6 +12,7 @@ import (
 	"net/netip"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"lazaret/enroll/cmp"
@@ -117,7 +118,7 @@ type Config struct {
 type Desk struct {
 	cfg    Config
 	limits *limiter
-	dummy  []byte // a sealed secret that no OTP has: unknown references cost as much as known ones
+	dummy  atomic.Pointer[[]byte] // a sealed secret that no OTP has: unknown references cost as much as known ones
 	turns  [64]sync.Mutex
 }
 
@@ -154,11 +155,32 @@ func New(cfg Config) (*Desk, error) {
 	if cfg.Clock == nil {
 		cfg.Clock = time.Now
 	}
-	dummy, err := cfg.Sealer.Seal(dummyContext, []byte("0000000000000000"))
-	if err != nil {
+	d := &Desk{cfg: cfg, limits: newLimiter(cfg.Limits)}
+	if err := d.sealDummy(); err != nil {
 		return nil, fmt.Errorf("making the enrollment desk: sealing a dummy secret: %w", err)
 	}
-	return &Desk{cfg: cfg, limits: newLimiter(cfg.Limits), dummy: dummy}, nil
+	return d, nil
+}
+
+func (d *Desk) sealDummy() error {
+	sealed, err := d.cfg.Sealer.Seal(dummyContext, []byte(dummySecret))
+	if err == nil {
+		d.dummy.Store(&sealed)
+	}
+	return err
+}
+
+// openDummy does the work of opening a secret. When the key it was sealed under has been
+// retired, it is sealed anew.
+func (d *Desk) openDummy() []byte {
+	secret, err := d.cfg.Sealer.Open(dummyContext, *d.dummy.Load())
+	if err == nil {
+		return secret
+	}
+	if err := d.sealDummy(); err != nil {
+		d.cfg.Log.Error("sealing a dummy secret", "error", err)
+	}
+	return []byte(dummySecret)
 }
 
 // turn makes messages of one OTP that may issue wait for each other, so that a hundred
@@ -178,4 +200,7 @@ func secretContext(o OTP) string {
 	return fmt.Sprintf("lazaret otp %s %d %q", o.Reference, o.Expires.UTC().UnixNano(), o.User)
 }
 
-const dummyContext = "lazaret otp none"
+const (
+	dummyContext = "lazaret otp none"
+	dummySecret  = "0000000000000000" // never drawn: it has no letters
+)

@@ -147,15 +147,14 @@ func unusable(o OTP, now time.Time) string {
 
 // open opens the OTP's secret, or the dummy when the OTP is not to be used.
 func (e *exchange) open(o OTP, why *string) []byte {
-	sealed, context := e.desk.dummy, dummyContext
-	if *why == "" {
-		sealed, context = o.Secret, secretContext(o)
+	if *why != "" {
+		return e.desk.openDummy()
 	}
-	secret, err := e.desk.cfg.Sealer.Open(context, sealed)
+	secret, err := e.desk.cfg.Sealer.Open(secretContext(o), o.Secret)
 	if err != nil {
 		e.desk.cfg.Log.Error("opening the secret of a one-time password", "reference", o.Reference, "error", err)
 		*why = "its secret cannot be opened: " + err.Error()
-		return make([]byte, 16)
+		return []byte(dummySecret)
 	}
 	return secret
 }
@@ -272,19 +271,13 @@ func (e *exchange) plain(reference []byte, fail cmp.Failure, why string) answer 
 
 // failed counts a failure and writes its reason to the audit log, and nowhere else.
 func (e *exchange) failed(reference []byte, why string) answer {
-	slow, alert := e.desk.limits.fail(e.now, reference, limited(e.from))
-	write, withheld := e.desk.limits.entry(e.now)
-	if write {
-		detail := map[string]string(nil)
-		if withheld > 0 {
-			detail = map[string]string{"left_out_before": fmt.Sprint(withheld)}
-		}
-		e.audit(Event{By: e.by, Action: "enroll.refuse", OTP: shown(string(reference)), Why: why, Detail: detail})
-	}
+	l := e.desk.limits
+	slow, alert := l.fail(e.now, reference, limited(e.from))
+	e.bounded(&l.strangers, Event{By: e.by, Action: "enroll.refuse", OTP: shown(string(reference)), Why: why})
 	if alert {
-		e.desk.cfg.Log.Warn("enrollment fails again and again", "from", e.from, "reference", shown(string(reference)), "failures", e.desk.limits.AlertAt)
-		e.audit(Event{By: e.by, Action: "enroll.alarm", OTP: shown(string(reference)),
-			Why: fmt.Sprintf("%d failures within %s from this address or for this reference", e.desk.limits.AlertAt, e.desk.limits.Window)})
+		e.desk.cfg.Log.Warn("enrollment fails again and again", "from", e.from, "reference", shown(string(reference)), "failures", l.AlertAt)
+		e.bounded(&l.holders, Event{By: e.by, Action: "enroll.alarm", OTP: shown(string(reference)),
+			Why: fmt.Sprintf("%d failures within %s from this address or for this reference", l.AlertAt, l.Window)})
 	}
 	return answer{status: http.StatusOK, slow: slow}
 }
@@ -295,8 +288,21 @@ func (e *exchange) count() (slow bool) {
 	return slow
 }
 
+// note writes about a sender who has shown a valid MAC or signature.
 func (e *exchange) note(action, why string) {
-	e.audit(Event{By: e.by, Action: action, OTP: e.otp.Reference, Device: e.otp.Answer.Device, Why: why})
+	e.bounded(&e.desk.limits.holders, Event{By: e.by, Action: action, OTP: e.otp.Reference, Device: e.otp.Answer.Device, Why: why})
+}
+
+// bounded writes an event that can be caused again and again, as long as its budget lasts.
+func (e *exchange) bounded(b *budget, ev Event) {
+	write, withheld := e.desk.limits.entry(b, e.now)
+	if !write {
+		return
+	}
+	if withheld > 0 {
+		ev.Detail = map[string]string{"left_out_before": fmt.Sprint(withheld)}
+	}
+	e.audit(ev)
 }
 
 func (e *exchange) audit(ev Event) {

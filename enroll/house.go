@@ -68,6 +68,11 @@ func (d *Desk) tidy(ctx context.Context, o OTP) error {
 	if len(o.Secret) == 0 || !over {
 		return nil
 	}
+	if o.State == Confirmed {
+		if err := d.confirmed(ctx, keeper, o); err != nil { // the gate was away when the device confirmed
+			return err
+		}
+	}
 	o.Secret = nil
 	return d.cfg.Store.UpdateOTP(ctx, keeper, "otp.erase", o)
 }

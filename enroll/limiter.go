@@ -20,7 +20,7 @@ type Limits struct {
 	AlertAt   int           // failures within Window that raise an alert; 50
 	Window    time.Duration // 10 minutes
 	Keys      int           // references remembered, and addresses; 32768 each
-	Entries   int           // refusals written to the audit log per minute; 600. The others are counted
+	Entries   int           // refusals of strangers written to the audit log per minute, and of others; 600 each. The rest is counted
 }
 
 func (l Limits) withDefaults() Limits {
@@ -58,9 +58,8 @@ type limiter struct {
 	mu         sync.Mutex
 	references tallies
 	addresses  tallies
-	minute     time.Time // of the audit entries counted in written
-	written    int
-	withheld   int
+	strangers  budget // of audit entries about those without a valid MAC
+	holders    budget // of audit entries about the others, and of alarms: no stranger uses this one up
 }
 
 func newLimiter(l Limits) *limiter {
@@ -91,6 +90,12 @@ func (m *limiter) enter(ctx context.Context, now time.Time, from netip.Prefix) (
 	if m.slowed(now, from) {
 		l = m.suspect
 	}
+	leave = func() { <-l.work }
+	select {
+	case l.work <- struct{}{}:
+		return leave
+	default:
+	}
 	select {
 	case l.queue <- struct{}{}:
 		defer func() { <-l.queue }()
@@ -101,7 +106,7 @@ func (m *limiter) enter(ctx context.Context, now time.Time, from netip.Prefix) (
 	defer patience.Stop()
 	select {
 	case l.work <- struct{}{}:
-		return func() { <-l.work }
+		return leave
 	case <-patience.C:
 	case <-ctx.Done():
 	}
@@ -144,21 +149,28 @@ func (m *limiter) hold(ctx context.Context) bool {
 	return true
 }
 
-// entry says whether one more refusal may be written to the audit log, and how many
-// were left out since the last one.
-func (m *limiter) entry(now time.Time) (write bool, withheld int) {
+// entry says whether one more entry of a budget may be written to the audit log, and
+// how many were left out since the last one.
+func (m *limiter) entry(b *budget, now time.Time) (write bool, withheld int) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if since := now.Sub(m.minute); since >= time.Minute || since < 0 {
-		m.minute, m.written = now, 0
+	if since := now.Sub(b.minute); since >= time.Minute || since < 0 {
+		b.minute, b.written = now, 0
 	}
-	if m.written >= m.Entries {
-		m.withheld++
+	if b.written >= m.Entries {
+		b.withheld++
 		return false, 0
 	}
-	m.written++
-	withheld, m.withheld = m.withheld, 0
+	b.written++
+	withheld, b.withheld = b.withheld, 0
 	return true, withheld
+}
+
+// budget counts the audit entries of one minute.
+type budget struct {
+	minute   time.Time
+	written  int
+	withheld int
 }
 
 type tallyKey [16]byte

@@ -154,11 +154,14 @@ func TestEntriesPerMinute(t *testing.T) {
 	now := time.Date(2026, 3, 1, 9, 0, 0, 0, time.UTC)
 	written := 0
 	for range 100 {
-		if ok, _ := m.entry(now); ok {
+		if ok, _ := m.entry(&m.strangers, now); ok {
 			written++
 		}
 	}
-	ok, withheld := m.entry(now.Add(time.Minute))
+	if ok, _ := m.entry(&m.holders, now); !ok {
+		t.Error("strangers used up what is for others")
+	}
+	ok, withheld := m.entry(&m.strangers, now.Add(time.Minute))
 	if written != 10 || !ok || withheld != 90 {
 		t.Errorf("wrote %d, then %v with %d left out; want 10, then true with 90", written, ok, withheld)
 	}
