@@ -13,6 +13,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -20,12 +21,15 @@ import (
 
 // memory is a KeyStore that can fail.
 type memory struct {
+	mu    sync.Mutex
 	blob  []byte
 	saves int
 	fail  error
 }
 
 func (m *memory) Load(context.Context) ([]byte, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	if m.fail != nil {
 		return nil, m.fail
 	}
@@ -35,7 +39,23 @@ func (m *memory) Load(context.Context) ([]byte, error) {
 	return m.blob, nil
 }
 
+// count returns how often Save succeeded.
+func (m *memory) count() int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.saves
+}
+
+// failWith makes every call fail until it is given nil.
+func (m *memory) failWith(err error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.fail = err
+}
+
 func (m *memory) Save(_ context.Context, blob []byte) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	if m.fail != nil {
 		return m.fail
 	}
@@ -92,13 +112,13 @@ func TestListenerRenewsAtTwoThirds(t *testing.T) {
 		}
 		time.Sleep(60*24*time.Hour - time.Second) // two thirds of 90 days
 		synctest.Wait()
-		if l.Certificate() != first || store.saves != 1 {
+		if l.Certificate() != first || store.count() != 1 {
 			t.Fatal("renewed early")
 		}
 		time.Sleep(2 * time.Second)
 		synctest.Wait()
 		second := l.Certificate()
-		if second == first || !second.NotAfter.After(first.NotAfter) || store.saves != 2 {
+		if second == first || !second.NotAfter.After(first.NotAfter) || store.count() != 2 {
 			t.Fatal("not renewed at two thirds of its life")
 		}
 		after := l.Keys()
@@ -110,8 +130,8 @@ func TestListenerRenewsAtTwoThirds(t *testing.T) {
 		}
 		time.Sleep(365 * 24 * time.Hour) // a year: a renewal every 60 days
 		synctest.Wait()
-		if store.saves != 8 {
-			t.Errorf("saved %d times", store.saves)
+		if store.count() != 8 {
+			t.Errorf("saved %d times", store.count())
 		}
 		if err := l.config.Authority.VerifyServer(l.Certificate(), time.Now()); err != nil {
 			t.Error(err)
@@ -125,7 +145,7 @@ func TestListenerComesBackWithItsKeys(t *testing.T) {
 		c := listenerConfig(t, store)
 		first := newListener(t, c)
 		again := newListener(t, c)
-		if !slices.Equal(first.Keys(), again.Keys()) || !again.Certificate().Equal(first.Certificate()) || store.saves != 1 {
+		if !slices.Equal(first.Keys(), again.Keys()) || !again.Certificate().Equal(first.Certificate()) || store.count() != 1 {
 			t.Error("a restart changed keys or certificate")
 		}
 		c.Names = append(c.Names, "vpn.example.com")
@@ -142,9 +162,9 @@ func TestListenerComesBackWithItsKeys(t *testing.T) {
 			func(c *ListenerConfig) { c.Name = "other" },
 			func(c *ListenerConfig) { c.Authority = listenerConfig(t, store).Authority },
 		} {
-			before := store.saves
+			before := store.count()
 			edit(&c)
-			if l := newListener(t, c); store.saves != before+1 || !slices.Equal(first.Keys(), l.Keys()) {
+			if l := newListener(t, c); store.count() != before+1 || !slices.Equal(first.Keys(), l.Keys()) {
 				t.Error("a change of configuration was not taken in, or changed the keys")
 			}
 		}
@@ -188,7 +208,7 @@ func TestListenerKeepsShowingWhenRenewalFails(t *testing.T) {
 		l := newListener(t, c)
 		run(t, l)
 		first, keys := l.Certificate(), l.Keys()
-		store.fail = errors.New("disk full")
+		store.failWith(errors.New("disk full"))
 		time.Sleep(61 * 24 * time.Hour)
 		synctest.Wait()
 		if l.Certificate() != first || !slices.Equal(l.Keys(), keys) {
@@ -197,7 +217,7 @@ func TestListenerKeepsShowingWhenRenewalFails(t *testing.T) {
 		if !strings.Contains(log.String(), "disk full") {
 			t.Error("the failure is not in the log")
 		}
-		store.fail = nil
+		store.failWith(nil)
 		time.Sleep(time.Minute)
 		synctest.Wait()
 		if l.Certificate() == first || l.Keys()[0] != keys[1] {
@@ -222,8 +242,8 @@ func TestListenerStopsAtItsAuthoritysEnd(t *testing.T) {
 		run(t, l)
 		time.Sleep(99 * 24 * time.Hour)
 		synctest.Wait()
-		if store.saves != 2 || !l.Certificate().NotAfter.Equal(h.Servers.Certificate.NotAfter) {
-			t.Errorf("saved %d times, ends %s", store.saves, l.Certificate().NotAfter)
+		if store.count() != 2 || !l.Certificate().NotAfter.Equal(h.Servers.Certificate.NotAfter) {
+			t.Errorf("saved %d times, ends %s", store.count(), l.Certificate().NotAfter)
 		}
 	})
 }
@@ -242,8 +262,8 @@ func TestListenerShortLife(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		if store.saves != 16 { // one at the start, one each 40 s
-			t.Errorf("saved %d times in ten minutes", store.saves)
+		if store.count() != 16 { // one at the start, one each 40 s
+			t.Errorf("saved %d times in ten minutes", store.count())
 		}
 	})
 }
@@ -271,7 +291,7 @@ func TestNewListenerRefuses(t *testing.T) {
 		edit(&changed)
 		if l, err := NewListener(t.Context(), changed); err == nil || l != nil {
 			t.Errorf("%s: accepted", name)
-		} else if m, ok := changed.Store.(*memory); ok && m != nil && m != good && m.saves != 0 {
+		} else if m, ok := changed.Store.(*memory); ok && m != nil && m != good && m.count() != 0 {
 			t.Errorf("%s: keys were replaced", name)
 		}
 	}
