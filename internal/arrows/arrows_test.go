@@ -27,7 +27,7 @@ var rules = map[string]struct {
 	"internal/testneed":    {nil, "a test's needs know no product code"},
 	"internal/console":     {[]string{"enroll", "enroll/cmp", "enroll/code", "quarantine", "quarantine/tunnel", "firewall", "internal/audit", "internal/agentapi", "internal/console/api"}, "the API shows and asks; it reaches no kernel and no etcd"},
 	"internal/store":       {[]string{"enroll", "quarantine", "quarantine/tunnel", "firewall", "internal/audit", "internal/seal"}, "an adapter for what enroll and quarantine declare"},
-	"internal/agent":       {[]string{"enroll/client", "enroll/cmp", "enroll/code", "quarantine/tunnel", "internal/agentapi"}, "the device side knows nothing of the gateway's inside"},
+	"internal/agent":       {[]string{"enroll/client", "enroll/cmp", "enroll/code", "quarantine/tunnel", "internal/agentapi", "internal/version"}, "the device side knows nothing of the gateway's inside"},
 	"internal/config":      {[]string{"firewall"}, "names the nouns it reads"},
 	"internal/agentapi":    {[]string{"enroll/cmp"}, "shapes both ends share"},
 	"internal/console/api": {nil, "shapes clients share"},
