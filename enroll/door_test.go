@@ -2,7 +2,10 @@ package enroll
 
 import (
 	"bytes"
+	"context"
+	"crypto/tls"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
@@ -150,4 +153,68 @@ func FuzzDoor(f *testing.F) {
 			t.Fatal("something was issued")
 		}
 	})
+}
+
+// TestChannelBinding: with real connections, a message holds for the one it was made for.
+func TestChannelBinding(t *testing.T) {
+	g := newGateway(t, func(c *Config) { c.Exporter = true })
+	srv := httptest.NewUnstartedServer(g)
+	srv.TLS = &tls.Config{MinVersion: tls.VersionTLS13}
+	srv.StartTLS()
+	defer srv.Close()
+	// dial opens a connection and returns a way to post through it, and its exporter.
+	dial := func() (func([]byte) *cmp.Message, []byte) {
+		raw, err := tls.Dial("tcp", srv.Listener.Addr().String(), &tls.Config{RootCAs: srv.Client().Transport.(*http.Transport).TLSClientConfig.RootCAs, ServerName: "example.com"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { raw.Close() })
+		state := raw.ConnectionState()
+		material, err := state.ExportKeyingMaterial(cmp.ExporterLabel, nil, 32)
+		if err != nil {
+			t.Fatal(err)
+		}
+		client := &http.Client{Transport: &http.Transport{DialTLSContext: func(context.Context, string, string) (net.Conn, error) { return raw, nil }}}
+		return func(body []byte) *cmp.Message {
+			r, err := client.Post("https://example.com"+Path, contentType, bytes.NewReader(body))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer r.Body.Close()
+			answer, err := io.ReadAll(r.Body)
+			if err != nil {
+				t.Fatal(err)
+			}
+			m, err := cmp.Parse(answer)
+			if err != nil {
+				t.Fatalf("HTTP %d: %v", r.StatusCode, err)
+			}
+			return m
+		}, material
+	}
+	d := g.device(t, Request{})
+	post, material := dial()
+	_, another := dial()
+	d.extra = []cmp.Info{cmp.ExporterInfo(another)}
+	if m := post(d.p10cr()); m.Body.Error.Status.Fail != cmp.BadMessageCheck || m.Protection == nil || g.made.issued.Load() != 0 {
+		t.Errorf("a message made for another connection: kind %d, %v", m.Body.Kind, m.Body.Error.Status)
+	}
+	d.extra = []cmp.Info{cmp.ExporterInfo(material)}
+	if m := post(d.p10cr()); m.Body.Kind != cmp.CP {
+		t.Errorf("a message made for this connection: %v", m.Body.Error.Status)
+	}
+}
+
+// TestBehindATerminatingProxy: the same desk, on a listener that cannot compare.
+func TestBehindATerminatingProxy(t *testing.T) {
+	g := newGateway(t, func(c *Config) { c.Exporter = true })
+	d := g.device(t, Request{})
+	d.extra = []cmp.Info{cmp.ExporterInfo(make([]byte, 32))}
+	r := httptest.NewRequest(http.MethodPost, Path, bytes.NewReader(d.p10cr()))
+	r.Header.Set("Content-Type", contentType)
+	w := httptest.NewRecorder()
+	g.Handler(Listener{}).ServeHTTP(w, r)
+	if m := d.parse(w); m.Body.Kind != cmp.CP {
+		t.Errorf("kind %d: %v", m.Body.Kind, m.Body.Error.Status)
+	}
 }

@@ -301,3 +301,17 @@ func TestRequestsByOTPThatNeedASignature(t *testing.T) {
 		t.Error("a certificate was signed")
 	}
 }
+
+func TestDeviceReportsAnError(t *testing.T) {
+	g := newGateway(t)
+	d := g.device(t, Request{})
+	d.edit = func(m *cmp.Message) {
+		m.Body = cmp.Body{Kind: cmp.Error, Error: cmp.ErrorContent{Status: cmp.StatusInfo{Status: cmp.Rejection, Text: []string{"disk\x07 full"}}}}
+	}
+	if m := d.ask(d.genm()); m.Body.Kind != cmp.PKIConf {
+		t.Errorf("kind %d", m.Body.Kind)
+	}
+	if !g.log.has("enroll.note", "full") || g.log.has("enroll.note", "\x07") {
+		t.Errorf("noted as %+v", g.log.all())
+	}
+}
