@@ -71,6 +71,7 @@ type Config struct {
 	Server   string        // required: https://host or https://host:port
 	Log      *slog.Logger  // required
 	RootPin  []byte        // optional: SHA-256 of the root's DER, from a QR code or link
+	Claim    *cmp.Claim    // optional: what the device says of itself; identifies and proves nothing
 	Attempts int           // optional: tries of each message, 5 by default
 	Backoff  time.Duration // optional: before the second try, doubled each time; 1 s by default
 	Timeout  time.Duration // optional: of one try, 30 s by default

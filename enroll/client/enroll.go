@@ -159,6 +159,13 @@ func (e *Enrollment) Request(ctx context.Context, keys Keys) (*Result, error) {
 			return nil, err
 		}
 		h.GeneralInfo = append(h.GeneralInfo, proof)
+		if claim := e.wire.client.cfg.Claim; claim != nil {
+			info, err := cmp.ClaimInfo(*claim)
+			if err != nil {
+				return nil, err
+			}
+			h.GeneralInfo = append(h.GeneralInfo, info)
+		}
 		return e.protect(h, cmp.Body{Kind: cmp.P10CR, PKCS10: csr})
 	}, func(request, answer *cmp.Message) error { return e.checkIssued(ctx, keys, request, answer) })
 	if err != nil {

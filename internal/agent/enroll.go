@@ -39,7 +39,8 @@ func Enroll(ctx context.Context, o EnrollOptions) (*client.Result, error) {
 	if _, err := s.load(); err == nil && !o.Force {
 		return nil, fmt.Errorf("this device is enrolled already (%s): add --force to enroll it anew", o.Dir)
 	}
-	c, err := client.New(client.Config{Server: o.Server, Log: o.Log, RootPin: o.RootPin, Claim: claim(ctx)})
+	said := claim(ctx)
+	c, err := client.New(client.Config{Server: o.Server, Log: o.Log, RootPin: o.RootPin, Claim: &said})
 	if err != nil {
 		return nil, err
 	}
