@@ -30,6 +30,7 @@ func runHost(ctx context.Context, args []string) error {
 		opAwaitUp:   handle(func(ctx context.Context, device string) (any, error) { return nil, awaitUp(ctx, device) }),
 		opConfigure: handle(func(_ context.Context, r configureRequest) (any, error) { return nil, configure(r) }),
 		opProbe:     handle(func(ctx context.Context, s ProbeSpec) (any, error) { return probe(ctx, s) }),
+		opInject:    handle(func(_ context.Context, r injectRequest) (any, error) { return nil, inject(r) }),
 	}
 	procs.register(ops)
 	traffic.register(ops)

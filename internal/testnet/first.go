@@ -32,6 +32,7 @@ const (
 	opStream      = "stream"
 	opStreamStat  = "stream.stat"
 	opStreamClose = "stream.close"
+	opInject      = "inject"
 	opCapture     = "capture"
 	opCaptureStat = "capture.stat"
 	opCaptureStop = "capture.stop"
@@ -52,7 +53,7 @@ type linkRequest struct {
 // right to make namespaces directly, as in many containers, a user namespace is
 // tried as well.
 func (l *Lab) launch(userNamespace bool) error {
-	logFile, err := os.OpenFile(filepath.Join(l.dir, "lab.log"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+	logFile, err := os.OpenFile(filepath.Join(l.dir, logName), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
 	if err != nil {
 		return fmt.Errorf("making the lab's log: %w", err)
 	}

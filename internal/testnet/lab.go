@@ -1,7 +1,9 @@
 package testnet
 
 import (
+	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -28,6 +30,9 @@ type Config struct {
 	UserNamespace bool
 }
 
+// logName is the file, in the lab's directory, of what the agents print.
+const logName = "lab.log"
+
 // Lab is a set of hosts that live and die together.
 type Lab struct {
 	dir    string
@@ -38,15 +43,20 @@ type Lab struct {
 	exited chan struct{} // closed when the first process and so the whole lab is gone
 	cmd    *exec.Cmd
 
-	mu    sync.Mutex
-	hosts map[string]*Host
-	close sync.Once
+	mu      sync.Mutex
+	hosts   map[string]*Host
+	closing bool
+	watches sync.WaitGroup // of processes; nothing is added once closing
+	close   sync.Once
 }
 
 // Start makes an empty lab. Where namespaces are refused the error names the
 // setting that refuses them and says how to run as root. The lab ends with Close,
 // with ctx, and with the calling process, however that ends.
 func Start(ctx context.Context, c Config) (*Lab, error) {
+	if !mainCalled {
+		return nil, errors.New("starting a lab: the program must call testnet.Main first")
+	}
 	l := &Lab{dir: c.Dir, log: newPrefixLog(c.Log), hosts: make(map[string]*Host), exited: make(chan struct{})}
 	if l.dir == "" {
 		dir, err := os.MkdirTemp("", "lazaret-lab-")
@@ -62,7 +72,11 @@ func Start(ctx context.Context, c Config) (*Lab, error) {
 	stop := context.AfterFunc(ctx, func() { l.Close() })
 	go func() { <-l.exited; stop() }() // ends with the lab
 	if err := l.first.call(ctx, opSetup, struct{}{}, nil); err != nil {
+		words, _ := os.ReadFile(filepath.Join(l.dir, logName)) // only adds to the error
 		l.Close()
+		if len(words) > 0 {
+			err = fmt.Errorf("%w (its last words: %s)", err, bytes.TrimSpace(words))
+		}
 		return nil, refusal(fmt.Errorf("setting up the lab: %w", err))
 	}
 	return l, nil
@@ -75,11 +89,13 @@ func (l *Lab) Close() error {
 		l.first.Close()
 		<-l.exited
 		l.mu.Lock()
+		l.closing = true
 		hosts := slices.Collect(maps.Values(l.hosts))
 		l.mu.Unlock()
 		for _, h := range hosts {
 			h.agent.Close()
 		}
+		l.watches.Wait() // the log gets no line after this
 		l.removeDir()
 	})
 	return nil
@@ -150,6 +166,18 @@ func (l *Lab) Link(ctx context.Context, h *Host, network, device string, addrs .
 		return fmt.Errorf("linking %s to network %s: %w", h.name, network, err)
 	}
 	return nil
+}
+
+// track counts one more process to wait for in Close, until the function it
+// returns is called.
+func (l *Lab) track() func() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closing {
+		return func() {}
+	}
+	l.watches.Add(1)
+	return l.watches.Done
 }
 
 func (l *Lab) removeDir() {

@@ -37,13 +37,17 @@ const (
 	roleNothing   = "testnet.nothing"
 )
 
-var reportFile *os.File
+var (
+	reportFile *os.File
+	mainCalled bool // Start refuses otherwise: the lab's processes would run the program again, and so on
+)
 
 // Main must be called before anything else by a program that uses a lab: in a
 // test binary, at the start of TestMain. In a process of a lab it does that
 // process's work and exits; in any other it returns. Roles are what [Host.Run]
 // may start.
 func Main(roles map[string]Role) {
+	mainCalled = true
 	name, ok := os.LookupEnv(roleEnv)
 	if !ok {
 		return

@@ -121,17 +121,15 @@ func connectTCP(s ProbeSpec) (*os.File, netip.AddrPort, error) {
 	if err != nil {
 		return nil, netip.AddrPort{}, fmt.Errorf("opening a socket: %w", err)
 	}
-	if err := bindFor(fd, s); err == nil {
+	err = bindFor(fd, s)
+	if err == nil {
 		err = unix.Connect(fd, sockaddr(s.To))
-		if err == nil || errors.Is(err, syscall.EINPROGRESS) {
-			return os.NewFile(uintptr(fd), "tcp probe"), localOf(fd), nil
-		}
+	}
+	if err != nil && !errors.Is(err, syscall.EINPROGRESS) {
 		unix.Close(fd)
 		return nil, netip.AddrPort{}, fmt.Errorf("connecting: %w", err)
-	} else {
-		unix.Close(fd)
-		return nil, netip.AddrPort{}, err
 	}
+	return os.NewFile(uintptr(fd), "tcp probe"), localOf(fd), nil
 }
 
 func bindFor(fd int, s ProbeSpec) error {

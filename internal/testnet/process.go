@@ -41,7 +41,7 @@ type Process struct {
 	started processStarted
 	out     *output
 	reports *json.Decoder
-	pipes   sync.WaitGroup
+	copies  sync.WaitGroup // of output
 	done    chan struct{}
 	end     processEnd
 	err     error // of the wait itself
@@ -87,9 +87,9 @@ func (h *Host) Command(ctx context.Context, path string, args ...string) (*Proce
 // ctx bounds only the start.
 func (h *Host) Start(ctx context.Context, s Spec) (*Process, error) {
 	if s.Name == "" {
-		s.Name = s.Role + filepath.Base(s.Path)
-		if s.Path == "" {
-			s.Name = s.Role
+		s.Name = s.Role
+		if s.Path != "" {
+			s.Name = filepath.Base(s.Path)
 		}
 	}
 	if s.Dir == "" {
@@ -150,10 +150,12 @@ func (p *Process) watch(pipes stdio, stdin io.Reader) {
 		}()
 	}
 	for _, f := range pipes.ours[1:3] {
-		p.pipes.Go(func() { p.copyLines(f) })
+		p.copies.Go(func() { p.copyLines(f) })
 	}
 	p.reports = json.NewDecoder(pipes.ours[3])
+	ended := p.host.lab.track()
 	go func() {
+		defer ended()
 		defer close(p.done)
 		p.err = p.host.agent.call(context.Background(), opWait, p.started.ID, &p.end)
 		p.drain(pipes.ours[1:3])
@@ -165,7 +167,7 @@ func (p *Process) watch(pipes stdio, stdin io.Reader) {
 // is not waited for.
 func (p *Process) drain(pipes []*os.File) {
 	limit := time.AfterFunc(2*time.Second, func() { closeAll(pipes) })
-	p.pipes.Wait()
+	p.copies.Wait()
 	limit.Stop()
 	closeAll(pipes)
 }
@@ -185,8 +187,8 @@ func (p *Process) copyLines(r io.Reader) {
 }
 
 // Next waits for the next value that the role gave to [Report], and decodes it
-// into v. One goroutine at a time may call it. When the process ends instead, the
-// error says how and with what last words.
+// into v. One goroutine at a time may call it, and none again after an error. When
+// the process ends instead, the error says how and with what last words.
 func (p *Process) Next(ctx context.Context, v any) error {
 	result := make(chan error, 1)
 	go func() { result <- p.reports.Decode(v) }() // ends with the process at the latest

@@ -71,15 +71,11 @@ func writeMessage(c *net.UnixConn, m message, files []*os.File) error {
 	if len(files) > 0 {
 		fds := make([]int, len(files))
 		for i, f := range files {
-			fds[i] = int(f.Fd())
+			fds[i] = int(f.Fd()) // in blocking mode from here on, as programs expect of their pipes
 		}
 		rights = unix.UnixRights(fds...)
 	}
 	_, _, err = c.WriteMsgUnix(b, rights, nil)
-	for _, f := range files {
-		// Fd() made the file blocking; the receiver sets its own mode.
-		_ = unix.SetNonblock(int(f.Fd()), true)
-	}
 	return err
 }
 
