@@ -296,3 +296,22 @@ func TestRefusalNamesSetting(t *testing.T) {
 		}
 	}
 }
+
+// The same with a kernel that refuses: in a user namespace of one's own, the
+// limits can be set.
+func TestRefusalOfTheKernel(t *testing.T) {
+	for _, setting := range []string{"max_net_namespaces", "max_user_namespaces"} {
+		h := newHost(t, newLab(t, Config{UserNamespace: true}), "a")
+		p, err := h.Run(soon(t), "refused", setting)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var said string
+		if err := p.Next(soon(t), &said); err != nil {
+			t.Fatal(err)
+		}
+		if !strings.Contains(said, "user."+setting+" is 0 (to allow: sysctl -w user."+setting) {
+			t.Errorf("%s: %s", setting, said)
+		}
+	}
+}

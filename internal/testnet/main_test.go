@@ -18,6 +18,7 @@ func TestMain(m *testing.M) {
 		"greet":     greet,
 		"privilege": privilege,
 		"keep":      keep,
+		"refused":   refused,
 		"overflow":  func(context.Context, []string) error { return overflow() },
 	})
 	os.Exit(m.Run())
@@ -62,4 +63,16 @@ func keep(ctx context.Context, _ []string) error {
 	}
 	fmt.Println(l.PID())
 	select {}
+}
+
+// refused forbids further namespaces in its own, and reports how a lab says so.
+func refused(ctx context.Context, args []string) error {
+	if err := os.WriteFile("/proc/sys/user/"+args[0], []byte("0"), 0); err != nil {
+		return err
+	}
+	l, err := Start(ctx, Config{UserNamespace: args[0] == "max_user_namespaces"})
+	if err == nil {
+		return errors.Join(errors.New("a lab was started"), l.Close())
+	}
+	return Report(err.Error())
 }
