@@ -13,7 +13,7 @@ import (
 	"sync"
 )
 
-// ErrDamaged reports a journal with a damaged line that others follow: a tightening may be
+// ErrDamaged reports a journal with a damaged line, not just a torn tail: a tightening may be
 // lost, and only a person can say what to do about it.
 var ErrDamaged = errors.New("the journal of tightenings is damaged")
 
@@ -95,6 +95,9 @@ func readJournal(b []byte) (pending map[ID][]Change, good int, err error) {
 			good = at
 			applyLine(pending, l)
 		}
+	}
+	if bad != nil && bytes.IndexByte(b[good:], 0) < 0 {
+		return nil, good, bad // a whole line, and wrong; a crash leaves part of one, or a hole of zeros
 	}
 	return pending, good, nil
 }

@@ -1,0 +1,244 @@
+package quarantine_test
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"lazaret/quarantine"
+)
+
+func holdOf(id string, tighten uint64) quarantine.Change {
+	return quarantine.Change{Kind: quarantine.Hold, Device: quarantine.ID(id), By: admin, At: noon, Why: "odd\nthing", Tighten: tighten}
+}
+
+func openJournal(t testing.TB, path string) *quarantine.Journal {
+	t.Helper()
+	j, err := quarantine.OpenJournal(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { j.Close() }) // closing twice is no matter here
+	return j
+}
+
+func must(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestJournalReopens(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "journal")
+	j := openJournal(t, path)
+	report := reportChange("mdm", quarantine.NonCompliant, noon, 3)
+	report.Tighten = 3
+	want := map[quarantine.ID][]quarantine.Change{"d1": {holdOf("d1", 2), report}, "d3": {holdOf("d3", 1)}}
+	for _, c := range []quarantine.Change{holdOf("d1", 1), holdOf("d1", 2), holdOf("d2", 1), report, holdOf("d3", 1)} {
+		must(t, j.Append(c))
+	}
+	must(t, j.Done("d1", 1))
+	must(t, j.Done("d2", 9))
+	if diff := cmp.Diff(want, j.Pending()); diff != "" {
+		t.Errorf("pending (-want +got):\n%s", diff)
+	}
+	must(t, j.Close())
+	if diff := cmp.Diff(want, openJournal(t, path).Pending()); diff != "" {
+		t.Errorf("pending after opening it again (-want +got):\n%s", diff)
+	}
+	info, err := os.Stat(path)
+	must(t, err)
+	if info.Mode().Perm() != 0o600 {
+		t.Errorf("mode %o, want 0600", info.Mode().Perm())
+	}
+	for _, c := range []quarantine.Change{{}, holdOf("", 1), holdOf("d1", 0), {Kind: quarantine.Reported, Device: "d1", At: noon, Tighten: 1}} {
+		if j.Append(c) == nil {
+			t.Errorf("journalled %+v, which cannot be replayed", c)
+		}
+	}
+}
+
+// Wherever a crash cuts the file, all whole lines are read, and nothing else.
+func TestJournalTorn(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "journal")
+	j := openJournal(t, path)
+	var ends []int
+	for i := range 3 {
+		must(t, j.Append(holdOf(fmt.Sprintf("d%d", i), 1)))
+		b, err := os.ReadFile(path)
+		must(t, err)
+		ends = append(ends, len(b))
+	}
+	whole, err := os.ReadFile(path)
+	must(t, err)
+	for cut := 0; cut < len(whole); cut += 5 {
+		want := 0
+		for _, end := range ends {
+			if cut >= end {
+				want++
+			}
+		}
+		torn := filepath.Join(dir, fmt.Sprintf("torn-%d", cut))
+		must(t, os.WriteFile(torn, whole[:cut], 0o600))
+		j := openJournal(t, torn)
+		if got := len(j.Pending()); got != want {
+			t.Fatalf("cut at byte %d: %d pending, want %d", cut, got, want)
+		}
+		must(t, j.Append(holdOf("later", 1)))
+		must(t, j.Close())
+		j = openJournal(t, torn)
+		if got := len(j.Pending()); got != want+1 {
+			t.Fatalf("cut at byte %d, and one more: %d pending, want %d", cut, got, want+1)
+		}
+		must(t, j.Close())
+	}
+}
+
+// A hole of zeros at the end is what a crash can leave.
+func TestJournalHole(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "journal")
+	j := openJournal(t, path)
+	must(t, j.Append(holdOf("d1", 1)))
+	must(t, j.Close())
+	b, err := os.ReadFile(path)
+	must(t, err)
+	must(t, os.WriteFile(path, append(append(b, make([]byte, 100)...), "rest of a line\n"...), 0o600))
+	if j = openJournal(t, path); len(j.Pending()) != 1 || j.Torn() != 115 {
+		t.Errorf("%d pending, %d bytes torn; want 1 and 115", len(j.Pending()), j.Torn())
+	}
+}
+
+// Any flipped bit in a line that others follow is reported, with the line, and the file
+// stays as it was.
+func TestJournalDamaged(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "journal")
+	j := openJournal(t, path)
+	must(t, j.Append(holdOf("d1", 1)))
+	first, err := os.ReadFile(path)
+	must(t, err)
+	must(t, j.Append(holdOf("d2", 1)))
+	whole, err := os.ReadFile(path)
+	must(t, err)
+	for at := range first {
+		damaged := bytes.Clone(whole)
+		damaged[at] ^= 1
+		must(t, os.WriteFile(path, damaged, 0o600))
+		_, err := quarantine.OpenJournal(path)
+		if !errors.Is(err, quarantine.ErrDamaged) || !strings.Contains(err.Error(), "line 1:") {
+			t.Fatalf("byte %d flipped: %v, want ErrDamaged at line 1", at, err)
+		}
+		if after, err := os.ReadFile(path); err != nil || !bytes.Equal(after, damaged) {
+			t.Fatalf("byte %d flipped: the file was touched", at)
+		}
+	}
+	must(t, os.WriteFile(path, append([]byte("2 00000000 {}\n"), whole...), 0o600))
+	if _, err := quarantine.OpenJournal(path); !errors.Is(err, quarantine.ErrDamaged) || !strings.Contains(err.Error(), `unknown version "2"`) {
+		t.Errorf("a line of another version: %v", err)
+	}
+}
+
+func TestJournalCompacts(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "journal")
+	j := openJournal(t, path)
+	must(t, j.Append(holdOf("stays", 1)))
+	var largest int64
+	for i := range uint64(500) {
+		must(t, j.Append(holdOf("d1", i+1)))
+		must(t, j.Done("d1", i+1))
+		info, err := os.Stat(path)
+		must(t, err)
+		largest = max(largest, info.Size())
+	}
+	if largest > 80<<10 {
+		t.Errorf("the file grew to %d bytes with one change pending", largest)
+	}
+	must(t, j.Close())
+	if p := openJournal(t, path).Pending(); len(p) != 1 || len(p["stays"]) != 1 {
+		t.Errorf("pending after compactions: %v", p)
+	}
+}
+
+func TestJournalConcurrent(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "journal")
+	j := openJournal(t, path)
+	var all sync.WaitGroup
+	for i := range 8 {
+		all.Go(func() {
+			for n := range uint64(50) {
+				if err := j.Append(holdOf(fmt.Sprintf("d%d", i), n+1)); err != nil {
+					t.Error(err)
+				}
+			}
+			if err := j.Done(quarantine.ID(fmt.Sprintf("d%d", i)), 49); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	all.Wait()
+	must(t, j.Close())
+	p := openJournal(t, path).Pending()
+	for i := range 8 {
+		if c := p[quarantine.ID(fmt.Sprintf("d%d", i))]; len(c) != 1 || c[0].Tighten != 50 {
+			t.Errorf("device %d: %v", i, c)
+		}
+	}
+}
+
+// A journal whose directory is gone says so, and writes everything once it can again.
+func TestJournalHeals(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "state")
+	must(t, os.Mkdir(dir, 0o700))
+	path := filepath.Join(dir, "journal")
+	j := openJournal(t, path)
+	must(t, j.Append(holdOf("d1", 1)))
+	must(t, j.Close()) // stands for a disk that fails
+	if err := j.Append(holdOf("d2", 1)); err == nil {
+		t.Error("no error from a file that cannot be written")
+	}
+	must(t, j.Append(holdOf("d3", 1)))
+	must(t, j.Close())
+	if p := openJournal(t, path).Pending(); len(p) != 3 {
+		t.Errorf("after healing: %v, want three devices", p)
+	}
+}
+
+func FuzzOpenJournal(f *testing.F) {
+	path := filepath.Join(f.TempDir(), "journal")
+	j := openJournal(f, path)
+	must(f, j.Append(holdOf("d1", 1)))
+	must(f, j.Append(holdOf("d2", 1)))
+	must(f, j.Done("d1", 1))
+	b, err := os.ReadFile(path)
+	must(f, err)
+	f.Add(b)
+	f.Add(b[:len(b)-5])
+	f.Add([]byte("1 00000000 {}\n1 "))
+	f.Add([]byte("\n\n\x00\x00\n"))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		path := filepath.Join(t.TempDir(), "journal")
+		must(t, os.WriteFile(path, b, 0o600))
+		j, err := quarantine.OpenJournal(path)
+		if err != nil {
+			if !errors.Is(err, quarantine.ErrDamaged) {
+				t.Fatal(err)
+			}
+			return
+		}
+		want := j.Pending()
+		must(t, j.Close())
+		again := openJournal(t, path)
+		if diff := cmp.Diff(want, again.Pending()); diff != "" {
+			t.Errorf("read twice:\n%s", diff)
+		}
+	})
+}
