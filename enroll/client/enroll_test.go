@@ -67,6 +67,16 @@ func TestLostAnswers(t *testing.T) {
 	}
 }
 
+func TestClaim(t *testing.T) {
+	g, claim := newGateway(t), cmp.Claim{Version: 1, Serial: "C02X", Platform: "linux"}
+	if _, err := g.client(t, func(c *Config) { c.Claim = &claim }).Enroll(t.Context(), g.code, &memory{}); err != nil {
+		t.Fatal(err)
+	}
+	if got, ok, err := cmp.ReadClaim(g.last[cmp.P10CR].Header.GeneralInfo); !ok || err != nil || got != claim {
+		t.Errorf("gateway reads %+v (%v, %v)", got, ok, err)
+	}
+}
+
 func TestWrongCode(t *testing.T) {
 	g := newGateway(t)
 	other, err := code.Draw(rand.Reader)
@@ -106,22 +116,16 @@ func TestRelay(t *testing.T) {
 	key := ecKey(t)
 	self := &x509.Certificate{Subject: pkix.Name{CommonName: "listener"}}
 	listener := sign(t, self, self, key.Public(), key)
+	relayed := 0
 	relay := serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		body, _ := io.ReadAll(r.Body)
-		m, err := cmp.Parse(body)
-		if err != nil || !g.admits(m) {
-			t.Error("the relayed message is not the device's")
-		}
-		answer := &cmp.Message{Header: m.Header.Reply(time.Now())}
-		welcome, _ := cmp.WelcomeInfo(g.welcome)
-		answer.Body = cmp.Body{Kind: cmp.GenP, Infos: []cmp.Info{cmp.CACertsInfo(g.root.Raw, g.issuing.Raw), welcome}}
-		w.Header().Set("Content-Type", contentType)
-		_, _ = w.Write(g.protect(m, answer))
+		relayed++
+		g.ServeHTTP(w, r)
 	}), tls.Certificate{Certificate: [][]byte{listener.Raw}, PrivateKey: key})
+	g.blind = true
 	store := &memory{}
 	_, err := g.client(t, func(c *Config) { c.Server = relay.URL }).Enroll(t.Context(), g.code, store)
-	if !errors.Is(err, ErrInBetween) || store.keys != nil {
-		t.Errorf("relayed welcome: %v, keys asked for: %v", err, store.keys != nil)
+	if !errors.Is(err, ErrInBetween) || store.keys != nil || relayed != 1 || len(g.requests()) != 1 {
+		t.Errorf("relayed welcome: %v, keys asked for: %v, %d messages relayed, %v taken", err, store.keys != nil, relayed, g.requests())
 	}
 	// He may also step in later: the second connection shows another key than the first.
 	first := true
@@ -135,8 +139,8 @@ func TestRelay(t *testing.T) {
 	}
 	g.lose[cmp.P10CR] = 1
 	_, err = g.client(t, func(c *Config) { c.Dial = dial }).Enroll(t.Context(), g.code, store)
-	if !errors.Is(err, ErrInBetween) || store.saved != nil {
-		t.Errorf("relayed from message 3 on: %v", err)
+	if !errors.Is(err, ErrInBetween) || store.saved != nil || relayed != 1 {
+		t.Errorf("relayed from message 3 on: %v, %d messages relayed", err, relayed)
 	}
 }
 
@@ -151,21 +155,23 @@ func TestRootPin(t *testing.T) {
 // TestBadAnswers: answers that are protected well and wrong otherwise.
 func TestBadAnswers(t *testing.T) {
 	other := newAuthority(t, "Other")
+	namesake := sign(t, &x509.Certificate{Subject: other.root.Subject, IsCA: true}, other.root, ecKey(t).Public(), other.rootKey)
 	lowOrder := make([]byte, 32)
 	for name, c := range map[string]struct {
 		shape func(g *gateway, m *cmp.Message)
 		want  error
 		text  string
 	}{
-		"transaction":      {func(_ *gateway, m *cmp.Message) { m.Header.TransactionID = []byte("another transact") }, ErrInBetween, ""},
-		"nonce":            {func(_ *gateway, m *cmp.Message) { m.Header.RecipNonce = []byte("another nonce...") }, ErrInBetween, ""},
-		"no nonce":         {func(_ *gateway, m *cmp.Message) { m.Header.SenderNonce = nil }, ErrInBetween, ""},
-		"reflected kind":   {func(_ *gateway, m *cmp.Message) { m.Body.Kind = cmp.GenM; m.Body.Infos = nil }, ErrInBetween, ""},
-		"no root":          {infos(func(g *gateway) []cmp.Info { return []cmp.Info{cmp.CACertsInfo(g.issuing.Raw)} }), nil, "no root"},
-		"two roots":        {infos(func(g *gateway) []cmp.Info { return []cmp.Info{cmp.CACertsInfo(g.root.Raw, other.root.Raw)} }), nil, "two roots"},
-		"no CA":            {infos(func(g *gateway) []cmp.Info { return []cmp.Info{cmp.CACertsInfo(g.root.Raw, g.responder.Raw)} }), nil, "none"},
-		"no welcome":       {infos(func(g *gateway) []cmp.Info { return []cmp.Info{cmp.CACertsInfo(g.root.Raw)} }), nil, "no welcome"},
-		"no listener keys": {infos(func(g *gateway) []cmp.Info { return welcomed(g, func(w *cmp.Welcome) { w.ListenerKeys = nil }) }), ErrInBetween, ""},
+		"transaction":                {func(_ *gateway, m *cmp.Message) { m.Header.TransactionID = []byte("another transact") }, ErrInBetween, ""},
+		"nonce":                      {func(_ *gateway, m *cmp.Message) { m.Header.RecipNonce = []byte("another nonce...") }, ErrInBetween, ""},
+		"no nonce":                   {func(_ *gateway, m *cmp.Message) { m.Header.SenderNonce = nil }, ErrInBetween, ""},
+		"reflected kind":             {func(_ *gateway, m *cmp.Message) { m.Body.Kind = cmp.GenM; m.Body.Infos = nil }, ErrInBetween, ""},
+		"no root":                    {infos(func(g *gateway) []cmp.Info { return []cmp.Info{cmp.CACertsInfo(g.issuing.Raw)} }), nil, "no root"},
+		"root signed by another key": {infos(func(g *gateway) []cmp.Info { return []cmp.Info{cmp.CACertsInfo(namesake.Raw)} }), nil, "not signed by itself"},
+		"two roots":                  {infos(func(g *gateway) []cmp.Info { return []cmp.Info{cmp.CACertsInfo(g.root.Raw, other.root.Raw)} }), nil, "two roots"},
+		"no CA":                      {infos(func(g *gateway) []cmp.Info { return []cmp.Info{cmp.CACertsInfo(g.root.Raw, g.responder.Raw)} }), nil, "none"},
+		"no welcome":                 {infos(func(g *gateway) []cmp.Info { return []cmp.Info{cmp.CACertsInfo(g.root.Raw)} }), nil, "no welcome"},
+		"no listener keys":           {infos(func(g *gateway) []cmp.Info { return welcomed(g, func(w *cmp.Welcome) { w.ListenerKeys = nil }) }), ErrInBetween, ""},
 		"low-order proof key": {func(g *gateway, m *cmp.Message) {
 			if m.Body.Kind == cmp.GenP {
 				m.Body.Infos = welcomed(g, func(w *cmp.Welcome) { w.ProofKey = lowOrder })
@@ -317,7 +323,8 @@ func TestHTTP(t *testing.T) {
 		w.Header().Set("Connection", "close")
 		return false
 	}
-	if _, err := g.client(t).Enroll(t.Context(), g.code, &memory{}); err != nil {
+	once := func(c *Config) { c.Attempts = 1 }
+	if _, err := g.client(t, once).Enroll(t.Context(), g.code, &memory{}); err != nil {
 		t.Errorf("a connection for each message: %v", err)
 	}
 }

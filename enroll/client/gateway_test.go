@@ -85,8 +85,9 @@ type gateway struct {
 	mu       sync.Mutex
 	seen     []cmp.Kind // requests accepted, in order
 	last     map[cmp.Kind]*cmp.Message
-	issuedTo map[string][]byte // certificates by public key and WireGuard key
-	confirms int
+	issuedTo map[string][]byte                                 // certificates by public key and WireGuard key
+	given    *cmp.Message                                      // the latest answer with a certificate
+	blind    bool                                              // does not compare exporters
 	lose     map[cmp.Kind]int                                  // answers to drop after the work is done
 	shape    func(*http.Request, *cmp.Message)                 // changes an answer before it is protected
 	leaf     func(*x509.Certificate)                           // changes a certificate before it is signed
@@ -164,6 +165,9 @@ func (g *gateway) answer(r *http.Request, request *cmp.Message) []byte {
 	if err != nil {
 		return refuse
 	}
+	if g.blind {
+		own, _, _ = cmp.ReadExporter(request.Header.GeneralInfo)
+	}
 	if theirs, ok, err := cmp.ReadExporter(request.Header.GeneralInfo); !ok || err != nil || string(theirs) != string(own) {
 		return refuse
 	}
@@ -190,8 +194,10 @@ func (g *gateway) answer(r *http.Request, request *cmp.Message) []byte {
 		}
 		g.issue(request, answer, cmp.KUP, 0, pub, uris[0], "")
 	case cmp.CertConf:
+		if !g.confirmed(request) {
+			return refuse
+		}
 		answer.Body.Kind = cmp.PKIConf
-		g.confirms++
 	default:
 		return refuse
 	}
@@ -203,6 +209,21 @@ func (g *gateway) answer(r *http.Request, request *cmp.Message) []byte {
 		g.shape(r, answer)
 	}
 	return g.protect(request, answer)
+}
+
+// confirmed reports whether certConf names the certificate answered last, in its transaction.
+func (g *gateway) confirmed(conf *cmp.Message) bool {
+	if g.given == nil || len(conf.Body.Statuses) != 1 {
+		return false
+	}
+	cert, err := x509.ParseCertificate(g.given.Body.Responses[0].Certificate)
+	if err != nil {
+		return false
+	}
+	status, hash := conf.Body.Statuses[0], sha256.Sum256(cert.Raw) // signed with ECDSA-SHA-256
+	return string(conf.Header.TransactionID) == string(g.given.Header.TransactionID) &&
+		string(conf.Header.RecipNonce) == string(g.given.Header.SenderNonce) &&
+		status.RequestID == g.given.Body.Responses[0].RequestID && string(status.Hash) == string(hash[:])
 }
 
 func (g *gateway) admits(m *cmp.Message) bool {
@@ -258,7 +279,7 @@ func (g *gateway) issue(request, answer *cmp.Message, kind cmp.Kind, id int64, p
 	answer.Header.GeneralInfo = []cmp.Info{settings}
 	answer.Body = cmp.Body{Kind: kind, CAPubs: [][]byte{g.root.Raw}, Responses: []cmp.CertResponse{{RequestID: id, Certificate: stored}}}
 	answer.ExtraCerts = [][]byte{g.issuing.Raw}
-	g.last[request.Body.Kind] = request
+	g.last[request.Body.Kind], g.given = request, answer
 }
 
 func (g *gateway) protect(request, answer *cmp.Message) []byte {

@@ -337,6 +337,7 @@ func readAll(m *Message) {
 		_, _, _ = ReadSettings(infos)
 		_, _, _ = ReadExporter(infos)
 		_, _, _ = ReadProof(infos)
+		_, _, _ = ReadClaim(infos)
 	}
 	for _, r := range m.Body.Requests {
 		_, _ = r.Template.URIs()

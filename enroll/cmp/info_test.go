@@ -106,6 +106,7 @@ func TestInfosRefused(t *testing.T) {
 		"short proof key":      third(ReadWelcome(text(IDWelcome, `{"v":1,"proof_key":"AAAA"}`))),
 		"short listener key":   third(ReadWelcome(text(IDWelcome, `{"v":1,"listener_keys":["AAAA"],"proof_key":"`+key+`"}`))),
 		"welcome as octets":    third(ReadWelcome([]Info{{Type: IDWelcome, Value: []byte(tlv(4, "{}"))}})),
+		"claim of version 0":   third(ReadClaim(text(IDClaim, `{"serial":"x"}`))),
 		"settings without one": third(ReadSettings(text(IDSettings, `{}`))),
 		"settings empty":       third(ReadSettings([]Info{{Type: IDSettings}})),
 		"short exporter":       third(ReadExporter([]Info{ExporterInfo(make([]byte, 31))})),
