@@ -17,6 +17,7 @@ type world struct {
 	guest                                netip.Addr // in the pool with a list
 	fixed                                netip.Addr // quarantined and routed at once
 	stranger                             netip.Addr // a pool address of nobody
+	elsewhere                            netip.Addr // in a pool behind the outside interface
 	management, other, listed, router    netip.Addr
 	inside, insideFull, outside, spoofer netip.Addr // the gateway's addresses, and someone near it
 }
@@ -25,13 +26,13 @@ var worlds = []world{
 	{
 		name:        "ipv4",
 		quarantined: addr("10.99.0.2"), neighbour: addr("10.99.0.3"), routed: addr("10.98.0.2"), colleague: addr("10.98.0.3"),
-		guest: addr("10.97.0.4"), fixed: addr("10.99.0.9"), stranger: addr("10.99.0.77"),
+		guest: addr("10.97.0.4"), fixed: addr("10.99.0.9"), stranger: addr("10.99.0.77"), elsewhere: addr("10.96.0.7"),
 		management: addr("192.0.2.10"), other: addr("198.51.99.7"), listed: addr("198.51.100.7"), router: addr("203.0.113.254"),
 		inside: addr("10.99.0.1"), insideFull: addr("10.98.0.1"), outside: addr("203.0.113.1"), spoofer: addr("203.0.113.66"),
 	}, {
 		name:        "ipv6",
 		quarantined: addr("fd99::2"), neighbour: addr("fd99::3"), routed: addr("fd98::2"), colleague: addr("fd98::3"),
-		guest: addr("fd97::4"), fixed: addr("fd99::9"), stranger: addr("fd99::77"),
+		guest: addr("fd97::4"), fixed: addr("fd99::9"), stranger: addr("fd99::77"), elsewhere: addr("fd96::7"),
 		management: addr("2001:db8::10"), other: addr("2001:db8:99::7"), listed: addr("2001:db8:1::7"), router: addr("2001:db8:ff::fe"),
 		inside: addr("fd99::1"), insideFull: addr("fd98::1"), outside: addr("2001:db8:ff::1"), spoofer: addr("2001:db8:ff::66"),
 	},
@@ -54,6 +55,8 @@ func leakRuleset() Ruleset {
 			{To: pfx("198.51.100.0/24"), Protocol: "icmp"}, {To: pfx("2001:db8:1::/48"), Protocol: "icmp"},
 		}},
 	}
+	// A pool that is reached by another way than this tunnel is inside all the same.
+	r.Pools = append(r.Pools, Pool{Name: "elsewhere", Mark: 9, IPv4: pfx("10.96.0.0/24"), IPv6: pfx("fd96::/64")})
 	r.Inside = []Service{{Protocol: "udp", Port: 53}, {Protocol: "tcp", Port: 8443}}
 	r.Outside = []Service{{Protocol: "udp", Port: 700}, {Protocol: "tcp", Port: 22, From: []netip.Prefix{pfx("203.0.113.0/26"), pfx("2001:db8:ff::/122")}}}
 	r.Out = []Service{{Protocol: "udp", Port: 123}}
@@ -122,6 +125,10 @@ func cases(w world) map[string][]step {
 		"nothing is opened towards a device": {
 			segment("by management", "out0", "lz0", flow{w.management, w.quarantined, 443, 50000}, syn, false),
 			down("by management, udp", flow{w.management, w.quarantined, 5000, 50001}.udp(), false),
+			segment("by management to a port it serves itself", "out0", "lz0", flow{w.management, w.quarantined, 50002, 443}, syn, false),
+			segment("an answer to nothing", "out0", "lz0", flow{w.management, w.quarantined, 443, 50003}, syn|ack, false),
+			down("an error about nothing", flow{src: w.router, dst: w.quarantined}.tooBig(flow{w.quarantined, w.management, 50004, 443}.tcp(ack)), false),
+			down("an error about nothing, routed", flow{src: w.router, dst: w.routed}.tooBig(flow{w.routed, w.other, 50005, 9}.udp()), false),
 			down("by another host", to(w.other, w.quarantined, 1).ping(), false),
 			down("towards a routed device", to(w.other, w.routed, 80).udp(), false),
 			segment("towards a routed device, tcp", "out0", "lz0", to(w.other, w.routed, 80), syn, false),
@@ -143,6 +150,7 @@ func cases(w world) map[string][]step {
 			down("router: too big", flow{src: w.router, dst: w.routed}.tooBig(r9.udp()), true),
 			{"other device", "lz0", to(w.routed, w.colleague, 9).udp(), "lz0", false, marked},
 			{"quarantined device", "lz0", to(w.routed, w.quarantined, 9).udp(), "lz0", false, marked},
+			up("device elsewhere", to(w.routed, w.elsewhere, 9).udp(), false),
 		},
 		"a pool with a list": {
 			segment("listed", "lz0", "out0", to(w.guest, w.listed, 80), syn, true), segment("answer", "out0", "lz0", to(w.guest, w.listed, 80).back(), syn|ack, true),
@@ -168,6 +176,8 @@ func cases(w world) map[string][]step {
 			down("device to device", to(w.colleague, w.routed, 80).udp(), false),
 			{"to a service", "out0", to(w.quarantined, w.inside, 53).udp(), "lz0", false, marked},
 			answer("inside address from outside", "out0", to(w.spoofer, w.inside, 53).udp(), false),
+			answer("outside service at the inside address", "out0", to(w.spoofer, w.inside, 700).udp(), false),
+			{"from a device elsewhere", "out0", to(w.elsewhere, w.outside, 700).udp(), "out0", false, marked},
 		},
 		"the host": {
 			answer("service", "out0", to(w.spoofer, w.outside, 700).udp(), true),
@@ -199,6 +209,49 @@ func cases(w world) map[string][]step {
 		}
 	}
 	return list
+}
+
+// TestForgedSourceReachesNoSocket asks the gateway's own socket whether a packet from
+// outside with a device's address came in.
+func TestForgedSourceReachesNoSocket(t *testing.T) {
+	if !inNamespace(t) {
+		return
+	}
+	g, control := newGateway(t, true), newGateway(t, false)
+	must(t, g.table.Fill(leakRuleset(), leakElements()))
+	for _, w := range worlds {
+		forged, honest := flow{w.routed, w.outside, 45000, 700}.udp(), flow{w.spoofer, w.outside, 45000, 700}.udp()
+		if !control.receives(w, forged) || !g.receives(w, honest) {
+			t.Errorf("%s: the probes do not even arrive where they may", w.name)
+		}
+		if g.receives(w, forged) {
+			t.Errorf("%s: a forged source arrived", w.name)
+		}
+	}
+}
+
+// receives says whether a socket on port 700 gets the packet that comes from outside.
+func (g *gateway) receives(w world, packet []byte) (got bool) {
+	g.t.Helper()
+	g.do(func() error {
+		domain, local := unix.AF_INET, unix.Sockaddr(&unix.SockaddrInet4{Port: 700})
+		if w.outside.Is6() {
+			domain, local = unix.AF_INET6, &unix.SockaddrInet6{Port: 700}
+		}
+		fd, err := unix.Socket(domain, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+		if err != nil {
+			return err
+		}
+		defer unix.Close(fd)
+		if err := unix.Bind(fd, local); err != nil {
+			return err
+		}
+		g.send("out0", packet)
+		n, _, err := unix.Recvfrom(fd, make([]byte, 2000), 0)
+		got = err == nil && n == len(marker)
+		return nil
+	})
+	return got
 }
 
 // TestLeaks sends every probe through a gateway with the table and through one without.

@@ -83,8 +83,13 @@ func fixedAddress(t *testing.T, g *gateway, w world) {
 	g.check("opening", segment("syn", "lz0", "out0", session, syn, true), segment("syn ack", "out0", "lz0", session.back(), syn|ack, true))
 	old := flow{w.fixed, w.management, 30012, 22} // management, but not a port of quarantine
 	g.running(old)
+	elsewhere, datagrams := flow{w.fixed, w.other, 30013, 443}, flow{w.fixed, w.management, 30014, 443}
+	g.running(elsewhere)
+	g.check("opening", up("udp to management's tcp port", datagrams.udp(), true))
 	must(t, g.table.Apply(Change{DelRouted: []netip.Addr{w.fixed}}))
 	g.check("demoted", both(f, false)...)
+	g.check("demoted", down("error about the same port elsewhere", flow{src: w.router, dst: w.fixed}.tooBig(elsewhere.tcp(ack)), false))
+	g.check("demoted", down("error about the same port by other means", flow{src: w.router, dst: w.fixed}.tooBig(datagrams.udp()), false))
 	g.check("demoted, management's other port", both(old, false)...)
 	g.check("demoted, error about the old flow", down("too big", flow{src: w.router, dst: w.fixed}.tooBig(f.udp()), false))
 	g.check("demoted, management's error about another port", down("refused", flow{src: w.management, dst: w.fixed}.refused(old.udp()), false))

@@ -17,6 +17,7 @@ import (
 func crowd(n int) (Ruleset, Elements) {
 	r := leakRuleset()
 	r.Gateway = nil
+	r.Pools = r.Pools[:3]
 	r.Pools[0].IPv4, r.Pools[1].IPv4, r.Pools[2].IPv4 = pfx("10.64.0.0/11"), pfx("10.96.0.0/11"), pfx("10.32.0.0/11")
 	e := Elements{Fresh: After(time.Minute), Alive: After(time.Hour)}
 	until := After(time.Hour)
