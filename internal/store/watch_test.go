@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"lazaret/internal/audit"
 	"lazaret/internal/store/enrolltest"
@@ -130,13 +129,7 @@ func TestWatchAfterCompaction(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	own, err := s.client.Get(ctx, markKey)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := s.client.Compact(ctx, own.Header.Revision, clientv3.WithCompactPhysical()); err != nil {
-		t.Fatal(err)
-	}
+	compact(t, s)
 	// What the gate saw last is compacted, but nothing was missed since.
 	current := s.Watch(ctx, last.Revision)
 	// Here something was.
