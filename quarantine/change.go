@@ -48,8 +48,8 @@ func (g *Gate) change(ctx context.Context, by Actor, c Change) (Placement, error
 		defer g.mu.Unlock()
 		return g.inForce(st, now), err
 	}
-	before := g.inForce(st, now)
-	after := Place(g.facts(next, now)).Meet(st.rec.standing(), g.settings.quarantine)
+	before := g.look(st, now).Meet(st.rec.standing(), g.settings.quarantine)
+	after := placeQuietly(g.facts(next, now)).Meet(st.rec.standing(), g.settings.quarantine)
 	if c.tightens() || c.Kind == Reported && !before.within(after) {
 		g.push(st, &c, now)
 		g.mu.Unlock()

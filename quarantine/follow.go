@@ -69,7 +69,8 @@ func (g *Gate) take(ctx context.Context, e Event) {
 	var moved []ID
 	var gone []Entry
 	for _, r := range e.Records {
-		if g.put(r, now) {
+		if g.put(r) {
+			g.decide(g.index[r.ID], now)
 			moved = append(moved, r.ID)
 		}
 	}
@@ -123,9 +124,8 @@ func (g *Gate) resync(ctx context.Context) error {
 	defer g.mu.Unlock()
 	s.generation = g.settings.generation + 1
 	g.settings = s
-	now := g.Clock.Now().Wall
 	for _, r := range snap.Records {
-		g.put(r, now)
+		g.put(r)
 	}
 	for id, st := range g.index {
 		if _, ok := snap.Records[id]; !ok && st.rec.Revision <= snap.Revision {

@@ -31,14 +31,23 @@ func (g *Gate) facts(known Record, now time.Time) Facts {
 		Pools: g.settings.pools, Sources: g.settings.sources, Policy: g.Policy}
 }
 
+// look returns what all known facts say now, without reasons, and leaves no trace. The
+// caller holds mu.
+func (g *Gate) look(st *state, now time.Time) Placement {
+	if g.current(st, now) {
+		return st.decided
+	}
+	return placeQuietly(g.facts(st.rec.replay(st.pending), now))
+}
+
 // decide returns what all known facts say now, without reasons, and sees to the device's
-// next wake. It reports whether that differs from what was decided last. The caller holds mu.
+// next wake. It reports whether that differs from what was decided last: whoever calls it
+// enforces it then, for no wake will. The caller holds mu.
 func (g *Gate) decide(st *state, now time.Time) (p Placement, changed bool) {
 	if g.current(st, now) {
 		return st.decided, false
 	}
-	p = Place(g.facts(st.rec.replay(st.pending), now))
-	p.Reasons = nil
+	p = g.look(st, now)
 	changed = !p.same(st.decided) || st.generation != g.settings.generation
 	st.decided, st.at, st.generation = p, now, g.settings.generation
 	g.schedule(st, p.Again)
@@ -72,8 +81,9 @@ func (g *Gate) entry(st *state, now Instant) (Entry, error) {
 	return EntryFor(f, p.Meet(st.rec.standing(), g.settings.quarantine), now)
 }
 
-// put takes a record in, unless the index has a newer one. The caller holds mu.
-func (g *Gate) put(r Record, now time.Time) bool {
+// put takes a record in, unless the index has a newer one; what is decided on it waits until
+// somebody asks. The caller holds mu.
+func (g *Gate) put(r Record) bool {
 	st := g.index[r.ID]
 	if st == nil {
 		st = &state{}
@@ -94,7 +104,6 @@ func (g *Gate) put(r Record, now time.Time) bool {
 	st.rec = r
 	st.tighten = max(st.tighten, r.Tighten)
 	st.generation = 0
-	g.decide(st, now)
 	g.notify(r.ID)
 	return true
 }

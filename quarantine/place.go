@@ -23,8 +23,12 @@ const (
 // Place decides where a device belongs. It is pure: the same facts give the same
 // placement. Whatever is odd (no time, no quarantine pool, an unknown profile or pool, no
 // policy) takes away and never gives.
-func Place(f Facts) Placement {
-	d := decision{Facts: f}
+func Place(f Facts) Placement { return place(decision{Facts: f}) }
+
+// placeQuietly is Place without reasons, for when nobody asks.
+func placeQuietly(f Facts) Placement { return place(decision{Facts: f, quiet: true}) }
+
+func place(d decision) Placement {
 	if stage, ok := d.denied(); ok {
 		return d.placement(stage, d.quarantinePool(), time.Time{})
 	}
@@ -34,8 +38,8 @@ func Place(f Facts) Placement {
 	switch {
 	case !admitted:
 		return d.placement(Pending, d.quarantinePool(), time.Time{})
-	case mayRoute && released && until.After(f.Now):
-		return d.placement(Routed, f.Profile.Pool, until)
+	case mayRoute && released && until.After(d.Now):
+		return d.placement(Routed, d.Profile.Pool, until)
 	default:
 		return d.placement(Quarantined, d.quarantinePool(), time.Time{})
 	}
@@ -44,12 +48,15 @@ func Place(f Facts) Placement {
 // decision is a placement in the making.
 type decision struct {
 	Facts
+	quiet   bool // tells no reasons
 	reasons []Reason
 	again   time.Time
 }
 
 func (d *decision) rule(rule string, holds bool, at time.Time, format string, args ...any) bool {
-	d.reasons = append(d.reasons, Reason{Rule: rule, Holds: holds, At: at, Text: fmt.Sprintf(format, args...)})
+	if !d.quiet {
+		d.reasons = append(d.reasons, Reason{Rule: rule, Holds: holds, At: at, Text: fmt.Sprintf(format, args...)})
+	}
 	return holds
 }
 
@@ -210,7 +217,9 @@ func (d *decision) released() (bool, time.Time) {
 			released, until = true, end
 		}
 	}
-	d.reasons = append(d.reasons, j.Reasons...)
+	if !d.quiet {
+		d.reasons = append(d.reasons, j.Reasons...)
+	}
 	if until.After(end) {
 		until = end
 	}

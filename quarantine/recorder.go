@@ -180,7 +180,9 @@ func (g *Gate) write(ctx context.Context, c Change, next Record) error {
 	if g.index[c.Device] == nil {
 		return ErrUnknownDevice // dropped meanwhile
 	}
-	g.put(next, g.Clock.Now().Wall)
+	if g.put(next) {
+		g.decide(g.index[next.ID], g.Clock.Now().Wall)
+	}
 	return nil
 }
 
