@@ -52,6 +52,7 @@ func leakRuleset() Ruleset {
 		{Name: "staff", Mark: 1, IPv4: pfx("10.98.0.0/20"), IPv6: pfx("fd98::/64")},
 		{Name: "guests", Mark: 7, IPv4: pfx("10.97.0.0/24"), IPv6: pfx("fd97::/64"), Reach: []Reach{
 			{To: pfx("198.51.100.0/24"), Protocol: "tcp", From: 80, Up: 80}, {To: pfx("2001:db8:1::/48"), Protocol: "tcp", From: 80, Up: 80},
+			{To: pfx("0.0.0.0/0"), Protocol: "udp", From: 9000, Up: 9001}, {To: pfx("::/0"), Protocol: "udp", From: 9000, Up: 9001},
 			{To: pfx("198.51.100.0/24"), Protocol: "icmp"}, {To: pfx("2001:db8:1::/48"), Protocol: "icmp"},
 		}},
 	}
@@ -155,6 +156,8 @@ func cases(w world) map[string][]step {
 		"a pool with a list": {
 			segment("listed", "lz0", "out0", to(w.guest, w.listed, 80), syn, true), segment("answer", "out0", "lz0", to(w.guest, w.listed, 80).back(), syn|ack, true),
 			up("listed ping", to(w.guest, w.listed, 5).ping(), true), down("pong", to(w.guest, w.listed, 5).back().pong(), true),
+			up("port anywhere", to(w.guest, w.other, 9000).udp(), true), down("answer", to(w.guest, w.other, 9000).back().udp(), true),
+			down("opened towards the device", to(w.other, w.guest, 9001).udp(), false),
 			segment("other port", "lz0", "out0", to(w.guest, w.listed, 81), syn, false),
 			up("other protocol", to(w.guest, w.listed, 80).udp(), false),
 			segment("other host", "lz0", "out0", to(w.guest, w.other, 80), syn, false),
