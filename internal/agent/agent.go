@@ -30,6 +30,23 @@ type Config struct {
 	Log       *slog.Logger
 }
 
+// network is what the agent changes on the device.
+type network interface {
+	SetAddresses([]netip.Prefix) error
+	SetPeer(tunnel.Peer) error
+	SetRoutes([]tunnel.Route) error
+	SetRules(endpoint netip.Addr) error
+	DropRules() error
+	Peers() ([]tunnel.PeerStatus, error)
+	Remove() error
+}
+
+// system is the device's own network.
+type system struct{ *tunnel.Link }
+
+func (system) SetRules(endpoint netip.Addr) error { return setRules(endpoint) }
+func (system) DropRules() error                   { return dropRules() }
+
 // Agent is one running agent.
 type Agent struct {
 	config Config
@@ -37,8 +54,8 @@ type Agent struct {
 	log    *slog.Logger
 	quit   context.CancelFunc
 
-	link *tunnel.Link
-	api  *gateway
+	net network
+	api *gateway
 
 	moved chan struct{} // a token when the stage changed
 
@@ -96,13 +113,14 @@ func (a *Agent) up(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	a.link, err = tunnel.Open(ctx, tunnel.Config{
+	link, err := tunnel.Open(ctx, tunnel.Config{
 		Name: a.config.Interface, PrivateKey: key, MTU: a.state.Settings.MTU, Mark: mark,
 		ForceUserspace: a.config.Userspace, Log: a.log,
 	})
 	if err != nil {
 		return err
 	}
+	a.net = system{link}
 	if err := a.resolve(ctx); err != nil {
 		return err
 	}
@@ -179,21 +197,21 @@ func (a *Agent) apply(want layout) error {
 	if a.have.equal(want) {
 		return nil
 	}
-	if err := a.link.SetAddresses(want.Addresses); err != nil {
+	if err := a.net.SetAddresses(want.Addresses); err != nil {
 		return err
 	}
-	if err := a.link.SetPeer(want.Peer); err != nil {
+	if err := a.net.SetPeer(want.Peer); err != nil {
 		return err
 	}
-	if err := a.link.SetRoutes(want.Routes); err != nil {
+	if err := a.net.SetRoutes(want.Routes); err != nil {
 		return err
 	}
 	if want.Routed != a.have.Routed || want.Peer.Endpoint != a.have.Peer.Endpoint {
 		if want.Routed {
-			if err := setRules(want.Peer.Endpoint.Addr()); err != nil {
+			if err := a.net.SetRules(want.Peer.Endpoint.Addr()); err != nil {
 				return err
 			}
-		} else if err := dropRules(); err != nil {
+		} else if err := a.net.DropRules(); err != nil {
 			return err
 		}
 	}
@@ -203,11 +221,10 @@ func (a *Agent) apply(want layout) error {
 
 // tearDown removes what up and apply made.
 func (a *Agent) tearDown() error {
-	err := dropRules()
-	if a.link != nil {
-		err = errors.Join(err, a.link.Remove())
+	if a.net == nil {
+		return nil
 	}
-	return err
+	return errors.Join(a.net.DropRules(), a.net.Remove())
 }
 
 // wait sleeps for d or until ctx ends.

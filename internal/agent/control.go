@@ -131,7 +131,7 @@ func (a *Agent) order(ctx context.Context, r Request) State {
 
 // show tells how the agent is.
 func (a *Agent) show() State {
-	peers, _ := a.link.Peers() // a tunnel that cannot be asked shows no peer
+	peers, _ := a.net.Peers() // a tunnel that cannot be asked shows no peer
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	out := State{Server: a.state.Server, Since: a.seen, Problem: a.problem, Sessions: a.state.Sessions}
