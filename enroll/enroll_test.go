@@ -312,6 +312,13 @@ func TestUnprovenYieldsToProven(t *testing.T) {
 	squatter.change = func(r *x509.CertificateRequest) { r.URIs[0], _ = url.Parse(cmp.WireGuardURI(owner.public())) }
 	cert := squatter.certificate(squatter.ask(squatter.p10cr()))
 
+	rival := g.device(t, Request{User: "rival@example.com"})
+	rival.proof, rival.change = false, squatter.change
+	rival.refused(rival.p10cr(), cmp.BadCertTemplate, "belongs to another device")
+	if r := squatter.record(cert); r.Stage != quarantine.Quarantined {
+		t.Errorf("an unproven device yielded to an unproven one: %s", r.Stage)
+	}
+
 	if _, r := owner.enroll(); !r.Proven || r.Key != owner.public() {
 		t.Errorf("the owner of the key got %+v", r)
 	}

@@ -246,6 +246,9 @@ func TestOtherKeysGetADuplicate(t *testing.T) {
 	half := g.holder(t, d.code)
 	half.tunnel = d.tunnel
 	half.refused(half.ir(), cmp.DuplicateCertReq, "used with other keys")
+	half = g.holder(t, d.code)
+	half.key = d.key
+	half.refused(half.p10cr(), cmp.DuplicateCertReq, "used with other keys")
 	if !g.log.has("enroll.alarm", "used with other keys") || g.made.issued.Load() != 1 {
 		t.Error("no alarm, or something was signed")
 	}
