@@ -56,7 +56,7 @@ func (s *Store) openChain(ctx context.Context) error {
 	for _, e := range chain.Beyond() {
 		s.chained[e.ID] = true
 	}
-	if s.cfg.AcceptAuditBreak && chain.Head().Segment > stored.Head.Segment {
+	if s.cfg.AcceptAuditBreak && len(chain.Beyond()) == 0 && chain.Head().Segment > stored.Head.Segment {
 		return s.acknowledge(ctx, nil)
 	}
 	return nil
@@ -154,10 +154,10 @@ func (s *Store) acknowledge(ctx context.Context, some []waiting) error {
 }
 
 // chainLoop chains whenever something reaches the outbox, until ctx ends. A failure is
-// logged and tried again after a while: the entries wait in the outbox.
+// logged and tried again after a pause: the entries wait in the outbox.
 func (s *Store) chainLoop(ctx context.Context) error {
-	wake := s.client.Watch(ctx, outboxPrefix, clientv3.WithPrefix(), clientv3.WithFilterDelete())
 	const pause = 5 * time.Second
+	var wake clientv3.WatchChan // nil until the next try
 	retry := time.NewTimer(0)
 	defer retry.Stop()
 	for {
@@ -166,12 +166,14 @@ func (s *Store) chainLoop(ctx context.Context) error {
 			return nil
 		case r, ok := <-wake:
 			if !ok || r.Err() != nil {
-				if ctx.Err() != nil {
-					return nil
-				}
-				return fmt.Errorf("watching audit outbox: %w", cmp.Or(r.Err(), errClosed))
+				wake = nil
+				retry.Reset(pause)
+				continue
 			}
 		case <-retry.C:
+			if wake == nil {
+				wake = s.client.Watch(ctx, outboxPrefix, clientv3.WithPrefix(), clientv3.WithFilterDelete())
+			}
 		}
 		if err := s.FlushAudit(ctx); err != nil && ctx.Err() == nil {
 			s.cfg.Log.Error("audit entries wait to be chained", "err", err)

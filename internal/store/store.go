@@ -10,12 +10,15 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.etcd.io/etcd/server/v3/embed"
 	"go.etcd.io/etcd/server/v3/etcdserver/api/v3client"
+	"golang.org/x/sys/unix"
 
 	"lazaret/enroll"
 	"lazaret/internal/audit"
@@ -58,6 +61,7 @@ var (
 	ErrNotFound = errors.New("no such entry")
 	ErrInUse    = errors.New("still in use")
 	ErrInvalid  = errors.New("not acceptable")
+	ErrLocked   = errors.New("another program has the store open")
 	ErrClock    = errors.New("the clock is too far ahead of the time last stored: set it right, or run `lazaretd clock reset`")
 )
 
@@ -65,6 +69,7 @@ var (
 // concurrent use.
 type Store struct {
 	cfg    Config
+	lock   *os.File // held while the store is open
 	etcd   *embed.Etcd
 	client *clientv3.Client
 
@@ -91,7 +96,14 @@ func Open(ctx context.Context, c Config) (*Store, error) {
 		return nil, errors.New("opening store: Dir, AuditDir, Ring and Gateway are required")
 	}
 	c = c.withDefaults()
+	if strings.ContainsAny(c.Gateway, "=,/ ") || checkName("gateway", c.Gateway) != nil {
+		return nil, fmt.Errorf("opening store: gateway name %q: want letters, digits, '-' and '.': %w", c.Gateway, ErrInvalid)
+	}
 	if err := private(c.Dir); err != nil {
+		return nil, fmt.Errorf("opening store: %w", err)
+	}
+	lock, err := lockDir(c.Dir)
+	if err != nil {
 		return nil, fmt.Errorf("opening store: %w", err)
 	}
 	if err := holdBallast(c.Dir, c.Ballast); err != nil {
@@ -99,9 +111,10 @@ func Open(ctx context.Context, c Config) (*Store, error) {
 	}
 	e, err := startEtcd(ctx, c)
 	if err != nil {
+		lock.Close()
 		return nil, fmt.Errorf("opening store: %w", err)
 	}
-	s := &Store{cfg: c, etcd: e, client: v3client.New(e.Server), chained: map[string]bool{}}
+	s := &Store{cfg: c, lock: lock, etcd: e, client: v3client.New(e.Server), chained: map[string]bool{}}
 	if err := s.prepare(ctx); err != nil {
 		return nil, errors.Join(fmt.Errorf("opening store: %w", err), s.Close())
 	}
@@ -121,7 +134,7 @@ func (s *Store) Close() error {
 		err = errors.Join(err, e)
 	}
 	s.etcd.Close()
-	return err
+	return errors.Join(err, s.lock.Close())
 }
 
 func (c Config) withDefaults() Config {
@@ -201,4 +214,21 @@ func private(dir string) error {
 		return fmt.Errorf("closing data directory to others: %w", err)
 	}
 	return nil
+}
+
+// lockDir makes sure that one program at a time has the store open. etcd would wait for
+// the other without a word. The lock ends with the program, however it ends.
+func lockDir(dir string) (*os.File, error) {
+	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("locking data directory: %w", err)
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		f.Close()
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			return nil, fmt.Errorf("%w (%s)", ErrLocked, dir)
+		}
+		return nil, fmt.Errorf("locking data directory: %w", err)
+	}
+	return f, nil
 }

@@ -22,6 +22,9 @@ import (
 	"lazaret/quarantine"
 )
 
+// The desk reads profiles and pools from the store itself.
+var _ enroll.Organization = (*Store)(nil)
+
 var admin = quarantine.Actor{Kind: "administrator", Name: "root", Address: "192.0.2.1"}
 
 // config is a store in a directory, without ballast.
@@ -274,11 +277,21 @@ func TestOpenRefuses(t *testing.T) {
 	if _, err := Open(t.Context(), Config{}); err == nil {
 		t.Error("opened without a configuration")
 	}
+	for _, name := range []string{"", "a=b", "a,b", "a\nb"} {
+		c := config(t.TempDir())
+		c.Gateway = name
+		if _, err := Open(t.Context(), c); err == nil {
+			t.Errorf("opened as gateway %q", name)
+		}
+	}
 	// An audit log that was cut below the stored head must not be written on.
 	c := config(t.TempDir())
 	s, err := Open(t.Context(), c)
 	if err != nil {
 		t.Fatal(err)
+	}
+	if _, err := Open(t.Context(), c); !errors.Is(err, ErrLocked) {
+		t.Errorf("opened twice: %v", err)
 	}
 	enrolltest.Enroll(t, s, 1)
 	if err := s.FlushAudit(t.Context()); err != nil {

@@ -115,7 +115,7 @@ func (s *Store) get(ctx context.Context, key string) (*mvccpb.KeyValue, error) {
 }
 
 // page is how many keys one read returns at most.
-const page = 1000
+const page = 4000
 
 // scan calls f for every key of a prefix, in order, all at one revision (zero: now),
 // and returns that revision.
