@@ -303,6 +303,8 @@ func TestGoldenTruncations(t *testing.T) {
 	}
 }
 
+// FuzzParse starts from the golden messages. Long runs want -fuzzminimizetime=10x: without
+// it Go spends them on shortening inputs.
 func FuzzParse(f *testing.F) {
 	for _, der := range goldens(f) {
 		f.Add(der)

@@ -84,8 +84,8 @@ func find(ids map[crypto.Hash]OID, der []byte) crypto.Hash {
 	if id == idHMACSHA1 { // the other name of HMAC-SHA-1
 		id = idHMACSHA1IPsec
 	}
-	for hash, known := range ids {
-		if known == id {
+	for _, hash := range []crypto.Hash{crypto.SHA1, crypto.SHA256, crypto.SHA384, crypto.SHA512} {
+		if ids[hash] == id {
 			return hash
 		}
 	}
