@@ -81,22 +81,20 @@ func (r Ruleset) marks() map[Mark]bool {
 type batch map[string][]nftables.SetElement
 
 // routed sorts in what may be written of list. What may not is left out, that is not
-// routed: silently when its time is over, with an error when it names no address or
+// routed: silently when its time is over, with a fault when it names no address or
 // mark of r, or contradicts another one.
-func (b batch) routed(r Ruleset, list []Routed, now Deadline, slack time.Duration) error {
-	var faults []error
+func (b batch) routed(r Ruleset, list []Routed, now Deadline, slack time.Duration) (faults []error) {
 	marks, seen := r.marks(), make(map[netip.Addr]Routed, len(list))
 	for _, x := range list {
 		if was, twice := seen[x.Addr]; twice && was != x {
-			faults = append(faults, fmt.Errorf("routing %s: given twice, differently", x.Addr))
-			x.Mark = 0
+			x.Mark = 0 // neither of them is right, and mark zero is refused below
 		}
 		seen[x.Addr] = x
 	}
 	for _, x := range seen {
 		err := r.known(x.Addr)
 		if err == nil && !marks[x.Mark] {
-			err = fmt.Errorf("no pool has mark %d", x.Mark)
+			err = fmt.Errorf("mark %d is no pool's, or the address is given twice", x.Mark)
 		}
 		if err != nil {
 			faults = append(faults, fmt.Errorf("routing %s: %w", x.Addr, err))
@@ -108,12 +106,11 @@ func (b batch) routed(r Ruleset, list []Routed, now Deadline, slack time.Duratio
 			b[name] = append(b[name], e)
 		}
 	}
-	return errors.Join(faults...)
+	return faults
 }
 
 // quarantined sorts in the addresses of list that belong to r's pools.
-func (b batch) quarantined(r Ruleset, list []netip.Addr) error {
-	var faults []error
+func (b batch) quarantined(r Ruleset, list []netip.Addr) (faults []error) {
 	for _, a := range list {
 		if err := r.known(a); err != nil {
 			faults = append(faults, fmt.Errorf("quarantining %s: %w", a, err))
@@ -122,7 +119,7 @@ func (b batch) quarantined(r Ruleset, list []netip.Addr) error {
 		name := quarantinedSet(familyOf(a))
 		b[name] = append(b[name], nftables.SetElement{Key: a.AsSlice()})
 	}
-	return errors.Join(faults...)
+	return faults
 }
 
 // keys sorts in bare keys, for deletion. What cannot stand in a set is skipped.

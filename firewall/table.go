@@ -119,7 +119,7 @@ const (
 // meet the old state or the new one. Where the system's limit on socket buffers is
 // too small for that (an unprivileged namespace and very many devices), all sets are
 // emptied first and filled in steps. An element that may not be written (see Apply)
-// is left out, and named in the error; the rest stands.
+// is left out and logged, so that one device's fault is not everybody's.
 func (t *Table) Fill(r Ruleset, e Elements) error {
 	if err := r.Check(); err != nil {
 		return err
@@ -137,7 +137,10 @@ func (t *Table) Fill(r Ruleset, e Elements) error {
 		t.held = &r
 		took := time.Duration(Now() - start)
 		if took <= need {
-			return left
+			if len(left) > 0 {
+				t.log.Error("elements left out of the firewall table", "count", len(left), "first", left[0])
+			}
+			return nil
 		}
 		t.pace, need = took/n, 2*took // the elements may outlive their deadlines by took-need
 	}
@@ -145,10 +148,10 @@ func (t *Table) Fill(r Ruleset, e Elements) error {
 	return fmt.Errorf("filling table %s: %w: the machine is too slow to keep deadlines", r.Table, ErrDoubt)
 }
 
-// fill is one attempt. left names what was left out; err that nothing is certain.
-func (t *Table) fill(r Ruleset, e Elements, now Deadline, need time.Duration) (left, err error) {
+// fill is one attempt. left names what was left out; err says that nothing is certain.
+func (t *Table) fill(r Ruleset, e Elements, now Deadline, need time.Duration) (left []error, err error) {
 	b := batch{}
-	left = errors.Join(b.routed(r, e.Routed, now, need), b.quarantined(r, e.Quarantined))
+	left = append(b.routed(r, e.Routed, now, need), b.quarantined(r, e.Quarantined)...)
 	b.freshness(r, e.Fresh, e.Alive, now, need)
 	n := len(e.Routed) + len(e.Quarantined)
 	if t.limit != 0 && n >= t.limit {
@@ -224,16 +227,16 @@ func (t *Table) Apply(c Change) error {
 	for _, x := range c.AddRouted {
 		gone.keys(routedMap, []netip.Addr{x.Addr})
 	}
-	var left error
+	var left []error
 	err := t.exchange(r, gone, func(now Deadline, need time.Duration) batch {
 		come := batch{}
-		left = errors.Join(come.routed(r, c.AddRouted, now, need), come.quarantined(r, c.AddQuarantined))
+		left = append(come.routed(r, c.AddRouted, now, need), come.quarantined(r, c.AddQuarantined)...)
 		return come
 	})
 	if err != nil {
 		return fmt.Errorf("applying a change: %w", err)
 	}
-	return left
+	return errors.Join(left...)
 }
 
 // Refresh sets both freshness elements; a deadline that is zero or over removes its
