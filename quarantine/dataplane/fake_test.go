@@ -132,6 +132,7 @@ func (t *fakeTable) calls() []string {
 type fakeLink struct {
 	mu        sync.Mutex
 	have      map[tunnel.Key]tunnel.Peer
+	owner     map[netip.Prefix]tunnel.Key
 	shaken    map[tunnel.Key]time.Time
 	addresses []netip.Prefix
 	fail      int // so many of the next Apply calls do the first half and fail
@@ -140,7 +141,7 @@ type fakeLink struct {
 }
 
 func newFakeLink() *fakeLink {
-	return &fakeLink{have: map[tunnel.Key]tunnel.Peer{}, shaken: map[tunnel.Key]time.Time{}}
+	return &fakeLink{have: map[tunnel.Key]tunnel.Peer{}, owner: map[netip.Prefix]tunnel.Key{}, shaken: map[tunnel.Key]time.Time{}}
 }
 
 func (l *fakeLink) Apply(changes []tunnel.PeerChange) error {
@@ -157,9 +158,12 @@ func (l *fakeLink) Apply(changes []tunnel.PeerChange) error {
 			delete(l.shaken, c.Peer.Key)
 			continue
 		}
-		for k, other := range l.have {
-			other.AllowedIPs = slices.DeleteFunc(slices.Clone(other.AllowedIPs), func(a netip.Prefix) bool { return slices.Contains(c.Peer.AllowedIPs, a) })
-			l.have[k] = other
+		for _, a := range c.Peer.AllowedIPs { // taken from whoever had it
+			if other, ok := l.have[l.owner[a]]; ok && l.owner[a] != c.Peer.Key {
+				other.AllowedIPs = slices.DeleteFunc(slices.Clone(other.AllowedIPs), func(b netip.Prefix) bool { return a == b })
+				l.have[other.Key] = other
+			}
+			l.owner[a] = c.Peer.Key
 		}
 		l.have[c.Peer.Key] = c.Peer
 	}
