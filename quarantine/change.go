@@ -92,11 +92,17 @@ func (g *Gate) admissible(by Actor, c Change) (*state, error) {
 	return st, nil
 }
 
-// repeats reports whether c says nothing that is worth a write: the very report that was
-// taken last, or a compliant one in the first half of the life of another, which it does
+// repeats reports whether c says nothing that is worth a write: what is known already, or a compliant one in the first half of the life of another, which it does
 // not cut short. The lease stays at what is stored.
 func (g *Gate) repeats(known Record, c Change, now time.Time) bool {
-	if c.Kind != Reported || known.Revocation.Set() {
+	switch {
+	case known.Revocation.Set():
+		return false
+	case c.Kind == Prove:
+		return known.Proven
+	case c.Kind == Confirm:
+		return known.Confirmed
+	case c.Kind != Reported:
 		return false
 	}
 	r := *c.Report

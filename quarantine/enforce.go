@@ -39,7 +39,7 @@ func (g *Gate) enforce(ctx context.Context, id ID) error {
 	if st := g.index[id]; st != nil {
 		st.problem = err
 	}
-	g.dirty = true
+	g.dirty, g.problem = true, err
 	signal(g.unplanned)
 	return fmt.Errorf("%w: %w", ErrNotEnforced, err)
 }

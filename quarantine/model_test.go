@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -74,7 +75,7 @@ type world struct {
 	*bench
 	rt     *rapid.T
 	models map[quarantine.ID]*model
-	random *rand.Rand
+	random func(n int) int // below n; called from several goroutines
 	next   int
 	deaf   bool // the enforcer may refuse what it is told
 }
@@ -213,18 +214,28 @@ func (w *world) settle() {
 	w.deaf = false
 }
 
+func dice(seed uint64) func(n int) int {
+	var mu sync.Mutex
+	r := rand.New(rand.NewPCG(seed, 1))
+	return func(n int) int {
+		mu.Lock()
+		defer mu.Unlock()
+		return r.IntN(n)
+	}
+}
+
 // unreliable makes the store, or the enforcer, fail at random steps.
 func (w *world) unreliable() {
 	w.store.SetHook(func(_ context.Context, step string, _ quarantine.ID) error {
-		if w.random.IntN(3) == 0 {
+		if w.random(3) == 0 {
 			return fmt.Errorf("%w at %s", storetest.ErrDown, step)
 		}
 		return nil
 	})
-	if w.random.IntN(2) == 0 {
+	if w.random(2) == 0 {
 		w.deaf = true
 		w.enforcer.SetHook(func(_ context.Context, step string, _ quarantine.ID) error {
-			if w.random.IntN(4) == 0 {
+			if w.random(4) == 0 {
 				return errors.New("enforcer fails at " + step)
 			}
 			return nil
@@ -246,7 +257,7 @@ func TestModel(t *testing.T) {
 				failure = recover()
 				b.stop()
 			}()
-			w := &world{bench: b, rt: rt, models: make(map[quarantine.ID]*model), random: rand.New(rand.NewPCG(seed, 1))}
+			w := &world{bench: b, rt: rt, models: make(map[quarantine.ID]*model), random: dice(seed)}
 			w.live()
 		})
 		if fmt.Sprintf("%T", failure) == "rapid.invalidData" {

@@ -1,0 +1,228 @@
+package quarantine_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"lazaret/quarantine"
+	"lazaret/quarantine/storetest"
+)
+
+// Older compliant words do not win against a bad one that only the journal holds.
+func TestTighteningWithoutStore(t *testing.T) {
+	for _, c := range []struct {
+		name    string
+		tighten func(b *bench) (quarantine.Placement, error)
+		stage   quarantine.Stage
+	}{
+		{"report", func(b *bench) (quarantine.Placement, error) {
+			return b.report("mdm", quarantine.NonCompliant, time.Now().Add(time.Minute), 0, "d1")
+		}, quarantine.Quarantined},
+		{"unknown", func(b *bench) (quarantine.Placement, error) {
+			return b.report("mdm", "", time.Now().Add(time.Minute), 0, "d1")
+		}, quarantine.Quarantined},
+		{"shorter validity", func(b *bench) (quarantine.Placement, error) {
+			return b.report("mdm", quarantine.Compliant, time.Now().Add(time.Second), time.Nanosecond, "d1")
+		}, ""}, // routed for a nanosecond more
+		{"hold", func(b *bench) (quarantine.Placement, error) {
+			return b.gate.Hold(b.t.Context(), admin, "d1", "looks odd")
+		}, quarantine.Quarantined},
+		{"block", func(b *bench) (quarantine.Placement, error) {
+			return b.gate.Block(b.t.Context(), admin, "d1", "stolen")
+		}, quarantine.Blocked},
+		{"revoke", func(b *bench) (quarantine.Placement, error) {
+			return b.gate.Revoke(b.t.Context(), admin, "d1", "stolen")
+		}, quarantine.Revoked},
+	} {
+		for _, broken := range []string{"down", "stalled", "down with a broken journal", "down with a stalled journal"} {
+			t.Run(c.name+" while "+broken, func(t *testing.T) {
+				bubble(t, func(t *testing.T, b *bench) {
+					b.enroll(enrolled(1, "staff", time.Now()))
+					b.compliant("d1")
+					k := b.journal.(*keeper)
+					switch broken {
+					case "down with a broken journal":
+						k.fail = errors.New("no space left on device")
+					case "down with a stalled journal":
+						stall := make(chan struct{})
+						k.stall = stall
+						defer close(stall)
+					}
+					b.down()
+					if broken == "stalled" {
+						b.store.SetHook(func(ctx context.Context, _ string, _ quarantine.ID) error { return storetest.Stall(ctx) })
+					}
+					began := time.Now()
+					p, err := c.tighten(b)
+					if err != nil || c.stage != "" && p.Stage != c.stage {
+						t.Fatalf("got %s, %v; want %s", p.Stage, err, c.stage)
+					}
+					if took := time.Since(began); took > time.Second {
+						t.Errorf("it took %s", took)
+					}
+					b.wantRouted("d1", false, "with the store down")
+					x, err := b.gate.Explain("d1")
+					if err != nil || len(x.Pending) != 1 || !x.Enforced {
+						t.Errorf("explained as %+v, %v; want one pending change, enforced", x, err)
+					}
+					_, err = b.report("mdm", quarantine.Compliant, time.Now().Add(500*time.Millisecond), time.Hour, "d1")
+					if (c.name == "report" || c.name == "unknown") && !errors.Is(err, quarantine.ErrStale) {
+						t.Errorf("a compliant report older than one in the journal: got %v, want ErrStale", err)
+					}
+					b.wantRouted("d1", false, "a compliant report")
+					b.up()
+					time.Sleep(30 * time.Second) // of the bubble's clock: past every timeout and retry
+					synctest.Wait()
+					stored, _ := b.store.Get("d1")
+					if stored.Tighten != 1 {
+						t.Errorf("the record did not take the tightening in: %+v", stored)
+					}
+					if n := len(k.Pending()); n != 0 {
+						t.Errorf("the journal still holds %d devices", n)
+					}
+					b.reconciled("recorded")
+				})
+			})
+		}
+	}
+}
+
+func TestLoosenWaitsForStore(t *testing.T) {
+	bubble(t, func(t *testing.T, b *bench) {
+		b.enroll(enrolled(1, "staff", time.Now()))
+		b.down()
+		if _, err := b.report("mdm", quarantine.Compliant, time.Now(), time.Hour, "d1"); !errors.Is(err, storetest.ErrDown) {
+			t.Errorf("releasing with the store down: got %v", err)
+		}
+		b.wantRouted("d1", false, "a report that was not stored")
+		b.up()
+		synctest.Wait()
+		b.reconciled("store back")
+		b.wantRouted("d1", false, "a report that was not stored, later")
+	})
+}
+
+// Nothing is looser than its record: a record whose write was answered with an error is
+// applied only when the watch brings it.
+func TestLostAnswer(t *testing.T) {
+	bubble(t, func(t *testing.T, b *bench) {
+		b.enroll(enrolled(1, "staff", time.Now()))
+		b.store.SetHook(func(_ context.Context, step string, _ quarantine.ID) error {
+			if step == "recorded" {
+				return storetest.ErrDown
+			}
+			return nil
+		})
+		if _, err := b.report("mdm", quarantine.Compliant, time.Now(), time.Hour, "d1"); err == nil {
+			t.Error("no error for a lost answer")
+		}
+		synctest.Wait()
+		b.wantRouted("d1", true, "the watch brought the record")
+		b.reconciled("lost answer")
+	})
+}
+
+func TestConflict(t *testing.T) {
+	bubble(t, func(t *testing.T, b *bench) {
+		r := b.enroll(enrolled(1, "staff", time.Now()))
+		others := 0
+		b.store.SetHook(func(_ context.Context, step string, _ quarantine.ID) error {
+			if step == "record" && others < 3 {
+				others++
+				r.Owner = fmt.Sprintf("owner %d", others)
+				r = b.store.Put(r) // another gateway writes the same record
+			}
+			return nil
+		})
+		b.compliant("d1")
+		stored, _ := b.store.Get("d1")
+		if stored.Owner != "owner 3" || stored.Stage != quarantine.Routed {
+			t.Errorf("stored %q %s; want the other's owner and routed", stored.Owner, stored.Stage)
+		}
+		b.reconciled("after conflicts")
+	})
+}
+
+func TestRestartReplaysJournal(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t)
+		path := filepath.Join(t.TempDir(), "journal")
+		j, err := quarantine.OpenJournal(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b.journal = j
+		b.run()
+		b.enroll(enrolled(1, "staff", time.Now()))
+		b.compliant("d1")
+		b.down()
+		if _, err := b.gate.Hold(t.Context(), admin, "d1", "odd"); err != nil {
+			t.Fatal(err)
+		}
+		b.stop()
+		if err := j.Close(); err != nil {
+			t.Fatal(err)
+		}
+		b.store.SetHook(func(_ context.Context, step string, _ quarantine.ID) error {
+			if step == "record" {
+				return storetest.ErrDown
+			}
+			return nil
+		})
+		if b.journal, err = quarantine.OpenJournal(path); err != nil {
+			t.Fatal(err)
+		}
+		b.run()
+		b.wantRouted("d1", false, "restarted with the hold only in the journal")
+		if p, err := b.report("mdm", quarantine.Compliant, time.Now().Add(time.Second), time.Hour, "d1"); err == nil && p.Stage == quarantine.Routed {
+			t.Error("released over a journalled hold")
+		}
+		b.up()
+		time.Sleep(10 * time.Second)
+		synctest.Wait()
+		if stored, _ := b.store.Get("d1"); !stored.Hold.Set() || stored.Hold.Why != "odd" {
+			t.Errorf("the hold is not in the record: %+v", stored.Hold)
+		}
+		if p := b.journal.Pending(); len(p) != 0 {
+			t.Errorf("the journal still holds %v", p)
+		}
+		b.stop()
+	})
+}
+
+// A tightening that was recorded, and lifted by a person since, does not come back from a
+// journal that could not be struck.
+func TestRecordedTighteningStaysLifted(t *testing.T) {
+	bubble(t, func(t *testing.T, b *bench) {
+		b.stop()
+		b.journal = sticky{newKeeper()}
+		b.run()
+		b.enroll(enrolled(1, "staff", time.Now()))
+		b.compliant("d1")
+		if _, err := b.gate.Hold(t.Context(), admin, "d1", "odd"); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Second)
+		if p, err := b.gate.Approve(t.Context(), admin, "d1", "fine"); err != nil || p.Stage != quarantine.Routed {
+			t.Fatalf("approved: %+v, %v", p, err)
+		}
+		b.stop()
+		writes := len(b.store.Changes())
+		b.run()
+		time.Sleep(10 * time.Second)
+		b.wantRouted("d1", true, "restarted")
+		if n := len(b.store.Changes()); n != writes {
+			t.Errorf("the restart wrote %d records", n-writes)
+		}
+	})
+}
+
+// sticky is a journal from which nothing goes.
+type sticky struct{ *keeper }
+
+func (sticky) Done(quarantine.ID, uint64) error { return errors.New("read-only file system") }
