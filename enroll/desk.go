@@ -103,6 +103,7 @@ type Config struct {
 	Gateways     func() []cmp.Gateway // required
 	ListenerKeys func() [][]byte      // required: SHA-256 of every SPKI the listeners may show
 	Life         time.Duration        // of a certificate; DefaultCertificateLife
+	RepeatFor    time.Duration        // how long a lost answer can be asked for again; RepeatFor, and never more
 	MTU          int                  // told to devices; DefaultMTU
 	AllowSHA1    bool                 // accepts HMAC-SHA-1, OpenSSL 3.0's default; off in strict mode
 	Exporter     bool                 // for ServeHTTP; Handler takes it by listener
@@ -148,6 +149,9 @@ func New(cfg Config) (*Desk, error) {
 	}
 	if cfg.Life <= 0 {
 		cfg.Life = DefaultCertificateLife
+	}
+	if cfg.RepeatFor <= 0 || cfg.RepeatFor > RepeatFor {
+		cfg.RepeatFor = RepeatFor
 	}
 	if cfg.Sweep <= 0 {
 		cfg.Sweep = time.Minute

@@ -122,12 +122,12 @@ func (e *exchange) find(reference string) (o OTP, why string, err error) {
 	case err != nil:
 		return OTP{}, "", err
 	}
-	return o, unusable(o, e.now), nil
+	return o, e.desk.unusable(o, e.now), nil
 }
 
 // unusable says why a MAC by this OTP counts for nothing, or nothing if it counts: while
-// the OTP is pending, and for an hour after it was used, whatever its expiry says then.
-func unusable(o OTP, now time.Time) string {
+// the OTP is pending, and for a while after it was used, whatever its expiry says then.
+func (d *Desk) unusable(o OTP, now time.Time) string {
 	switch o.State {
 	case Pending:
 		if now.Before(o.Expires) {
@@ -135,7 +135,7 @@ func unusable(o OTP, now time.Time) string {
 		}
 		return "expired"
 	case Issued, Confirmed:
-		if now.Before(o.Answer.Issued.Add(RepeatFor)) {
+		if now.Before(o.Answer.Issued.Add(d.cfg.RepeatFor)) {
 			return ""
 		}
 		return "used"

@@ -64,14 +64,16 @@ func (d *Desk) tidy(ctx context.Context, o OTP) error {
 			return d.unconfirmed(ctx, o)
 		}
 	}
-	over := o.State == Cancelled || o.State == Expired || !now.Before(o.Answer.Issued.Add(RepeatFor))
-	if len(o.Secret) == 0 || !over {
+	if len(o.Secret) == 0 {
 		return nil
 	}
 	if o.State == Confirmed {
-		if err := d.confirmed(ctx, keeper, o); err != nil { // the gate was away when the device confirmed
+		if err := d.confirmed(ctx, keeper, o); err != nil { // the gate did not know when the device confirmed
 			return err
 		}
+	}
+	if (o.State == Issued || o.State == Confirmed) && now.Before(o.Answer.Issued.Add(d.cfg.RepeatFor)) {
+		return nil
 	}
 	o.Secret = nil
 	return d.cfg.Store.UpdateOTP(ctx, keeper, "otp.erase", o)

@@ -40,7 +40,7 @@ func (e *exchange) reread() error {
 	if err != nil {
 		return fmt.Errorf("reading one-time password %s again: %w", e.otp.Reference, err)
 	}
-	if why := unusable(o, e.now); why != "" {
+	if why := e.desk.unusable(o, e.now); why != "" {
 		return &stranger{why}
 	}
 	e.otp = o

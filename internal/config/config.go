@@ -46,6 +46,7 @@ type Enroll struct {
 	TrustedProxies []netip.Prefix
 	ChannelBinding bool // off behind a proxy that ends TLS
 	AllowSHA1      bool // OpenSSL 3.0's default MAC
+	RepeatFor      time.Duration
 }
 
 // API is the administrators' and management servers' listener.
@@ -105,6 +106,7 @@ func Parse(name string, text []byte) (Config, error) {
 			TrustedProxies: d.prefixes("enroll.trusted_proxies"),
 			ChannelBinding: d.boolean("enroll.channel_binding", true),
 			AllowSHA1:      d.boolean("enroll.allow_sha1", true),
+			RepeatFor:      d.duration("enroll.repeat_for", time.Hour, time.Second, time.Hour),
 		},
 		API: API{
 			Listen: d.addrPorts("api.listen", []string{"127.0.0.1:8443"}),

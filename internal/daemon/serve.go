@@ -189,7 +189,7 @@ func (k *control) makeDesk() (*enroll.Desk, error) {
 	return enroll.New(enroll.Config{
 		Store: k.store, Issuer: k.ca.Authority, Gate: k.gate, Organization: k.store,
 		Sealer: k.ring, Audit: auditor{k.store}, Log: k.log, Responder: k.ca.responder, ProofKeys: k.ca.proof,
-		Gateways: k.gateways, ListenerKeys: k.listenerKeys, Life: c.Quarantine.CertificateLife, MTU: c.Tunnel.MTU,
+		Gateways: k.gateways, ListenerKeys: k.listenerKeys, Life: c.Quarantine.CertificateLife, RepeatFor: c.Enroll.RepeatFor, MTU: c.Tunnel.MTU,
 		AllowSHA1: c.Enroll.AllowSHA1, Exporter: c.Enroll.ChannelBinding, Proxies: c.Enroll.TrustedProxies,
 	})
 }
