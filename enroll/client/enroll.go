@@ -7,7 +7,6 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"crypto/x509"
-	"crypto/x509/pkix"
 	"errors"
 	"fmt"
 	"net/url"
@@ -148,7 +147,7 @@ func (e *Enrollment) Request(ctx context.Context, keys Keys) (*Result, error) {
 	if err := keys.check(); err != nil {
 		return nil, err
 	}
-	csr, err := request(keys, e.code.Reference)
+	csr, err := request(keys)
 	if err != nil {
 		return nil, err
 	}
@@ -182,14 +181,13 @@ func (k Keys) check() error {
 }
 
 // request builds the PKCS #10 request. The name in it is a placeholder: the gateway names.
-func request(keys Keys, reference string) ([]byte, error) {
+func request(keys Keys) ([]byte, error) {
 	wireguard, err := url.Parse(cmp.WireGuardURI([32]byte(keys.WireGuard.PublicKey().Bytes())))
 	if err != nil {
 		return nil, fmt.Errorf("encoding WireGuard key: %w", err)
 	}
-	csr, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{
-		Subject: pkix.Name{CommonName: reference}, URIs: []*url.URL{wireguard},
-	}, keys.Certificate)
+	// No subject: the gateway names the device, whatever is asked for.
+	csr, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{URIs: []*url.URL{wireguard}}, keys.Certificate)
 	if err != nil {
 		return nil, fmt.Errorf("signing certificate request: %w", err)
 	}
