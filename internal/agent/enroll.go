@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"lazaret/enroll/client"
+	"lazaret/enroll/cmp"
 	"lazaret/enroll/code"
 )
 
@@ -70,7 +71,7 @@ func (e *enrollment) Save(_ context.Context, r *client.Result) error {
 // with takes a new certificate and what came with it.
 func (st state) with(r *client.Result) state {
 	st.Root, st.Certificate, st.Settings = r.Root.Raw, r.Certificate.Raw, r.Settings
-	st.Listeners = r.Welcome.ListenerKeys
+	st.Listeners, st.ProofKeyID, st.ProofKey = r.Welcome.ListenerKeys, r.Welcome.ProofKeyID, r.Welcome.ProofKey
 	st.Chain = nil
 	for _, c := range r.Chain {
 		st.Chain = append(st.Chain, c.Raw)
@@ -89,7 +90,7 @@ func (st state) result() (*client.Result, error) {
 		return nil, fmt.Errorf("reading the device's certificate: %w", err)
 	}
 	r := &client.Result{Certificate: leaf, Root: root, Settings: st.Settings}
-	r.Welcome.ListenerKeys = st.Listeners
+	r.Welcome = cmp.Welcome{Version: 1, ListenerKeys: st.Listeners, ProofKeyID: st.ProofKeyID, ProofKey: st.ProofKey}
 	for _, der := range st.Chain {
 		c, err := x509.ParseCertificate(der)
 		if err != nil {

@@ -40,6 +40,8 @@ type state struct {
 	Certificate []byte       `json:"certificate"`
 	Chain       [][]byte     `json:"chain"` // issuing certificates, nearest first
 	Listeners   [][]byte     `json:"listener_keys"`
+	ProofKeyID  string       `json:"proof_key_id"` // the gateway's, for the proof of the WireGuard key in a renewal
+	ProofKey    []byte       `json:"proof_key"`
 	Settings    cmp.Settings `json:"settings"`
 	Enrolled    time.Time    `json:"enrolled"`
 	Sequence    uint64       `json:"sequence"` // of the last report
