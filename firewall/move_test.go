@@ -172,6 +172,50 @@ func nothing(t *testing.T, g *gateway, w world) {
 	g.check("adopted", up("management", flow{w.quarantined, w.management, 30052, 5000}.udp(), false))
 }
 
+// TestFillLosesNothing probes while plans are filled, of one ruleset and of two by turns.
+func TestFillLosesNothing(t *testing.T) {
+	if !inNamespace(t) {
+		return
+	}
+	g, w := newGateway(t, true), worlds[0]
+	other := leakRuleset()
+	other.Pools = append(other.Pools, Pool{Name: "new", Mark: 11, IPv4: pfx("10.95.0.0/24")})
+	must(t, g.table.Fill(leakRuleset(), leakElements()))
+	may, mayNot := flow{w.routed, w.other, 30090, 9}, flow{w.quarantined, w.other, 30091, 9}
+	session := flow{w.quarantined, w.management, 30092, 5000}
+	done := make(chan error, 1)
+	go func() {
+		defer close(done)
+		for i := range 60 {
+			r := leakRuleset()
+			if i%4 > 1 {
+				r = other
+			}
+			if err := g.table.Fill(r, leakElements()); err != nil {
+				done <- err
+				return
+			}
+		}
+	}()
+	for probes := 0; ; probes++ {
+		for f, want := range map[flow]bool{may: true, mayNot: false, session: true} {
+			if got := g.passes(up("probe", f.udp(), want)); got != want {
+				t.Fatalf("probe %d of %v: passes %v, want %v", probes, f, got, want)
+			}
+		}
+		select {
+		case err := <-done:
+			must(t, err)
+			t.Logf("%d probes of each flow", probes)
+			if probes < 100 {
+				t.Error("too few probes to say anything")
+			}
+			return
+		default:
+		}
+	}
+}
+
 // TestLeaseEndsOnTime lets elements run out by themselves, with probes all the while.
 func TestLeaseEndsOnTime(t *testing.T) {
 	if !inNamespace(t) {

@@ -1,6 +1,3 @@
-// Package firewall is the nftables table that enforces placement: Ruleset is the
-// plain, printable description; the writer makes the kernel match it. It knows
-// addresses, marks, ports and deadlines, and nothing of devices or certificates.
 package firewall
 
 import (
@@ -20,7 +17,7 @@ type Protocol string
 type Reach struct {
 	To       netip.Prefix
 	Protocol Protocol
-	From, Up uint16 // first and last port, inclusive; both zero: every port (full pools only)
+	From, Up uint16 // first and last port, inclusive; Up zero: From alone; both zero: every port (full pools only)
 }
 
 // Pool is what the kernel needs to know of one pool.
@@ -28,14 +25,14 @@ type Pool struct {
 	Name       string
 	Mark       Mark // zero: the quarantine pool
 	IPv4, IPv6 netip.Prefix
-	Reach      []Reach
-	Masquerade bool
+	Reach      []Reach // empty: nothing in quarantine; in a full pool everything but devices, pools and the gateway
+	Masquerade bool    // what devices placed here open goes out under the gateway's address
 }
 
 // Service is a port of the gateway itself that may be reached.
 type Service struct {
 	Protocol Protocol
-	Port     uint16
+	Port     uint16         // zero with icmp
 	From     []netip.Prefix // empty: from anywhere on that side
 }
 

@@ -1,0 +1,32 @@
+// Package firewall is the nftables table that enforces placement: Ruleset is the
+// plain, printable description; the writer makes the kernel match it. It knows
+// addresses, marks, ports and deadlines, and nothing of devices or certificates.
+//
+// # The table
+//
+// Every packet that enters or leaves the tunnel is placed before anything else is
+// asked of it, by its own address on the tunnel's side: source on the way up,
+// destination on the way down. The chains up, down and visit look it up first in
+// routed4 or routed6, timed maps from address to mark, and go to the chain of the
+// mark's pool; then in quarantined4 or quarantined6, and go to quarantine. What is in
+// neither is dropped. The routed way also needs the element of @fresh, the quarantine
+// way that of @alive; both are timed and hold the tunnel's name.
+//
+// So a lease that ends, a refresh that does not come and an element that is deleted
+// all cut running flows at the next packet, and no connection tracking entry keeps
+// anything open. Elements hold no verdicts: one that did would have the kernel look
+// through all of them at every change.
+//
+// What comes back to a device must be an answer: established, in the direction of
+// reply, from an address that its pool reaches, in a flow that was opened to an
+// address, protocol and port that its pool reaches. ICMP errors count by the flow they
+// quote. Nothing is opened towards a device, and nothing goes from device to device.
+//
+// Fragments are put together before the first of these chains (connection tracking,
+// which every ruleset here uses, has the kernel do so), and ports are matched behind
+// IPv6 extension headers. Packets with an IPv6 routing header are dropped on arrival.
+//
+// The gateway's own input and output are denied by default too. Echo requests from
+// outside are answered, 20 a second; neighbour discovery and multicast listener
+// messages pass where they must.
+package firewall
