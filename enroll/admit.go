@@ -198,14 +198,35 @@ func (e *exchange) vacate(key tunnel.Key, own quarantine.ID, proven bool) error 
 		return fmt.Errorf("looking for the holder of a WireGuard key: %w", err)
 	case own != "" && holder.ID == own:
 		return nil
-	case holder.Proven || !proven:
+	}
+	if err := e.unused(); err != nil { // the holder may be what this very OTP has become
+		return err
+	}
+	if holder.Proven || !proven {
 		return &refusal{cmp.BadCertTemplate, "the WireGuard key belongs to another device", true}
 	}
 	why := "another device proved that it holds the WireGuard key, which this one never did"
-	if _, err := e.desk.cfg.Gate.Revoke(e.ctx, e.by, holder.ID, why); err != nil && !settled(err) {
+	// The gateway revokes, on the strength of the proof: no holder of a code may.
+	by := quarantine.Actor{Kind: "gateway", Name: "enrollment by " + e.by.Name, Address: e.by.Address}
+	if _, err := e.desk.cfg.Gate.Revoke(e.ctx, by, holder.ID, why); err != nil && !settled(err) {
 		return fmt.Errorf("revoking unproven device %s: %w", holder.ID, err)
 	}
 	e.audit(Event{By: e.by, Action: "enroll.alarm", OTP: e.otp.Reference, Device: holder.ID, Why: why})
+	return nil
+}
+
+// unused returns quarantine.ErrConflict if the OTP has changed since it was read.
+func (e *exchange) unused() error {
+	if e.signer != nil {
+		return nil // a renewal uses none
+	}
+	o, err := e.desk.cfg.Store.OTP(e.ctx, e.otp.Reference)
+	if err != nil {
+		return fmt.Errorf("reading one-time password %s again: %w", e.otp.Reference, err)
+	}
+	if o.Revision != e.otp.Revision {
+		return fmt.Errorf("using one-time password %s: %w", o.Reference, quarantine.ErrConflict)
+	}
 	return nil
 }
 

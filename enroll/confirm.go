@@ -4,12 +4,10 @@ import (
 	"bytes"
 	"crypto/subtle"
 	"crypto/x509"
-	"errors"
 	"fmt"
 
 	"lazaret/enroll/cmp"
 	"lazaret/pki"
-	"lazaret/quarantine"
 )
 
 // welcome answers genm: the trust roots, and what the device must know to go on.
@@ -32,19 +30,7 @@ func (e *exchange) welcome() (*cmp.Message, error) {
 }
 
 // confirm answers certConf, as often as it is sent.
-func (e *exchange) confirm() (*cmp.Message, error) {
-	defer e.desk.turn(e.otp.Reference)()
-	for range maxConflicts {
-		m, err := e.tryConfirm()
-		if !errors.Is(err, quarantine.ErrConflict) {
-			return m, err
-		}
-		if err := e.reread(); err != nil {
-			return nil, err
-		}
-	}
-	return nil, fmt.Errorf("confirming by %s: %w", e.otp.Reference, quarantine.ErrConflict)
-}
+func (e *exchange) confirm() (*cmp.Message, error) { return e.inTurn(e.tryConfirm) }
 
 func (e *exchange) tryConfirm() (*cmp.Message, error) {
 	o := e.otp
@@ -73,8 +59,9 @@ func (e *exchange) tryConfirm() (*cmp.Message, error) {
 		}
 		e.otp = o
 	}
+	// The confirmation stands. A gate that has not heard of the device yet is told by housekeeping.
 	if err := e.desk.confirmed(e.ctx, e.by, o); err != nil {
-		return nil, err
+		e.desk.cfg.Log.Info("telling the gate of a confirmed device: left to housekeeping", "device", o.Answer.Device, "error", err)
 	}
 	return e.answerWith(cmp.Body{Kind: cmp.PKIConf}), nil
 }

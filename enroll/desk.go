@@ -187,13 +187,17 @@ func (d *Desk) openDummy() []byte {
 	return []byte(dummySecret)
 }
 
-// turn makes messages of one OTP that may issue wait for each other, so that a hundred
-// copies of a request sign one certificate. The Store's transaction is what guarantees it.
-func (d *Desk) turn(reference string) (done func()) {
+// turn makes messages of one OTP that may change it wait for each other, so that a
+// hundred copies of a request sign one certificate. The Store's transaction is what
+// guarantees it. Who had to wait must read the OTP again.
+func (d *Desk) turn(reference string) (done func(), waited bool) {
 	sum := sha256.Sum256([]byte(reference))
 	m := &d.turns[sum[0]%byte(len(d.turns))]
+	if m.TryLock() {
+		return m.Unlock, false
+	}
 	m.Lock()
-	return m.Unlock
+	return m.Unlock, true
 }
 
 func (d *Desk) now() time.Time { return d.cfg.Clock().UTC() }

@@ -36,6 +36,8 @@ type memory struct {
 	reads    atomic.Int64
 
 	fail     error                 // every call fails with it
+	stale    *OTP                  // answers the next read of an OTP
+	lag      bool                  // the gate has not heard of new devices yet
 	onIssue  func(*Issuance) error // looks in before an issue
 	clock    func() time.Time      // of the store's own expiry check
 	profiles map[string]quarantine.Profile
@@ -88,6 +90,10 @@ func (m *memory) OTP(_ context.Context, reference string) (OTP, error) {
 	if m.fail != nil {
 		return OTP{}, m.fail
 	}
+	if o := m.stale; o != nil {
+		m.stale = nil
+		return *o, nil
+	}
 	o, there := m.otps[reference]
 	if !there {
 		return OTP{}, ErrNoOTP
@@ -122,26 +128,34 @@ func (m *memory) Issue(_ context.Context, i Issuance) (quarantine.Record, error)
 			return quarantine.Record{}, err
 		}
 	}
-	stored := m.otps[i.OTP.Reference]
+	stored, there := m.otps[i.OTP.Reference]
+	old, known := m.devices[i.Record.ID]
 	switch {
-	case stored.State != Pending || stored.Revision != i.OTP.Revision:
+	case !there:
+		return quarantine.Record{}, ErrNoOTP
+	case stored.State == Expired:
+		return quarantine.Record{}, ErrExpired
+	case stored.State != Pending:
 		return quarantine.Record{}, ErrUsed
 	case !m.clock().Before(stored.Expires):
 		return quarantine.Record{}, ErrExpired
-	case i.Retires != nil && m.devices[i.Retires.ID].Revision != i.Retires.Revision:
+	case stored.Revision != i.OTP.Revision || i.Retires != nil && old.Revision != i.Retires.Revision:
 		return quarantine.Record{}, quarantine.ErrConflict
+	case known && i.Retires == nil:
+		return quarantine.Record{}, &TakenError{"device id"}
 	}
+	stored.State, stored.Answer = Issued, i.OTP.Answer
 	if err := m.taken(i.Record); err != nil {
 		return quarantine.Record{}, err
 	}
 	r := i.Record
-	if r.Seat == 0 {
+	if r.Seat = old.Seat; r.Seat == 0 {
 		r.Seat = m.freeSeat()
 	}
 	if r.Seat > i.LastSeat {
 		return quarantine.Record{}, ErrFull
 	}
-	m.put(i.OTP, "device.enroll")
+	m.put(stored, "device.enroll")
 	r.Revision = m.revision
 	m.devices[r.ID] = r
 	return r, nil
@@ -178,7 +192,11 @@ func (m *memory) Renewed(_ context.Context, _ quarantine.Change, next quarantine
 	if m.fail != nil {
 		return 0, m.fail
 	}
-	if m.devices[next.ID].Revision != next.Revision {
+	old, known := m.devices[next.ID]
+	switch {
+	case !known:
+		return 0, quarantine.ErrUnknownDevice
+	case old.Revision != next.Revision:
 		return 0, quarantine.ErrConflict
 	}
 	if err := m.taken(next); err != nil {
@@ -217,7 +235,9 @@ func (m *memory) ByKey(_ context.Context, spki [32]byte) (quarantine.Record, err
 }
 
 func (m *memory) ByWireGuard(_ context.Context, k tunnel.Key) (quarantine.Record, error) {
-	return m.find(func(r quarantine.Record) bool { return (r.Key == k || r.Next == k) && r.Stage != quarantine.Revoked })
+	return m.find(func(r quarantine.Record) bool {
+		return !k.IsZero() && (r.Key == k || r.Next == k) && r.Stage != quarantine.Revoked
+	})
 }
 
 func (m *memory) Profile(_ context.Context, name string) (quarantine.Profile, error) {
@@ -255,10 +275,16 @@ func (m *memory) change(id quarantine.ID, c quarantine.Change) (quarantine.Place
 }
 
 func (m *memory) Confirm(_ context.Context, by quarantine.Actor, id quarantine.ID) (quarantine.Placement, error) {
+	if m.lag {
+		return quarantine.Placement{}, quarantine.ErrUnknownDevice
+	}
 	return m.change(id, quarantine.Change{Kind: quarantine.Confirm, By: by})
 }
 
 func (m *memory) Revoke(_ context.Context, by quarantine.Actor, id quarantine.ID, why string) (quarantine.Placement, error) {
+	if by.Name == "" || by.Kind == "otp" || by.Kind == "device" { // as the real gate
+		return quarantine.Placement{}, quarantine.ErrForbidden
+	}
 	return m.change(id, quarantine.Change{Kind: quarantine.Revoke, By: by, Why: why})
 }
 

@@ -20,19 +20,25 @@ import (
 const maxConflicts = 4 // of one write with somebody else's
 
 // enroll answers ir, cr and p10cr.
-func (e *exchange) enroll() (*cmp.Message, error) {
-	defer e.desk.turn(e.otp.Reference)()
+func (e *exchange) enroll() (*cmp.Message, error) { return e.inTurn(e.tryEnroll) }
+
+// inTurn runs one step that changes the OTP, again when somebody else was faster.
+func (e *exchange) inTurn(try func() (*cmp.Message, error)) (*cmp.Message, error) {
+	done, stale := e.desk.turn(e.otp.Reference)
+	defer done()
 	for range maxConflicts {
-		m, err := e.tryEnroll()
+		if stale {
+			if err := e.reread(); err != nil {
+				return nil, err
+			}
+		}
+		m, err := try()
 		if !errors.Is(err, quarantine.ErrConflict) && !errors.Is(err, ErrUsed) {
 			return m, err
 		}
-		// Somebody was faster: look again at what the OTP has become.
-		if err := e.reread(); err != nil {
-			return nil, err
-		}
+		stale = true
 	}
-	return nil, fmt.Errorf("enrolling by %s: %w", e.otp.Reference, quarantine.ErrConflict)
+	return nil, fmt.Errorf("using one-time password %s: %w", e.otp.Reference, quarantine.ErrConflict)
 }
 
 func (e *exchange) reread() error {

@@ -7,6 +7,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"lazaret/enroll/cmp"
 	"lazaret/enroll/code"
 	"lazaret/quarantine"
 )
@@ -215,6 +216,42 @@ func TestHousekeeping(t *testing.T) {
 	for cert, stage := range map[string]quarantine.Stage{lost.Subject.CommonName: quarantine.Revoked, kept.Subject.CommonName: quarantine.Quarantined, met.Subject.CommonName: quarantine.Quarantined} {
 		if r := g.store.devices[quarantine.ID(cert)]; r.Stage != stage {
 			t.Errorf("device is %s, want %s", r.Stage, stage)
+		}
+	}
+}
+
+// TestGateThatLags: the gate follows the store, and may hear of a device after the
+// device has confirmed already.
+func TestGateThatLags(t *testing.T) {
+	g := newGateway(t)
+	g.store.lag = true
+	d := g.device(t, Request{})
+	_, r := d.enroll()
+	if o := g.store.otps[d.code.Reference]; o.State != Confirmed || r.Confirmed {
+		t.Fatalf("OTP is %s, record confirmed %v", o.State, r.Confirmed)
+	}
+	g.store.lag = false
+	if err := g.sweep(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if r := g.store.devices[r.ID]; !r.Confirmed {
+		t.Error("housekeeping did not tell the gate")
+	}
+}
+
+// TestShorterRepeat: a gateway may give lost answers again for less than an hour, never longer.
+func TestShorterRepeat(t *testing.T) {
+	for set, want := range map[time.Duration]time.Duration{time.Minute: time.Minute, 2 * hour: hour, 0: hour} {
+		g := newGateway(t, func(c *Config) { c.RepeatFor = set })
+		d := g.device(t, Request{})
+		d.enroll()
+		g.later(want - time.Second)
+		if m := d.ask(d.p10cr()); m.Body.Kind != cmp.CP {
+			t.Errorf("set to %v: refused before %v: %v", set, want, m.Body.Error.Status)
+		}
+		g.later(time.Second)
+		if m := d.parse(d.post(d.p10cr())); m.Protection != nil {
+			t.Errorf("set to %v: answered after %v", set, want)
 		}
 	}
 }

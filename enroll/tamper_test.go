@@ -119,6 +119,29 @@ func TestHundredGateways(t *testing.T) {
 	}
 }
 
+// TestSecondGatewayIsLate: it read the OTP as pending, and then another gateway issued to
+// the same device. What is found under the device's own key is not another device's.
+func TestSecondGatewayIsLate(t *testing.T) {
+	for _, proof := range []bool{false, true} {
+		g := newGateway(t)
+		d := g.device(t, Request{})
+		o, err := g.store.OTP(t.Context(), d.code.Reference)
+		if err != nil {
+			t.Fatal(err)
+		}
+		d.proof = false
+		first := d.certificate(d.ask(d.p10cr()))
+		d.proof = proof
+		g.store.stale = &o
+		if again := d.certificate(d.ask(d.p10cr())); !again.Equal(first) {
+			t.Error("another certificate")
+		}
+		if r := d.record(first); r.Stage != quarantine.Quarantined {
+			t.Errorf("the device was displaced by itself: %s", r.Stage)
+		}
+	}
+}
+
 func TestSameRequestAtOnce(t *testing.T) {
 	g := newGateway(t)
 	d := g.device(t, Request{})
