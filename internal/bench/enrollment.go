@@ -1,0 +1,202 @@
+package main
+
+import (
+	"context"
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"errors"
+	"fmt"
+	"math/big"
+	"net"
+	"net/url"
+	"time"
+
+	"lazaret/enroll"
+	"lazaret/enroll/client"
+	"lazaret/internal/audit"
+	"lazaret/pki"
+)
+
+func (s *session) enrollmentsPerRound() int {
+	if s.quick {
+		return 10
+	}
+	return 20
+}
+
+// measureEnrollment compares whole enrollments with the work that no enrollment of this
+// kind could do without.
+func measureEnrollment(ctx context.Context, s *session) error {
+	at, err := openSite(ctx)
+	if err != nil {
+		return err
+	}
+	defer at.Close()
+	least, err := newFloor(at)
+	if err != nil {
+		return err
+	}
+	defer least.Close()
+	var whole, bare rounds
+	for r := range s.rounds + 1 { // the first is for warming up
+		var a, b samples
+		for i := range s.enrollmentsPerRound() {
+			took, err := at.enroll(ctx, r*s.enrollmentsPerRound()+i)
+			if err != nil {
+				return err
+			}
+			a = append(a, took)
+			if took, err = least.run(ctx); err != nil {
+				return err
+			}
+			b = append(b, took)
+		}
+		if r > 0 {
+			whole, bare = append(whole, a), append(bare, b)
+		}
+	}
+	s.add(row{Name: "floor of an enrollment, p50", Value: millis(bare.median()), Unit: "ms", ComparedWith: floorIs})
+	s.add(row{Name: "full enrollment, p50", Value: millis(whole.median()), Unit: "ms", ComparedWith: "its floor; both ends in this process, real store and authorities, no data plane",
+		Ratio: number(whole.over(bare)), Bound: number(2)})
+	return nil
+}
+
+// enroll is one whole enrollment by the agent's own client. Password and keys are there
+// before it begins.
+func (s *site) enroll(ctx context.Context, n int) (time.Duration, error) {
+	code, _, err := s.desk.CreateOTP(ctx, administrator, enroll.Request{User: deviceName(n), Profile: "default"})
+	if err != nil {
+		return 0, err
+	}
+	keys, err := newKeyStore()
+	if err != nil {
+		return 0, err
+	}
+	c, err := client.New(client.Config{Server: "https://" + s.listener.Addr().String(), Log: quiet(), Attempts: 1})
+	if err != nil {
+		return 0, err
+	}
+	start := time.Now()
+	_, err = c.Enroll(ctx, code, keys)
+	return time.Since(start), err
+}
+
+const floorIs = "one TLS 1.3 handshake, six PasswordBasedMacs (500 rounds) made and checked, one CSR checked, one certificate signed, one store write"
+
+// floor does what is in floorIs with the standard library and the store, and nothing else.
+type floor struct {
+	site     *site
+	listener net.Listener
+	accepted chan error
+	csr      []byte
+	template *x509.Certificate
+	key      any
+}
+
+func newFloor(s *site) (*floor, error) {
+	key, err := pki.GenerateKey()
+	if err != nil {
+		return nil, err
+	}
+	uri := pki.WireGuardURI(deviceKey(1))
+	f := &floor{site: s, accepted: make(chan error), key: key.Public()}
+	f.csr, err = x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{Subject: pkix.Name{CommonName: "bench"}, URIs: []*url.URL{uri}}, key)
+	if err != nil {
+		return nil, err
+	}
+	f.template = &x509.Certificate{
+		SerialNumber: big.NewInt(1 << 62), Subject: pkix.Name{CommonName: "d-00000000000000000000"}, URIs: []*url.URL{uri},
+		NotBefore: time.Now(), NotAfter: time.Now().Add(time.Hour), KeyUsage: x509.KeyUsageDigitalSignature,
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}, BasicConstraintsValid: true,
+	}
+	if f.listener, err = tls.Listen("tcp", "127.0.0.1:0", s.tls); err != nil {
+		return nil, err
+	}
+	go f.accept() // ends with the listener
+	return f, nil
+}
+
+func (f *floor) Close() error { return f.listener.Close() }
+
+// accept shakes hands with one client after the other.
+func (f *floor) accept() {
+	for {
+		c, err := f.listener.Accept()
+		if errors.Is(err, net.ErrClosed) {
+			return
+		}
+		if err == nil {
+			err = c.(*tls.Conn).Handshake()
+			c.Close()
+		}
+		f.accepted <- err
+	}
+}
+
+func (f *floor) run(ctx context.Context) (time.Duration, error) {
+	start := time.Now()
+	if err := f.handshake(ctx); err != nil {
+		return 0, err
+	}
+	if err := sixMACs(); err != nil {
+		return 0, err
+	}
+	r, err := x509.ParseCertificateRequest(f.csr)
+	if err != nil {
+		return 0, err
+	}
+	if err := r.CheckSignature(); err != nil {
+		return 0, err
+	}
+	by := f.site.hierarchy.Devices
+	if _, err := x509.CreateCertificate(rand.Reader, f.template, by.Certificate, f.key, by.Key); err != nil {
+		return 0, err
+	}
+	if err := f.site.store.Audit(ctx, audit.Entry{Actor: audit.Actor{Kind: "gateway", Name: "bench"}, Action: "bench.write"}); err != nil {
+		return 0, err
+	}
+	return time.Since(start), nil
+}
+
+func (f *floor) handshake(ctx context.Context) error {
+	var d net.Dialer
+	raw, err := d.DialContext(ctx, "tcp", f.listener.Addr().String())
+	if err != nil {
+		return err
+	}
+	// The device knows no authority yet: the agent's client does not verify either.
+	c := tls.Client(raw, &tls.Config{MinVersion: tls.VersionTLS13, InsecureSkipVerify: true})
+	defer c.Close()
+	return errors.Join(c.HandshakeContext(ctx), <-f.accepted)
+}
+
+// messageSize is about what the six messages of an enrollment take on average, in bytes.
+const messageSize = 1024
+
+// sixMACs makes and checks six PasswordBasedMacs (RFC 9810, section 5.1.3.1), each with a
+// salt of its own.
+func sixMACs() error {
+	secret, message := []byte("0123456789ABCDEF"), make([]byte, messageSize)
+	for range 6 {
+		salt := make([]byte, 16)
+		rand.Read(salt)
+		if !hmac.Equal(passwordMAC(secret, salt, message), passwordMAC(secret, salt, message)) {
+			return fmt.Errorf("a MAC does not match itself")
+		}
+	}
+	return nil
+}
+
+func passwordMAC(secret, salt, message []byte) []byte {
+	key := sha256.Sum256(append(append([]byte(nil), secret...), salt...))
+	for range 499 {
+		key = sha256.Sum256(key[:])
+	}
+	h := hmac.New(sha256.New, key[:])
+	h.Write(message)
+	return h.Sum(nil)
+}

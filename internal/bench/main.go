@@ -1,0 +1,113 @@
+// Bench measures what DESIGN promises of a gateway's costs: every comparison side by side
+// and interleaved in one run, since a machine's speed differs between two minutes by more
+// than most of the bounds. It prints a table, writes bench.json, and ends with a status
+// other than zero where a bound is missed or something could not be measured.
+//
+// It makes its own namespaces and needs neither root nor anything installed.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"regexp"
+	"syscall"
+
+	"lazaret/internal/testnet"
+)
+
+// group is a set of rows that are measured together.
+type group struct {
+	name string
+	run  func(context.Context, *session) error
+}
+
+var groups = []group{
+	{"store", measureStore},
+	{"enrollment", measureEnrollment},
+	{"move", measureMoves},
+	{"report", measureReports},
+}
+
+// roles are what this program is inside a lab.
+var roles = map[string]testnet.Role{
+	rolePlane: runPlane,
+	roleGate:  runGate,
+	roleServe: runServe,
+	roleDrive: runDrive,
+	roleSend:  runSend,
+	roleSink:  runSink,
+}
+
+// session is one run of the program.
+type session struct {
+	quick  bool
+	rounds int
+	rows   []row
+}
+
+// progress tells a person what takes so long.
+func (s *session) progress(format string, a ...any) {
+	fmt.Fprintf(os.Stderr, "bench: "+format+"\n", a...)
+}
+
+func (s *session) add(r row) {
+	r.judge()
+	s.rows = append(s.rows, r)
+	s.progress("%s", r)
+}
+
+func main() {
+	testnet.Main(roles)
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	err := run(ctx, os.Args[1:])
+	stop()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, args []string) error {
+	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
+	quick := flags.Bool("quick", false, "smaller sizes and fewer rounds: shows that it works, and little else")
+	rounds := flags.Int("rounds", 0, "rounds of each comparison (default 15; 3 with -quick)")
+	only := flags.String("only", "", "measure only the groups that match this regular expression: store, enrollment, move, report")
+	out := flags.String("o", "bench.json", "where to write the results")
+	if err := flags.Parse(args); err != nil {
+		return err
+	}
+	match, err := regexp.Compile(*only)
+	if err != nil {
+		return fmt.Errorf("reading -only: %w", err)
+	}
+	s := &session{quick: *quick, rounds: *rounds}
+	if s.rounds <= 0 {
+		s.rounds = 15
+		if s.quick {
+			s.rounds = 3
+		}
+	}
+	s.rows = append(s.rows, machine(s))
+	var faults []error
+	for _, g := range groups {
+		if !match.MatchString(g.name) {
+			continue
+		}
+		s.progress("measuring %s", g.name)
+		if err := g.run(ctx, s); err != nil {
+			faults = append(faults, fmt.Errorf("measuring %s: %w", g.name, err))
+		}
+	}
+	printTable(os.Stdout, s.rows)
+	faults = append(faults, writeJSON(*out, s.rows))
+	for _, r := range s.rows {
+		if !r.OK {
+			faults = append(faults, fmt.Errorf("missed: %s", r))
+		}
+	}
+	return errors.Join(faults...)
+}

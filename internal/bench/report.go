@@ -1,0 +1,219 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"path/filepath"
+	"time"
+
+	"lazaret/internal/daemon"
+	"lazaret/internal/testnet"
+	"lazaret/quarantine"
+	"lazaret/quarantine/tunnel"
+)
+
+func (s *session) reportsPerRound() int {
+	if s.quick {
+		return 10
+	}
+	return 20
+}
+
+// Where the gateway of the lab listens, and what the device sends to.
+const (
+	enrollAt = "127.0.0.1:9443"
+	apiAt    = "127.0.0.1:8443"
+	sinkPort = 9000
+	pace     = 200 * time.Microsecond
+)
+
+var fullPrefixes = []netip.Prefix{netip.MustParsePrefix("10.67.0.0/16"), netip.MustParsePrefix("fd67::/64")}
+
+// field is a whole gateway, one device that sends without a pause, and who receives it.
+type field struct {
+	net         *testnet.Net
+	plane       *worker
+	drive, sink *worker
+}
+
+// measureReports counts from the moment a management server sends its report until the
+// first packet arrives, and compares that with the two kernel changes it comes down to.
+func measureReports(ctx context.Context, s *session) error {
+	f, err := openField(ctx, s)
+	if err != nil {
+		return err
+	}
+	defer f.net.Close()
+	var full, bare, answered rounds
+	var late samples
+	for r := range s.rounds + 1 { // the first is for warming up
+		var a, b, c samples
+		for range s.reportsPerRound() {
+			t, err := f.trial(ctx, f.drive)
+			if err != nil {
+				return err
+			}
+			a, c = append(a, t.first), append(c, t.answered)
+			late = append(late, t.late)
+			if t, err = f.trial(ctx, f.plane); err != nil {
+				return err
+			}
+			b = append(b, t.first)
+		}
+		if r > 0 {
+			full, bare, answered = append(full, a), append(bare, b), append(answered, c)
+		}
+	}
+	n := len(full.all())
+	const way = "HTTPS on the loopback, API, gate, store, control socket, data plane, nftables, WireGuard"
+	s.add(row{Name: "report to its answer, p50", Value: millis(answered.all().median()), Unit: "ms", ComparedWith: way})
+	s.add(row{Name: "bare change to first packet, p50", Value: millis(bare.all().median()), Unit: "ms", ComparedWith: "one nftables transaction and one peer set; a packet every 0.2 ms"})
+	s.add(row{Name: "bare change to first packet, p99", Value: millis(bare.all().quantile(0.99)), Unit: "ms", ComparedWith: fmt.Sprintf("%d samples", n)})
+	s.add(row{Name: "report to first packet, p50", Value: millis(full.all().median()), Unit: "ms", ComparedWith: "the bare change; " + way,
+		Ratio: number(full.over(bare))})
+	s.add(row{Name: "report to first packet, p99", Value: millis(full.all().quantile(0.99)), Unit: "ms", ComparedWith: fmt.Sprintf("%d samples", n)})
+	s.add(row{Name: "report to first packet in excess of the bare change, p99", Value: millis(full.excess(bare).quantile(0.99)), Unit: "ms",
+		ComparedWith: fmt.Sprintf("the median of the bare change in the same round; %d samples", n), Bound: number(5)})
+	s.add(row{Name: "demotion: last packet that passed, sent after the answer, max", Value: millis(late.quantile(1)), Unit: "ms",
+		ComparedWith: fmt.Sprintf("negative: sent before; %d demotions", len(late)), Bound: number(0)})
+	return nil
+}
+
+// excess is by how much each sample exceeds the median of base in its round.
+func (r rounds) excess(base rounds) samples {
+	var out samples
+	for i := range min(len(r), len(base)) {
+		m := base[i].median()
+		for _, d := range r[i] {
+			out = append(out, d-m)
+		}
+	}
+	return out
+}
+
+// trial is one release and one demotion.
+type trial struct {
+	first    time.Duration // from the order to the first packet
+	answered time.Duration // from the order to its answer
+	late     time.Duration // from the demotion's answer to the sending of the last packet that passed
+}
+
+// trial has w release the device and demote it again.
+func (f *field) trial(ctx context.Context, w *worker) (trial, error) {
+	var t trial
+	if err := f.sink.ask(ctx, order{Do: "arm"}, nil); err != nil {
+		return t, err
+	}
+	var up, down span
+	if err := w.ask(ctx, order{Do: "up"}, &up); err != nil {
+		return t, err
+	}
+	var first, last arrival
+	if err := f.sink.ask(ctx, order{Do: "first"}, &first); err != nil {
+		return t, err
+	}
+	if err := w.ask(ctx, order{Do: "down"}, &down); err != nil {
+		return t, err
+	}
+	if err := f.sink.ask(ctx, order{Do: "last"}, &last); err != nil {
+		return t, err
+	}
+	t.first, t.answered, t.late = first.At.Sub(up.From), up.To.Sub(up.From), last.Sent.Sub(down.To)
+	if t.first <= 0 {
+		return t, fmt.Errorf("a packet arrived %s before it could", -t.first)
+	}
+	return t, nil
+}
+
+// openField makes the lab, and in it a gateway with its two processes, one enrolled
+// device and its tunnel.
+func openField(ctx context.Context, s *session) (*field, error) {
+	s.progress("starting a gateway and a device")
+	n, err := testnet.Standard(ctx, testnet.Config{}, testnet.Params{})
+	if err != nil {
+		return nil, err
+	}
+	f := &field{net: n}
+	if err := f.start(ctx); err != nil {
+		n.Close()
+		return nil, err
+	}
+	return f, nil
+}
+
+func (f *field) start(ctx context.Context) error {
+	gateway := f.net.Gateway
+	made, values, err := f.init(ctx)
+	if err != nil {
+		return err
+	}
+	f.plane, err = startWorker(ctx, gateway, rolePlane, false, planeArgs{Dir: gateway.Dir(), Socket: values["dataplane.socket"].(string)}, nil)
+	if err != nil {
+		return err
+	}
+	if _, err := startWorker(ctx, gateway, roleServe, true, made.ConfigPath, nil); err != nil {
+		return err
+	}
+	key, err := tunnel.GeneratePrivateKey()
+	if err != nil {
+		return err
+	}
+	var welcome enrolled
+	f.drive, err = startWorker(ctx, gateway, roleDrive, true, driveArgs{AdminDir: made.AdminDir, TokenFile: made.TokenFile, Key: key.Text()}, &welcome)
+	if err != nil {
+		return err
+	}
+	return f.connect(ctx, key, welcome)
+}
+
+// init makes the gateway's configuration and store.
+func (f *field) init(ctx context.Context) (daemon.Initialized, map[string]any, error) {
+	dir := f.net.Gateway.Dir()
+	values := map[string]any{
+		"name": "bench", "state": filepath.Join(dir, "state"),
+		"enroll.listen": []string{enrollAt}, "enroll.names": []string{"127.0.0.1"}, "api.listen": []string{apiAt},
+		"tunnel.endpoints": []string{netip.AddrPortFrom(f.net.Plan.GatewayOuter.V4, tunnelPort).String()}, "tunnel.agent_port": agentPort,
+		"tunnel.interface": tunnelName, "tunnel.port": tunnelPort,
+		"dataplane.socket": filepath.Join(dir, "control"), "dataplane.state": dir, "log.level": "warn",
+	}
+	made, err := daemon.Init(ctx, daemon.InitOptions{
+		ConfigPath: filepath.Join(dir, "lazaret.toml"), Values: values, Organization: "Bench", Administrator: "bench",
+		AdminDir: filepath.Join(dir, "admin"), Management: []string{f.net.Plan.Management.V4.String() + " tcp/443"},
+		Quarantine: []netip.Prefix{netip.MustParsePrefix("10.66.0.0/16"), netip.MustParsePrefix("fd66::/64")},
+		Full:       fullPrefixes,
+		MayRelease: true, MaxValidity: time.Hour,
+	}, slog.New(slog.DiscardHandler))
+	return made, values, err
+}
+
+// connect starts the device's tunnel, its packets, and their receiver.
+func (f *field) connect(ctx context.Context, key tunnel.PrivateKey, e enrolled) error {
+	p := f.net.Plan
+	gatewayKey, err := tunnel.ParseKey(e.Gateway)
+	if err != nil {
+		return err
+	}
+	pool := quarantine.Pool{Name: fullPool, IPv4: fullPrefixes[0], IPv6: fullPrefixes[1]}
+	v4, v6, err := pool.Address(1) // of the first device, once it is released
+	if err != nil {
+		return err
+	}
+	own := append([]netip.Prefix{netip.PrefixFrom(v4, 32), netip.PrefixFrom(v6, 128)}, e.Quarantine...)
+	to := netip.PrefixFrom(p.Intranet.V4, 32)
+	if _, err := f.net.Dev1.WireGuard(ctx, testnet.WireGuardSpec{Device: "wg0", Key: key, Addrs: own, Peers: []tunnel.Peer{{
+		Key: gatewayKey, AllowedIPs: []netip.Prefix{to}, Endpoint: netip.AddrPortFrom(p.GatewayOuter.V4, tunnelPort), KeepAlive: time.Second,
+	}}}); err != nil {
+		return err
+	}
+	if err := f.net.Dev1.Configure(ctx, testnet.NetConfig{Routes: []testnet.Route{{To: to, Device: "wg0", From: v4}}}); err != nil {
+		return err
+	}
+	sink := netip.AddrPortFrom(p.Intranet.V4, sinkPort)
+	if f.sink, err = startWorker(ctx, f.net.Intranet, roleSink, true, sink, nil); err != nil {
+		return err
+	}
+	_, err = startWorker(ctx, f.net.Dev1, roleSend, true, sendArgs{From: v4, To: sink}, nil)
+	return err
+}
