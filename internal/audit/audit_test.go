@@ -165,7 +165,11 @@ func TestTornEndIsRepaired(t *testing.T) {
 	if !bytes.HasPrefix(next, whole) {
 		t.Fatal("the same entries did not give the same lines")
 	}
-	for n := len(whole); n <= len(next); n++ {
+	cuts := []int{len(next)}
+	for n := len(whole); n < len(next); n += 5 {
+		cuts = append(cuts, n)
+	}
+	for _, n := range cuts {
 		dir := t.TempDir()
 		if err := os.WriteFile(filepath.Join(dir, segmentName(1)), next[:n], 0o600); err != nil {
 			t.Fatal(err)
