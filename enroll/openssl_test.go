@@ -3,11 +3,9 @@ package enroll
 import (
 	"bytes"
 	"crypto/sha256"
-	"crypto/tls"
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
-	"net/http/httptest"
 	"net/url"
 	"os"
 	"os/exec"
@@ -34,19 +32,7 @@ type stock struct {
 func newStock(t *testing.T, change ...func(*Config)) *stock {
 	s := &stock{t: t, program: testneed.Program(t, "openssl"), dir: t.TempDir()}
 	s.g = newGateway(t, append(change, func(c *Config) { c.Clock = time.Now; c.Exporter = true })...)
-	listener, err := s.g.made.Authority.Issue(t.Context(), pki.Request{
-		Kind: pki.Server, PublicKey: s.g.hierarchy.Responder.Key.Public(), CommonName: "gateway",
-		DNSNames: []string{"gateway.example.com"}, NotAfter: time.Now().Add(hour),
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	srv := httptest.NewUnstartedServer(s.g)
-	srv.TLS = &tls.Config{MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{{
-		Certificate: [][]byte{listener.Raw, s.g.made.Issuing(pki.Server).Raw}, PrivateKey: s.g.hierarchy.Responder.Key}}}
-	srv.StartTLS()
-	t.Cleanup(srv.Close)
-	u, err := url.Parse(srv.URL)
+	u, err := url.Parse(s.g.serve(t).URL)
 	if err != nil {
 		t.Fatal(err)
 	}
