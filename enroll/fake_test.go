@@ -63,6 +63,12 @@ func newMemory() *memory {
 	}
 }
 
+// down makes every call fail with err, until it is called with nil.
+func (m *memory) down(err error) {
+	defer m.enter()()
+	m.fail = err
+}
+
 func (m *memory) enter() func() { m.mu.Lock(); return m.mu.Unlock }
 
 func (m *memory) CreateOTP(_ context.Context, _ quarantine.Actor, o OTP) error {

@@ -281,14 +281,16 @@ func TestRunEndsAndGoesOn(t *testing.T) {
 		d := g.device(t, Request{Life: hour})
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error)
-		g.store.fail = errDown
+		g.store.down(errDown)
 		go func() { done <- g.Run(ctx) }()
-		time.Sleep(2 * hour)
-		synctest.Wait()
-		g.store.fail = nil
+		time.Sleep(2*hour + time.Second) // not on a tick
+		g.store.down(nil)
 		time.Sleep(time.Minute)
-		synctest.Wait()
-		if o := g.store.otps[d.code.Reference]; o.State != Expired || o.Secret != nil {
+		o, err := g.store.OTP(t.Context(), d.code.Reference)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if o.State != Expired || o.Secret != nil {
 			t.Errorf("OTP is %s after the store came back, want it expired", o.State)
 		}
 		cancel()
