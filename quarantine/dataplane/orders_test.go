@@ -478,3 +478,31 @@ func TestRotationCalledOff(t *testing.T) {
 		t.Error("the next key is still a peer")
 	}
 }
+
+// What a device gives up, another may have.
+func TestFreedAddressesAndKeys(t *testing.T) {
+	f := planned(t, in77(1, 5))
+	heir := in77(1, 12)
+	heir.Device = id(2)
+	want(t, f.move(heir), quarantine.ErrConflict)
+	want(t, f.move(quarantine.Entry{Device: id(1), Revision: 11, Tighten: 1}), nil)
+	want(t, f.move(heir), nil)
+	f.agree(t)
+	want(t, f.prolong(fresh(12)), nil)
+}
+
+func TestNewRefuses(t *testing.T) {
+	for name, spoil := range map[string]func(*Config){
+		"no table":       func(c *Config) { c.Table = nil },
+		"no link":        func(c *Config) { c.OpenLink = nil },
+		"no names":       func(c *Config) { c.Host.Tunnel = "" },
+		"pools already":  func(c *Config) { c.Host.Pools = somePlan(1).Pools },
+		"nobody to hear": func(c *Config) { c.Conn = nil },
+	} {
+		c := newFixture(t).config
+		spoil(&c)
+		if p, err := New(c); err == nil {
+			t.Errorf("%s: made %v", name, p)
+		}
+	}
+}
