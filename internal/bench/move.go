@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"lazaret/firewall"
@@ -62,21 +63,30 @@ func measureMoves(ctx context.Context, s *session) error {
 			return err
 		}
 	}
-	taken := make([]rounds, len(sizes))
+	whole, applied := make([]rounds, len(sizes)), make([]rounds, len(sizes))
 	for r := range s.rounds + 1 { // the first is for warming up
 		for i := range sizes {
-			var got samples
+			i = (i + r) % len(sizes) // none is always the first
+			var got moved
 			if err := gates[i].ask(ctx, order{Do: "move", N: s.movesPerRound()}, &got); err != nil {
 				return err
 			}
 			if r > 0 {
-				taken[i] = append(taken[i], got)
+				whole[i], applied[i] = append(whole[i], got.Whole), append(applied[i], got.Applied)
 			}
 		}
 	}
-	const how = "gate, journal, control socket, data plane, nftables, WireGuard; store in memory; 1,000 real peers at every size"
+	addMoves(s, "one move there and back", "gate, journal, control socket, data plane, nftables, WireGuard; store that answers at once; 1,000 real peers at every size", whole)
+	addMoves(s, "of it, the data plane's part", "control socket, data plane, nftables, WireGuard; without gate and journal", applied)
+	s.add(row{Name: "memory of the gate", Value: weight, Unit: "bytes a device", ComparedWith: fmt.Sprintf("heap in use with %d devices, without store", sizes[len(sizes)-1])})
+	return nil
+}
+
+// addMoves adds a row for each size, the last one bound by the first.
+func addMoves(s *session, what, how string, taken []rounds) {
+	sizes := s.deviceCounts()
 	for i, n := range sizes {
-		x := row{Name: fmt.Sprintf("one move there and back at %d devices, p50", n), Value: millis(taken[i].median()), Unit: "ms", ComparedWith: how}
+		x := row{Name: fmt.Sprintf("%s at %d devices, p50", what, n), Value: millis(taken[i].median()), Unit: "ms", ComparedWith: how}
 		if i > 0 {
 			x.Ratio, x.ComparedWith = number(taken[i].over(taken[0])), fmt.Sprintf("the same at %d; %s", sizes[0], how)
 		}
@@ -85,8 +95,6 @@ func measureMoves(ctx context.Context, s *session) error {
 		}
 		s.add(x)
 	}
-	s.add(row{Name: "memory of the gate", Value: weight, Unit: "bytes a device", ComparedWith: fmt.Sprintf("heap in use with %d devices, without store", sizes[len(sizes)-1])})
-	return nil
 }
 
 // gateArgs says what a control plane without store is made of.
@@ -212,10 +220,11 @@ func runGate(ctx context.Context, args []string) error {
 		return err
 	}
 	defer journal.Close()
+	timed := &stopwatch{Client: client}
 	before := heapInUse()
 	store := &instant{snapshot: crowd(a.Devices, time.Now()), revision: 1, events: make(chan quarantine.Event, 1024)}
 	gate, err := quarantine.NewGate(quarantine.Config{
-		Store: store, Enforcer: client, Journal: journal, Policy: quarantine.PlainPolicy{}, Control: "bench", Gateway: "bench",
+		Store: store, Enforcer: timed, Journal: journal, Policy: quarantine.PlainPolicy{}, Control: "bench", Gateway: "bench",
 		Log: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})),
 	})
 	if err != nil {
@@ -241,36 +250,60 @@ func runGate(ctx context.Context, args []string) error {
 		return ctx.Err()
 	}
 	store.snapshot = quarantine.Snapshot{} // it is not asked again
-	m := mover{gate: gate}
+	m := mover{gate: gate, applied: timed}
 	return obey(ctx, (heapInUse()-before)/float64(a.Devices), m.obey)
+}
+
+// stopwatch sums up how long the data plane takes for single moves.
+type stopwatch struct {
+	*dataplane.Client
+	sum atomic.Int64 // nanoseconds
+}
+
+func (s *stopwatch) Apply(ctx context.Context, e quarantine.Entry) error {
+	start := time.Now()
+	defer func() { s.sum.Add(int64(time.Since(start))) }()
+	return s.Client.Apply(ctx, e)
 }
 
 // mover makes moves, of another device each time.
 type mover struct {
-	gate  *quarantine.Gate
-	moved uint64
+	gate    *quarantine.Gate
+	applied *stopwatch
+	moves   uint64
 }
+
+// moved is what moves took: whole, and their part in the data plane.
+type moved struct{ Whole, Applied samples }
 
 func (m *mover) obey(ctx context.Context, o order) (any, error) {
 	if o.Do != "move" {
 		return unknown(o)
 	}
-	got := make(samples, 0, o.N)
+	var got moved
 	for range o.N {
-		m.moved++
-		id := deviceID(int(m.moved * 7 % movers))
-		start := time.Now()
-		for i, v := range []quarantine.Verdict{quarantine.NonCompliant, quarantine.Compliant} {
-			want := []quarantine.Stage{quarantine.Quarantined, quarantine.Routed}[i]
-			p, err := m.gate.Report(ctx, moverSource(), verdict(id, v, time.Now(), 2*m.moved+uint64(i)))
-			if err != nil {
-				return nil, err
-			}
-			if p.Stage != want {
-				return nil, fmt.Errorf("device %s is %s, want %s", id, p.Stage, want)
-			}
+		m.moves++
+		before, start := m.applied.sum.Load(), time.Now()
+		if err := m.thereAndBack(ctx, deviceID(int(m.moves*7%movers))); err != nil {
+			return nil, err
 		}
-		got = append(got, time.Since(start))
+		got.Whole = append(got.Whole, time.Since(start))
+		got.Applied = append(got.Applied, time.Duration(m.applied.sum.Load()-before))
 	}
 	return got, nil
+}
+
+// thereAndBack demotes a device and releases it again.
+func (m *mover) thereAndBack(ctx context.Context, id quarantine.ID) error {
+	for i, v := range []quarantine.Verdict{quarantine.NonCompliant, quarantine.Compliant} {
+		want := []quarantine.Stage{quarantine.Quarantined, quarantine.Routed}[i]
+		p, err := m.gate.Report(ctx, moverSource(), verdict(id, v, time.Now(), 2*m.moves+uint64(i)))
+		if err != nil {
+			return err
+		}
+		if p.Stage != want {
+			return fmt.Errorf("device %s is %s, want %s", id, p.Stage, want)
+		}
+	}
+	return nil
 }

@@ -17,7 +17,11 @@ func measureStore(ctx context.Context, s *session) error {
 		return err
 	}
 	defer at.Close()
-	if _, err := at.enroll(ctx, 0); err != nil {
+	e, err := at.prepare(ctx, 0)
+	if err != nil {
+		return err
+	}
+	if err := e.run(ctx); err != nil {
 		return err
 	}
 	dir, err := os.MkdirTemp("", "lazaret-bench-")
