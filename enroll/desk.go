@@ -98,7 +98,7 @@ type Config struct {
 	Sealer       Sealer               // required
 	Audit        Auditor              // required
 	Log          *slog.Logger         // required
-	Responder    Responder            // required: signs answers to signed messages
+	Responder    func() Responder     // required: signs answers to signed messages; the present one
 	ProofKeys    []ProofKey           // required: current one first
 	Gateways     func() []cmp.Gateway // required
 	ListenerKeys func() [][]byte      // required: SHA-256 of every SPKI the listeners may show
@@ -132,7 +132,7 @@ func New(cfg Config) (*Desk, error) {
 	}{
 		{"Store", cfg.Store != nil}, {"Issuer", cfg.Issuer != nil}, {"Gate", cfg.Gate != nil},
 		{"Organization", cfg.Organization != nil}, {"Sealer", cfg.Sealer != nil}, {"Audit", cfg.Audit != nil},
-		{"Log", cfg.Log != nil}, {"Responder", cfg.Responder.Key != nil && len(cfg.Responder.Certs) > 0},
+		{"Log", cfg.Log != nil}, {"Responder", cfg.Responder != nil},
 		{"ProofKeys", len(cfg.ProofKeys) > 0}, {"Gateways", cfg.Gateways != nil}, {"ListenerKeys", cfg.ListenerKeys != nil},
 	} {
 		if !f.ok {

@@ -246,7 +246,7 @@ func (e *exchange) protect(m *cmp.Message) error {
 	if e.signer == nil {
 		return m.ProtectMAC(e.secret, e.params.Fresh())
 	}
-	r := e.desk.cfg.Responder
+	r := e.desk.cfg.Responder()
 	certs := append(append([]*x509.Certificate{}, r.Certs...), e.desk.cfg.Issuer.Issuing(pki.Device))
 	return m.ProtectSignature(r.Key, certs...)
 }

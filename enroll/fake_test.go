@@ -389,7 +389,9 @@ func newGateway(t testing.TB, change ...func(*Config)) *gateway {
 	g.config = Config{
 		Store: g.store, Issuer: g.made, Gate: g.store, Organization: g.store, Sealer: g.made, Audit: g.log,
 		Log:       slog.New(slog.DiscardHandler),
-		Responder: Responder{Key: h.Responder.Key, Certs: []*x509.Certificate{h.Responder.Certificate, a.Issuing(pki.Responder)}},
+		Responder: func() Responder {
+			return Responder{Key: h.Responder.Key, Certs: []*x509.Certificate{h.Responder.Certificate, a.Issuing(pki.Responder)}}
+		},
 		ProofKeys: []ProofKey{{ID: "p1", Key: key}},
 		Gateways: func() []cmp.Gateway {
 			return []cmp.Gateway{{Name: "gw1", WireGuard: tunnel.Key{9}.String(), Endpoints: []string{"gw1.example.com:51820"},

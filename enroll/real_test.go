@@ -180,7 +180,9 @@ func newDesk(t *testing.T, s *store.Store, gate *quarantine.Gate, ring *seal.Rin
 	must(t, err)
 	desk, err := enroll.New(enroll.Config{
 		Store: s, Issuer: a, Gate: gate, Organization: s, Sealer: ring, Audit: deaf{}, Log: log,
-		Responder: enroll.Responder{Key: h.Responder.Key, Certs: []*x509.Certificate{h.Responder.Certificate, a.Issuing(pki.Responder)}},
+		Responder: func() enroll.Responder {
+			return enroll.Responder{Key: h.Responder.Key, Certs: []*x509.Certificate{h.Responder.Certificate, a.Issuing(pki.Responder)}}
+		},
 		ProofKeys: []enroll.ProofKey{{ID: "p1", Key: proof}},
 		Gateways:  func() []cmp.Gateway { return nil }, ListenerKeys: func() [][]byte { return [][]byte{sum[:]} }, Exporter: true,
 	})

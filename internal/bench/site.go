@@ -159,7 +159,9 @@ func (s *site) openDesk(ctx context.Context, ring *seal.Ring, log *slog.Logger) 
 	gateway := cmp.Gateway{Name: "bench", WireGuard: deviceKey(0).String(), Endpoints: []string{"127.0.0.1:51820"}}
 	s.desk, err = enroll.New(enroll.Config{
 		Store: s.store, Issuer: s.authority, Gate: s.gate, Organization: s.store, Sealer: ring, Audit: auditor{s.store}, Log: log,
-		Responder: enroll.Responder{Key: h.Responder.Key, Certs: []*x509.Certificate{h.Responder.Certificate, s.authority.Issuing(pki.Responder)}},
+		Responder: func() enroll.Responder {
+			return enroll.Responder{Key: h.Responder.Key, Certs: []*x509.Certificate{h.Responder.Certificate, s.authority.Issuing(pki.Responder)}}
+		},
 		ProofKeys: []enroll.ProofKey{{ID: "1", Key: proof}}, Gateways: func() []cmp.Gateway { return []cmp.Gateway{gateway} },
 		ListenerKeys: func() [][]byte {
 			var out [][]byte

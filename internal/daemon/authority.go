@@ -9,6 +9,8 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"sync"
+	"time"
 
 	"lazaret/enroll"
 	"lazaret/internal/store"
@@ -90,8 +92,58 @@ func loadPair(ctx context.Context, s *store.Secrets, name string) (pki.KeyPair, 
 // key of the WireGuard proof. The root's key is not among them.
 type authorities struct {
 	*pki.Authority
-	responder enroll.Responder
-	proof     []enroll.ProofKey
+	proof []enroll.ProofKey
+
+	mu        sync.Mutex // guards responder
+	responder pki.KeyPair
+}
+
+// Responder is what signs CMP answers at present.
+func (a *authorities) Responder() enroll.Responder {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return enroll.Responder{Key: a.responder.Key, Certs: []*x509.Certificate{a.responder.Certificate, a.Issuing(pki.Responder)}}
+}
+
+// responderLife is the life of a CMP responder's certificate; a new one is made when two
+// thirds of it are over.
+const responderLife = 365 * 24 * time.Hour
+
+// renewResponder makes a new CMP responder if the present one nears its end.
+func (a *authorities) renewResponder(ctx context.Context, s *store.Secrets, now time.Time) error {
+	a.mu.Lock()
+	cert := a.responder.Certificate
+	a.mu.Unlock()
+	if now.Before(cert.NotBefore.Add(cert.NotAfter.Sub(cert.NotBefore) * 2 / 3)) {
+		return nil
+	}
+	next, err := a.NewResponder(ctx, responderLife)
+	if err != nil {
+		return fmt.Errorf("renewing the CMP responder: %w", err)
+	}
+	if err := savePair(ctx, s, secretResponder, next); err != nil {
+		return err
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.responder = next
+	return nil
+}
+
+// keepResponder looks after the CMP responder once a day.
+func (k *control) keepResponder(ctx context.Context) error {
+	day := time.NewTicker(24 * time.Hour)
+	defer day.Stop()
+	for {
+		if err := k.ca.renewResponder(ctx, k.store.Secrets(), time.Now()); err != nil && ctx.Err() == nil {
+			k.log.Error("CMP responder", "err", err)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-day.C:
+		}
+	}
 }
 
 func loadAuthorities(ctx context.Context, s *store.Secrets) (*authorities, error) {
@@ -113,11 +165,7 @@ func loadAuthorities(ctx context.Context, s *store.Secrets) (*authorities, error
 	if err != nil {
 		return nil, err
 	}
-	return &authorities{
-		Authority: a,
-		responder: enroll.Responder{Key: pairs[3].Key, Certs: []*x509.Certificate{pairs[3].Certificate, a.Issuing(pki.Responder)}},
-		proof:     proof,
-	}, nil
+	return &authorities{Authority: a, responder: pairs[3], proof: proof}, nil
 }
 
 // saveHierarchy keeps what NewHierarchy made, each pair sealed under a name of its own.

@@ -84,7 +84,7 @@ func Serve(ctx context.Context, c config.Config, version string, log *slog.Logge
 	defer k.client.Close()
 	defer k.journal.Close()
 	for name, run := range map[string]func(context.Context) error{
-		"gate": k.gate.Run, "desk": k.desk.Run, "certificates": k.listener.Run, "events": k.events,
+		"gate": k.gate.Run, "desk": k.desk.Run, "certificates": k.listener.Run, "events": k.events, "responder": k.keepResponder,
 	} {
 		group.Go(func() error {
 			if err := run(ctx); err != nil && ctx.Err() == nil {
@@ -188,7 +188,7 @@ func (k *control) makeDesk() (*enroll.Desk, error) {
 	c := k.config
 	return enroll.New(enroll.Config{
 		Store: k.store, Issuer: k.ca.Authority, Gate: k.gate, Organization: k.store,
-		Sealer: k.ring, Audit: auditor{k.store}, Log: k.log, Responder: k.ca.responder, ProofKeys: k.ca.proof,
+		Sealer: k.ring, Audit: auditor{k.store}, Log: k.log, Responder: k.ca.Responder, ProofKeys: k.ca.proof,
 		Gateways: k.gateways, ListenerKeys: k.listenerKeys, Life: c.Quarantine.CertificateLife, RepeatFor: c.Enroll.RepeatFor, MTU: c.Tunnel.MTU,
 		AllowSHA1: c.Enroll.AllowSHA1, Exporter: c.Enroll.ChannelBinding, Proxies: c.Enroll.TrustedProxies,
 	})
