@@ -388,7 +388,7 @@ func newGateway(t testing.TB, change ...func(*Config)) *gateway {
 	}
 	g.config = Config{
 		Store: g.store, Issuer: g.made, Gate: g.store, Organization: g.store, Sealer: g.made, Audit: g.log,
-		Log:       slog.New(slog.DiscardHandler),
+		Log: slog.New(slog.DiscardHandler),
 		Responder: func() Responder {
 			return Responder{Key: h.Responder.Key, Certs: []*x509.Certificate{h.Responder.Certificate, a.Issuing(pki.Responder)}}
 		},

@@ -34,6 +34,10 @@ import (
 // listenerLife is the life of the gateway's own server certificates.
 const listenerLife = 30 * 24 * time.Hour
 
+// planTime bounds one call to store or data plane. The longest is a first plan: 65,000
+// peers of a userspace tunnel take nine seconds by themselves.
+const planTime = 45 * time.Second
+
 // openStore opens what init made in the state directory.
 func openStore(ctx context.Context, c config.Config, log *slog.Logger) (*store.Store, *seal.Ring, error) {
 	keyFile := filepath.Join(c.State, "node.key")
@@ -140,14 +144,12 @@ func (k *control) build(ctx context.Context, version string) (err error) {
 	if k.journal, err = quarantine.OpenJournal(filepath.Join(c.State, "tightenings")); err != nil {
 		return err
 	}
-	if k.client, err = dataplane.Dial(ctx, c.Dataplane.Socket); err != nil {
-		return fmt.Errorf("reaching the data plane: %w", err)
-	}
+	k.client = dataplane.Connect(c.Dataplane.Socket) // devices enroll while there is no data plane, too
 	var run [8]byte
 	rand.Read(run[:])
 	k.gate, err = quarantine.NewGate(quarantine.Config{
 		Store: k.store, Enforcer: k.client, Journal: k.journal, Policy: quarantine.PlainPolicy{}, Gateway: c.Name,
-		Control: c.Name + "/" + hex.EncodeToString(run[:]), Log: k.log,
+		Control: c.Name + "/" + hex.EncodeToString(run[:]), Log: k.log, Timeout: planTime,
 		Freshness: c.Quarantine.Freshness, QuarantineLife: min(c.Quarantine.Alive, quarantine.MaxFreshness),
 	})
 	if err != nil {
@@ -282,7 +284,7 @@ func (k *control) events(ctx context.Context) error {
 func (k *control) event(ctx context.Context, e dataplane.Event) {
 	k.log.Info("data plane", "event", string(e.Kind), "device", string(e.Device), "detail", e.Detail)
 	switch e.Kind {
-	case dataplane.Connected, dataplane.NeedPlan:
+	case dataplane.Connected, dataplane.NeedPlan, dataplane.ClockJump:
 		k.gate.Replan()
 	case dataplane.Rotated:
 		by := quarantine.Actor{Kind: "gateway", Name: k.config.Name}

@@ -44,6 +44,11 @@ func Dial(ctx context.Context, path string) (*Client, error) {
 	return start(conn, path), nil
 }
 
+// Connect returns at once and connects to the socket at path as soon as there is one,
+// again whenever the connection breaks, until Close. Until then orders fail with
+// quarantine.ErrNotEnforced.
+func Connect(path string) *Client { return start(nil, path) }
+
 // NewClient speaks over one connection, such as an inherited one, and does not
 // connect again.
 func NewClient(conn net.Conn) *Client { return start(conn, "") }
@@ -78,6 +83,12 @@ func redial(ctx context.Context, path string) (net.Conn, error) {
 
 // run keeps one connection after the other.
 func (c *Client) run(ctx context.Context, conn net.Conn) {
+	if conn == nil {
+		var err error
+		if conn, err = redial(ctx, c.path); err != nil {
+			return
+		}
+	}
 	for wait := firstWait; ; wait = min(2*wait, lastWait) {
 		w := &wire{conn: conn, answers: make(chan message, 1), closed: make(chan struct{})}
 		stop := context.AfterFunc(ctx, w.close)

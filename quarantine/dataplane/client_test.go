@@ -447,3 +447,24 @@ func TestDialGivesUp(t *testing.T) {
 	_, err := Dial(ctx, filepath.Join(t.TempDir(), "nobody"))
 	want(t, err, context.DeadlineExceeded)
 }
+
+// TestConnectDoesNotWait: a control plane starts, and refuses orders, before there is a
+// data plane, and is connected as soon as there is one.
+func TestConnectDoesNotWait(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "dataplane.sock")
+	c := Connect(path)
+	defer c.Close()
+	if err := c.Apply(t.Context(), quarantine.Entry{Device: "d-1"}); !errors.Is(err, quarantine.ErrNotEnforced) {
+		t.Errorf("without a data plane: %v", err)
+	}
+	l, err := Listen(path, -1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	conn, err := l.AcceptUnix()
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn.Close()
+}
