@@ -50,13 +50,14 @@ type demo struct {
 	serve    *testnet.Process // lazaretd serve
 	agent    *testnet.Process // on dev1
 	management, intranet,
-	gateway, control, other *testnet.Server
+	gateway, control *testnet.Server
 
 	codes   map[string]api.OTPCreated
 	honest  device // dev1, held by the agent
 	rogue   device // dev2: enrolled as well, but its tunnel sends whatever it likes
 	session *testnet.Stream
-	opened  netip.AddrPort // the session's own end
+	opened  netip.AddrPort  // the session's own end
+	second  *testnet.Stream // dev2's
 }
 
 // device is one enrolled device.

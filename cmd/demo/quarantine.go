@@ -37,10 +37,28 @@ func (t trial) String() string {
 	return fmt.Sprintf("%s over %s to %s: %s", t.target, t.spec.Proto, t.spec.To.Addr(), t.result.Outcome)
 }
 
+// prober is who probes, as which of its addresses, and the other device of the two.
+type prober struct {
+	device
+	from []testnet.Both
+	peer device
+}
+
+// asRogue probes with the address of quarantine and with the one it would have if it
+// were released, out of a tunnel that lets everything leave.
+func (d *demo) asRogue() prober {
+	return prober{d.rogue, []testnet.Both{d.rogue.quarantine, d.rogue.full}, d.honest}
+}
+
+// asRouted probes as dev1, whose released agent leads everything into the tunnel.
+func (d *demo) asRouted() prober {
+	return prober{d.honest, []testnet.Both{d.honest.full}, d.rogue}
+}
+
 // forbidden is what neither quarantine nor any pool lets a device reach.
-func (d *demo) forbidden() []target {
+func (d *demo) forbidden(who prober) []target {
 	return []target{
-		{"the other device", d.honest.quarantine, servicePort},
+		{"the other device", who.peer.quarantine, servicePort},
 		{"the gateway's other ports, in the tunnel", tunnelGateway, otherPort},
 		{"the gateway's other ports, on its intranet address", d.net.Plan.GatewayIntra, otherPort},
 	}
@@ -115,8 +133,12 @@ func (d *demo) openTunnels(ctx context.Context) error {
 	if d.control, err = d.net.Control.Serve(ctx, at...); err != nil {
 		return err
 	}
-	d.other, err = d.honest.host.Serve(ctx, ports(d.honest.quarantine, servicePort)...)
-	return err
+	for _, v := range []device{d.honest, d.rogue} {
+		if _, err := v.host.Serve(ctx, ports(v.quarantine, servicePort)...); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // openRogue opens a tunnel with dev2's enrolled key that takes every destination and
@@ -186,11 +208,12 @@ func (d *demo) probeQuarantine(ctx context.Context, r *result) error {
 	r.figure("allowed", len(allowed))
 	r.figure("allowed_answered", n)
 	r.check(n == len(allowed) && n == 6, "the management server answers dev2 %d of %d times (TCP, UDP, ICMP; IPv4, IPv6)%s", n, len(allowed), bad)
-	targets := append(d.outer(), d.forbidden()...)
-	if err := d.denied(ctx, r, "", targets...); err != nil {
+	who := d.asRogue()
+	targets := append(d.outer(), d.forbidden(who)...)
+	if err := d.denied(ctx, r, "", who, targets...); err != nil {
 		return err
 	}
-	return d.controlled(ctx, r, targets...)
+	return d.controlled(ctx, r, "", d.rogue.host, d.net.Plan.Dev2Control, targets...)
 }
 
 // count returns how many trials ended so, and the others in words.
@@ -205,73 +228,78 @@ func count(trials []trial, want testnet.Outcome) (n int, others string) {
 	return n, others
 }
 
-// denied probes as the rogue, with its own address and with the one it would have if it
-// were released: every probe must be seen to leave through the tunnel, none to arrive,
-// and none to be answered.
-func (d *demo) denied(ctx context.Context, r *result, prefix string, targets ...target) error {
-	leaving, err := d.rogue.host.Capture(ctx, tunnelDevice)
+// denied probes what must not be reached: every probe must be seen to leave through the
+// tunnel, none to arrive, and none to be answered.
+func (d *demo) denied(ctx context.Context, r *result, prefix string, who prober, targets ...target) error {
+	leaving, err := who.host.Capture(ctx, tunnelDevice)
 	if err != nil {
 		return err
 	}
-	arriving, err := d.arrivals(ctx)
+	arriving, err := d.arrivals(ctx, who.peer)
 	if err != nil {
 		return err
 	}
 	var all []trial
-	for _, from := range []testnet.Both{d.rogue.quarantine, d.rogue.full} {
-		trials, err := d.probe(ctx, d.rogue.host, from, tunnelDevice, targets...)
+	for _, from := range who.from {
+		trials, err := d.probe(ctx, who.host, from, tunnelDevice, targets...)
 		if err != nil {
 			return err
 		}
 		all = append(all, trials...)
 	}
-	out, err := leaving.Stop(ctx)
+	left, lost, words, err := tally(ctx, all, leaving, func(p testnet.Record) bool { return p.Out })
 	if err != nil {
 		return err
 	}
-	dropped := out.Dropped
-	left, answered, arrived, words := 0, 0, 0, ""
-	for _, t := range all {
-		if len(leaving.Records(func(p testnet.Record) bool { return p.Out && t.result.Is(p) })) > 0 {
-			left++
-		} else {
-			words += "; not seen to leave: " + t.String()
-		}
-		if t.result.Passed() {
-			answered++
-			words += "; answered: " + t.String()
-		}
-	}
+	arrived := 0
 	for _, c := range arriving {
-		s, err := c.Stop(ctx)
+		n, dropped, _, err := tally(ctx, all, c, func(p testnet.Record) bool { return !p.Out })
 		if err != nil {
 			return err
 		}
-		dropped += s.Dropped
-		for _, t := range all {
-			if p := c.Records(func(p testnet.Record) bool { return !p.Out && t.result.Is(p) }); len(p) > 0 {
-				arrived++
-				words += "; arrived: " + t.String()
-			}
+		arrived, lost = arrived+n, lost+dropped
+	}
+	answered := 0
+	for _, t := range all {
+		if t.result.Passed() {
+			answered++
+			words += "; answered: " + t.String()
 		}
 	}
 	r.figure(prefix+"denied", len(all))
 	r.figure(prefix+"denied_left_through_tunnel", left)
 	r.figure(prefix+"denied_arrived", arrived)
 	r.figure(prefix+"denied_answered", answered)
-	r.check(left == len(all) && dropped == 0 && left > 0, "%d probes to %s: %d seen to leave through the tunnel, from the quarantine address and from the one it would have when released", len(all), names(targets), left)
-	r.check(answered == 0 && arrived == 0, "%d of them arrived, %d were answered%s", arrived, answered, words)
+	r.check(left == len(all) && lost == 0 && left > 0, "%d probes from %s to %s: %d seen to leave through the tunnel", len(all), who.host.Name(), names(targets), left)
+	r.check(answered == 0 && arrived == 0, "of these %d arrived and %d were answered%s", arrived, answered, words)
 	return nil
+}
+
+// tally ends a capture and counts the trials of which it holds a packet; lost is the
+// number of packets that it failed to record.
+func tally(ctx context.Context, trials []trial, c *testnet.Capture, match func(testnet.Record) bool) (n int, lost uint64, others string, err error) {
+	stat, err := c.Stop(ctx)
+	if err != nil {
+		return 0, 0, "", err
+	}
+	for _, t := range trials {
+		if len(c.Records(func(p testnet.Record) bool { return match(p) && t.result.Is(p) })) > 0 {
+			n++
+		} else {
+			others += "; not seen: " + t.String()
+		}
+	}
+	return n, stat.Dropped, others, nil
 }
 
 // arrivals captures where forbidden packets would arrive; what the gateway's own
 // addresses get is judged by answers alone.
-func (d *demo) arrivals(ctx context.Context) ([]*testnet.Capture, error) {
+func (d *demo) arrivals(ctx context.Context, peer device) ([]*testnet.Capture, error) {
 	var all []*testnet.Capture
 	for _, x := range []struct {
 		host   *testnet.Host
 		device string
-	}{{d.net.Intranet, "intra"}, {d.net.Management, "mgmt"}, {d.honest.host, tunnelDevice}} {
+	}{{d.net.Intranet, "intra"}, {d.net.Management, "mgmt"}, {peer.host, tunnelDevice}} {
 		c, err := x.host.Capture(ctx, x.device)
 		if err != nil {
 			return nil, err
@@ -297,14 +325,14 @@ func names(targets []target) string {
 
 // controlled shows that the same probes get through where nothing filters: the silence
 // in the real tunnel is the gateway's doing.
-func (d *demo) controlled(ctx context.Context, r *result, targets ...target) error {
-	trials, err := d.probe(ctx, d.rogue.host, d.net.Plan.Dev2Control, testnet.ControlDevice, targets...)
+func (d *demo) controlled(ctx context.Context, r *result, prefix string, h *testnet.Host, from testnet.Both, targets ...target) error {
+	trials, err := d.probe(ctx, h, from, testnet.ControlDevice, targets...)
 	if err != nil {
 		return err
 	}
 	n, bad := count(trials, testnet.Echoed)
-	r.figure("control", len(trials))
-	r.figure("control_answered", n)
+	r.figure(prefix+"control", len(trials))
+	r.figure(prefix+"control_answered", n)
 	r.check(n == len(trials) && n > 0, "through the control gateway, the same tunnel without a firewall, %d of %d are answered%s", n, len(trials), bad)
 	return nil
 }

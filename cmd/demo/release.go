@@ -72,7 +72,7 @@ func (d *demo) selfReports(ctx context.Context, r *result) error {
 		r.figure(v.enrolled.Name+"_stage", x.Decided.Stage)
 		r.check(held && x.Decided.Stage == "quarantined", "explain %s: the agent's report is there, compliant and not releasing; decided: %s", v.enrolled.Name, x.Decided.Stage)
 	}
-	return d.denied(ctx, r, "self_", target{"the intranet server", d.net.Plan.Intranet, servicePort}, target{"an address outside", d.net.Plan.Outside, servicePort})
+	return d.denied(ctx, r, "self_", d.asRogue(), target{"the intranet server", d.net.Plan.Intranet, servicePort}, target{"an address outside", d.net.Plan.Outside, servicePort})
 }
 
 // timeRelease knocks at the intranet server while the report comes in, and returns the

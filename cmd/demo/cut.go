@@ -1,0 +1,264 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"slices"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"lazaret/internal/testnet"
+)
+
+// flowEvery is the pace of each flow's messages.
+const flowEvery = 8 * time.Millisecond
+
+// flow is one stream of a device to the intranet server.
+type flow struct {
+	device device
+	spec   testnet.StreamSpec
+	stream *testnet.Stream
+}
+
+func (f *flow) String() string {
+	return fmt.Sprintf("%s %s of %s to %s", f.spec.Proto, f.spec.Direction, f.device.host.Name(), f.spec.To.Addr())
+}
+
+// openFlows opens uploads and downloads over TCP and UDP, in both families, from the
+// address of the full pool.
+func (d *demo) openFlows(ctx context.Context, v device) ([]*flow, error) {
+	var flows []*flow
+	var g errgroup.Group
+	for i, to := range d.net.Plan.Intranet.All() {
+		for _, proto := range []testnet.Proto{testnet.TCP, testnet.UDP} {
+			for _, direction := range []testnet.Direction{testnet.Upload, testnet.Download} {
+				f := &flow{device: v, spec: testnet.StreamSpec{
+					Proto: proto, Direction: direction, From: v.full.All()[i], To: netip.AddrPortFrom(to, servicePort),
+					Device: tunnelDevice, Every: flowEvery, Size: 512, Timeout: 10 * time.Second,
+				}}
+				flows = append(flows, f)
+				g.Go(func() (err error) { f.stream, err = v.host.Stream(ctx, d.intranet, f.spec); return err })
+			}
+		}
+	}
+	return flows, g.Wait()
+}
+
+func closeFlows(ctx context.Context, flows []*flow) error {
+	for _, f := range flows {
+		if err := f.stream.Close(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// cut is step f: dev2, which obeys nobody, is cut first, and dev1's flows go on; then
+// dev1 is cut, whose agent follows the move.
+func (d *demo) cut(ctx context.Context, r *result) error {
+	watch, err := d.net.Gateway.Run(ctx, "watch")
+	if err != nil {
+		return err
+	}
+	if err := awaitReady(ctx, watch); err != nil {
+		return err
+	}
+	d.second, err = d.rogue.host.Stream(ctx, d.management, testnet.StreamSpec{
+		Proto: testnet.TCP, Direction: testnet.Echo, From: d.rogue.quarantine.V4, Device: tunnelDevice,
+		To: netip.AddrPortFrom(d.net.Plan.Management.V4, servicePort), Every: 20 * time.Millisecond,
+	})
+	if err != nil {
+		return err
+	}
+	theirs, err := d.openFlows(ctx, d.honest)
+	if err != nil {
+		return err
+	}
+	commit, err := d.cutOne(ctx, r, watch, d.rogue, "")
+	if err != nil {
+		return err
+	}
+	if err := d.checkOthers(ctx, r, theirs, commit); err != nil {
+		return err
+	}
+	if err := closeFlows(ctx, theirs); err != nil {
+		return err
+	}
+	if _, err := d.cutOne(ctx, r, watch, d.honest, "agent_"); err != nil {
+		return err
+	}
+	a, err := d.ask(ctx, "status")
+	if err != nil {
+		return err
+	}
+	stage := ""
+	if a.State.Status != nil {
+		stage = a.State.Status.Stage
+	}
+	r.check(stage == "quarantined", "lazaret status on dev1 says: %s", stage)
+	return watch.Stop(ctx)
+}
+
+// cutOne opens a device's flows, reports it non-compliant, and judges by captures at
+// both ends what passed of all that was sent after the kernel had committed the change.
+func (d *demo) cutOne(ctx context.Context, r *result, watch *testnet.Process, v device, prefix string) (testnet.Stamp, error) {
+	server, err := d.net.Intranet.Capture(ctx, "intra")
+	if err != nil {
+		return 0, err
+	}
+	own, err := v.host.Capture(ctx, tunnelDevice)
+	if err != nil {
+		return 0, err
+	}
+	flows, err := d.openFlows(ctx, v)
+	if err != nil {
+		return 0, err
+	}
+	for _, f := range flows { // all of them run
+		if _, err := server.AwaitN(ctx, 40, f.moving(0)); err != nil {
+			return 0, fmt.Errorf("%s: %w", f, err)
+		}
+	}
+	answer, _, err := d.operator.report(ctx, v.enrolled.Name, "noncompliant", 0)
+	if err != nil {
+		return 0, err
+	}
+	commit, err := awaitCommit(ctx, watch, v)
+	if err != nil {
+		return 0, err
+	}
+	for _, f := range flows {
+		at, n := server, 60
+		if f.spec.Direction == testnet.Upload {
+			at = own
+		}
+		if f.spec.Proto == testnet.TCP {
+			n = 2 // the window closes soon: old segments go out again, ever more seldom
+		}
+		if v.host == d.honest.host && f.spec.Direction == testnet.Upload {
+			continue // its agent takes the address away: it sends little or nothing more
+		}
+		offered := func(p testnet.Record) bool { return p.Out && p.At > commit && f.carries(p) }
+		if _, err := at.AwaitN(ctx, n, offered); err != nil {
+			return 0, fmt.Errorf("%s, after it was cut: %w", f, err)
+		}
+	}
+	for _, c := range []*testnet.Capture{server, own} {
+		stat, err := c.Stop(ctx)
+		if err != nil {
+			return 0, err
+		}
+		r.check(stat.Dropped == 0, "the capture of %d packets at %s missed %d", stat.Seen, map[bool]string{true: "the intranet server", false: v.host.Name()}[c == server], stat.Dropped)
+	}
+	r.figure(prefix+"report_answered_ms", answer.Answered.Sub(answer.Sent))
+	r.figure(prefix+"report_to_commit_ms", commit.Sub(answer.Sent))
+	judge(r, prefix, v, flows, own, server, commit, answer.Sent)
+	return commit, closeFlows(ctx, flows)
+}
+
+// moving accepts packets with messages of the flow that were sent after a time.
+func (f *flow) moving(after testnet.Stamp) func(testnet.Record) bool {
+	return func(p testnet.Record) bool { return p.Stream == f.stream.ID() && p.Sent > after }
+}
+
+// carries accepts packets of the flow in its own direction, told by addresses and ports.
+func (f *flow) carries(p testnet.Record) bool {
+	if f.spec.Direction == testnet.Download {
+		p.From, p.To = p.To, p.From
+	}
+	proto := uint8(17)
+	if f.spec.Proto == testnet.TCP {
+		proto = 6
+	}
+	return p.Proto == proto && p.From == f.stream.Local() && p.To == f.spec.To
+}
+
+// awaitCommit waits until the kernel has committed a change that takes both of the
+// device's addresses of the full pool away.
+func awaitCommit(ctx context.Context, watch *testnet.Process, v device) (testnet.Stamp, error) {
+	for {
+		var c commit
+		if err := watch.Next(ctx, &c); err != nil {
+			return 0, fmt.Errorf("waiting for the kernel's commit: %w", err)
+		}
+		if slices.Contains(c.Removed, "routed4 "+v.full.V4.String()) && slices.Contains(c.Removed, "routed6 "+v.full.V6.String()) {
+			return c.At, nil
+		}
+	}
+}
+
+// judge counts what was offered after the commit, and what of it passed.
+func judge(r *result, prefix string, v device, flows []*flow, own, server *testnet.Capture, commit, reported testnet.Stamp) {
+	total, passed, words := 0, 0, ""
+	for _, f := range flows {
+		from, to := own, server
+		if f.spec.Direction == testnet.Download {
+			from, to = server, own
+		}
+		arrivals := to.Records(func(p testnet.Record) bool { return !p.Out && f.carries(p) })
+		before := from.Records(func(p testnet.Record) bool { return p.Out && p.At < reported && f.carries(p) })
+		after := from.Records(func(p testnet.Record) bool { return p.Out && p.At > commit && f.carries(p) })
+		got := len(testnet.Arrived(after, arrivals))
+		total, passed = total+len(after), passed+got
+		if n := len(testnet.Arrived(before, arrivals)); n < 30 || got > 0 {
+			words += fmt.Sprintf("; %s: %d passed before, %d after", f, n, got)
+			r.check(false, "%s carried %d packets before the report and %d after the commit", f, n, got)
+		}
+	}
+	r.figure(prefix+"offered_after_commit", total)
+	r.figure(prefix+"passed_after_commit", passed)
+	r.check(passed == 0 && total >= 100, "%s is reported non-compliant: of %d packets that its %d flows sent after the commit, %d passed%s", v.host.Name(), total, len(flows), passed, words)
+}
+
+// checkOthers shows that another device's same flows never stopped.
+func (d *demo) checkOthers(ctx context.Context, r *result, flows []*flow, commit testnet.Stamp) error {
+	var received uint64
+	var gap time.Duration
+	on := 0
+	for _, f := range flows {
+		end, err := f.stream.Server(ctx)
+		if f.spec.Direction == testnet.Download {
+			end, err = f.stream.Client(ctx)
+		}
+		if err != nil {
+			return err
+		}
+		received, gap = received+end.Received, max(gap, end.MaxGap)
+		if end.LastSent > commit && end.MaxGap < time.Second {
+			on++
+		}
+	}
+	r.figure("other_device_flows_going_on", on)
+	r.figure("other_device_messages", received)
+	r.figure("other_device_longest_gap_ms", gap)
+	r.check(on == len(flows) && on > 0, "dev1's %d same flows go on: %d messages, longest gap %s", on, received, ms(gap))
+	return nil
+}
+
+// checkSession is step g.
+func (d *demo) checkSession(ctx context.Context, r *result) error {
+	if err := d.sessionLives(ctx, r, "", d.session, d.opened); err != nil {
+		return err
+	}
+	return d.sessionLives(ctx, r, "dev2_", d.second, d.second.Local())
+}
+
+// sessionLives checks a session with the management server from its opening until now.
+func (d *demo) sessionLives(ctx context.Context, r *result, prefix string, s *testnet.Stream, opened netip.AddrPort) error {
+	client, err := s.Client(ctx)
+	if err != nil {
+		return err
+	}
+	server, err := s.Server(ctx)
+	if err != nil {
+		return err
+	}
+	r.figure(prefix+"session", fmt.Sprintf("%s %s", client.Local, client.Remote))
+	r.figure(prefix+"session_echoed", client.Received)
+	r.figure(prefix+"session_longest_gap_ms", client.MaxGap)
+	r.check(client.Local == opened && server.Remote == opened && client.Error == "" && client.MaxGap <= time.Second && client.Received+50 > client.Sent && client.Received > 100,
+		"one TCP connection %s to %s all along: %d of %d messages echoed, longest gap %s", client.Local, client.Remote, client.Received, client.Sent, ms(client.MaxGap))
+	return nil
+}
