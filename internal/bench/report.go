@@ -46,6 +46,11 @@ func measureReports(ctx context.Context, s *session) error {
 		return err
 	}
 	defer f.net.Close()
+	disk, err := openDisk(f.net.Dir())
+	if err != nil {
+		return err
+	}
+	defer disk.Close()
 	var full, bare, answered rounds
 	var late samples
 	for r := range s.rounds + 1 { // the first is for warming up
@@ -61,6 +66,9 @@ func measureReports(ctx context.Context, s *session) error {
 				return err
 			}
 			b = append(b, t.first)
+			if err := disk.write(); err != nil {
+				return err
+			}
 		}
 		if r > 0 {
 			full, bare, answered = append(full, a), append(bare, b), append(answered, c)
@@ -68,6 +76,7 @@ func measureReports(ctx context.Context, s *session) error {
 	}
 	n := len(full.all())
 	const way = "HTTPS on the loopback, API, gate, store, control socket, data plane, nftables, WireGuard"
+	disk.rows(s, "between the following; a report waits for its record")
 	s.add(row{Name: "report to its answer, p50", Value: millis(answered.all().median()), Unit: "ms", ComparedWith: way})
 	s.add(row{Name: "bare change to first packet, p50", Value: millis(bare.all().median()), Unit: "ms", ComparedWith: "one nftables transaction and one peer set; a packet every 0.2 ms"})
 	s.add(row{Name: "bare change to first packet, p99", Value: millis(bare.all().quantile(0.99)), Unit: "ms", ComparedWith: fmt.Sprintf("%d samples", n)})

@@ -113,9 +113,8 @@ func machine(s *session) row {
 		Sizes: map[string]int{"rounds": s.rounds, "moves": s.movesPerRound(), "enrollments": s.enrollmentsPerRound(), "reports": s.reportsPerRound()},
 		At:    time.Now().UTC().Format(time.RFC3339),
 	}
-	for _, n := range s.deviceCounts() {
-		r.Sizes[fmt.Sprintf("devices_%d", n)] = n
-	}
+	counts := s.deviceCounts()
+	r.Sizes["devices_least"], r.Sizes["devices_most"], r.Sizes["moving"] = counts[0], counts[len(counts)-1], movers
 	r.ComparedWith = fmt.Sprintf("Linux %s, %s, %s; medians of %d rounds", kernel, r.CPU, r.Go, s.rounds)
 	r.judge()
 	return r

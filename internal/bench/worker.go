@@ -20,10 +20,8 @@ type worker struct {
 
 // order is what a worker is told.
 type order struct {
-	Do   string          `json:"do"`
-	N    int             `json:"n,omitempty"`
-	Text string          `json:"text,omitempty"`
-	More json.RawMessage `json:"more,omitempty"`
+	Do string `json:"do"`
+	N  int    `json:"n,omitempty"` // times
 }
 
 // reply is a worker's answer.
