@@ -56,7 +56,7 @@ func (e elements) left(set, key string) time.Duration {
 // tunnelName is the gateway's WireGuard interface, the key of @fresh and @alive.
 const tunnelName = "lz0"
 
-// running is a TCP flow of dev1 through the gateway, to see when routing ends.
+// running is a flow of dev1 to the intranet server and back, to see when routing ends.
 func (d *demo) running(ctx context.Context) (*testnet.Stream, error) {
 	return d.honest.host.Stream(ctx, d.intranet, testnet.StreamSpec{
 		Proto: testnet.UDP, Direction: testnet.Echo, From: d.honest.full.V4, To: netip.AddrPortFrom(d.net.Plan.Intranet.V4, servicePort), Every: 5 * time.Millisecond,

@@ -100,7 +100,7 @@ func (d *demo) all(ctx context.Context) bool {
 	d.print.begin("lab", "Five hosts in namespaces, a control gateway beside them, and lazaretd")
 	if err := d.setUp(ctx); err != nil {
 		fmt.Fprintln(d.print.errs, "demo:", err)
-		d.print.failed = append(d.print.failed, "lab")
+		d.print.failed, d.print.broken = append(d.print.failed, "lab"), err
 		return false
 	}
 	ok, broken := true, error(nil)
@@ -169,7 +169,10 @@ func (d *demo) makeGateway(ctx context.Context) error {
 			reach = append(reach, a.String()+" "+what)
 		}
 	}
-	level := slog.LevelWarn
+	level := slog.LevelError
+	if d.verbose {
+		level = slog.LevelInfo
+	}
 	_, err := daemon.Init(ctx, daemon.InitOptions{
 		ConfigPath: d.config, AdminDir: d.admin, Organization: "Lazaret demo", Administrator: "demo",
 		Values: map[string]any{

@@ -56,6 +56,7 @@ type printer struct {
 	json      bool
 	started   time.Time
 	failed    []string
+	broken    error // why there is no lab; nil if there is
 }
 
 // progress says what is under way.
@@ -129,7 +130,11 @@ func (p *printer) line(all []figure) {
 func (p *printer) summary(ok bool) {
 	took := time.Since(p.started)
 	if p.json {
-		p.line([]figure{{"summary", true}, {"ok", ok}, {"seconds", float64(took.Milliseconds()) / 1000}, {"failed", append([]string{}, p.failed...)}})
+		all := []figure{{"summary", true}, {"ok", ok}, {"seconds", float64(took.Milliseconds()) / 1000}, {"failed", append([]string{}, p.failed...)}}
+		if p.broken != nil {
+			all = append(all, figure{"error", p.broken.Error()})
+		}
+		p.line(all)
 		return
 	}
 	if ok {

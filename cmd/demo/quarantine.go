@@ -190,11 +190,15 @@ func (d *demo) probeQuarantine(ctx context.Context, r *result) error {
 	if err := d.openTunnels(ctx); err != nil {
 		return err
 	}
-	var err error
-	d.session, err = d.honest.host.Stream(ctx, d.management, testnet.StreamSpec{
+	spec := testnet.StreamSpec{
 		Proto: testnet.TCP, Direction: testnet.Echo, To: netip.AddrPortFrom(d.net.Plan.Management.V4, servicePort), Every: 20 * time.Millisecond,
-	})
-	if err != nil {
+	}
+	var err error
+	if d.session, err = d.honest.host.Stream(ctx, d.management, spec); err != nil {
+		return err
+	}
+	spec.From, spec.Device = d.rogue.quarantine.V4, tunnelDevice
+	if d.second, err = d.rogue.host.Stream(ctx, d.management, spec); err != nil {
 		return err
 	}
 	d.opened = d.session.Local()
@@ -235,6 +239,10 @@ func (d *demo) denied(ctx context.Context, r *result, prefix string, who prober,
 	if err != nil {
 		return err
 	}
+	gateway, err := d.net.Gateway.Capture(ctx, tunnelName)
+	if err != nil {
+		return err
+	}
 	arriving, err := d.arrivals(ctx, who.peer)
 	if err != nil {
 		return err
@@ -251,6 +259,11 @@ func (d *demo) denied(ctx context.Context, r *result, prefix string, who prober,
 	if err != nil {
 		return err
 	}
+	reached, dropped, _, err := tally(ctx, all, gateway, func(p testnet.Record) bool { return !p.Out })
+	if err != nil {
+		return err
+	}
+	lost += dropped
 	arrived := 0
 	for _, c := range arriving {
 		n, dropped, _, err := tally(ctx, all, c, func(p testnet.Record) bool { return !p.Out })
@@ -268,10 +281,14 @@ func (d *demo) denied(ctx context.Context, r *result, prefix string, who prober,
 	}
 	r.figure(prefix+"denied", len(all))
 	r.figure(prefix+"denied_left_through_tunnel", left)
+	r.figure(prefix+"denied_reached_gateway", reached)
 	r.figure(prefix+"denied_arrived", arrived)
 	r.figure(prefix+"denied_answered", answered)
 	r.check(left == len(all) && lost == 0 && left > 0, "%d probes from %s to %s: %d seen to leave through the tunnel", len(all), who.host.Name(), names(targets), left)
-	r.check(answered == 0 && arrived == 0, "of these %d arrived and %d were answered%s", arrived, answered, words)
+	// What has an address that is not the device's yet ends in WireGuard; all else must
+	// have come to the gateway, to end there by the firewall's decision.
+	r.check(reached >= len(all)/len(who.from), "%d of them come out of the tunnel at the gateway", reached)
+	r.check(answered == 0 && arrived == 0, "%d arrive and %d are answered%s", arrived, answered, words)
 	return nil
 }
 
