@@ -185,7 +185,9 @@ func newGateway(t testing.TB, o options) *gateway {
 	g.startPlane(t)
 	g.startServe(t)
 	g.awaitReady(t)
-	t.Cleanup(func() { // so that a gateway whose test is over does not take part of the machine
+	t.Cleanup(func() {
+		g.noSecrets(t)
+		// A gateway whose test is over takes no more part of the machine.
 		end, cancel := context.WithTimeout(context.Background(), patience)
 		defer cancel()
 		for _, p := range []*testnet.Process{g.serve, g.plane} {
@@ -271,6 +273,9 @@ type operator struct {
 	base        string
 	admin, bare *http.Client
 	token       string
+
+	codesMu sync.Mutex
+	codes   []string // every one-time password made
 }
 
 func newOperator(t testing.TB, g *gateway) *operator {
@@ -383,6 +388,9 @@ func (c *operator) otp(t testing.TB, r api.OTPRequest) api.OTPCreated {
 	}
 	var o api.OTPCreated
 	c.want(t, http.StatusCreated, "POST", "/api/v1/otps", r, &o)
+	c.codesMu.Lock()
+	defer c.codesMu.Unlock()
+	c.codes = append(c.codes, o.Code)
 	return o
 }
 
