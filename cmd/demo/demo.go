@@ -99,7 +99,6 @@ func (d *demo) all(ctx context.Context) bool {
 	d.print.started = time.Now()
 	d.print.begin("lab", "Five hosts in namespaces, a control gateway beside them, and lazaretd")
 	if err := d.setUp(ctx); err != nil {
-		fmt.Fprintln(d.print.errs, "demo:", err)
 		d.print.failed, d.print.broken = append(d.print.failed, "lab"), err
 		return false
 	}
@@ -115,6 +114,10 @@ func (d *demo) all(ctx context.Context) bool {
 			if broken != nil {
 				r.check(false, "broke off: %v", broken)
 			}
+		}
+		if ctx.Err() != nil {
+			d.print.failed, d.print.broken = append(d.print.failed, s.id), errors.New("interrupted")
+			return false
 		}
 		d.print.end(s.id, s.title, r, time.Since(began))
 		ok = ok && r.ok()
@@ -327,13 +330,18 @@ func (d *demo) keep(ctx context.Context, w io.Writer) {
 	}
 	fmt.Fprintf(w, `
 The administrator, on the management host (mgmt):
-  export LAZARET_DIR=%s
-  %s/lazaretctl device list
-  %s/lazaretctl device explain %s
-  %s/lazaretctl report %s compliant --token-file $LAZARET_DIR/management-token
-The agent, on dev1:
-  %s/lazaret --dir %s --socket %s status
-`, d.admin, bin, bin, d.rogue.enrolled.Name, bin, d.rogue.enrolled.Name, bin, d.honest.dir, d.socket())
+  export LAZARET_DIR=%[1]s
+  %[2]s/lazaretctl device list
+  %[2]s/lazaretctl device explain %[3]s
+  %[2]s/lazaretctl report %[3]s compliant --token-file $LAZARET_DIR/management-token
+  %[2]s/lazaretctl otp create --user alice
+
+The laptop on dev1 is revoked; with the code of the last line it becomes a new device:
+  export LAZARET_AGENT_DIR=%[4]s
+  %[2]s/lazaret enroll --server %[5]s
+  %[2]s/lazaret up &
+  %[2]s/lazaret status
+`, d.admin, bin, d.rogue.enrolled.Name, filepath.Join(d.honest.host.Dir(), "new"), d.enrollURL())
 	select {
 	case <-ctx.Done():
 	case <-d.net.Done():

@@ -56,7 +56,7 @@ type printer struct {
 	json      bool
 	started   time.Time
 	failed    []string
-	broken    error // why there is no lab; nil if there is
+	broken    error // why it did not come to its end; nil if it did
 }
 
 // progress says what is under way.
@@ -141,5 +141,9 @@ func (p *printer) summary(ok bool) {
 		fmt.Fprintf(p.out, "\nall steps held, in %.0f s\n", took.Seconds())
 		return
 	}
-	fmt.Fprintf(p.out, "\nFAILED: step %s, after %.0f s\n", strings.Join(p.failed, ", "), took.Seconds())
+	why := ""
+	if p.broken != nil {
+		why = ": " + p.broken.Error()
+	}
+	fmt.Fprintf(p.out, "\nFAILED: step %s, after %.0f s%s\n", strings.Join(p.failed, ", "), took.Seconds(), why)
 }

@@ -49,7 +49,8 @@ func explainRefusal(root fs.FS, uid int, err error) error {
 		name := strings.ReplaceAll(strings.TrimPrefix(l.path, "proc/sys/"), "/", ".")
 		found = append(found, fmt.Sprintf("%s is %s (to allow: %s)", name, l.bad, l.remedy))
 	}
-	if len(found) == 0 && filtered(root) {
+	setting := len(found) > 0
+	if !setting && filtered(root) {
 		found = append(found, "a system call filter is active, as in a container: start the container with --privileged, or with --security-opt seccomp=unconfined and --device /dev/net/tun")
 	}
 	why := "no setting that is known to refuse them was found"
@@ -57,7 +58,10 @@ func explainRefusal(root fs.FS, uid int, err error) error {
 		why = strings.Join(found, "; ")
 	}
 	how := "or run it as root, for example: go build -o /tmp/lab ./cmd/demo && sudo /tmp/lab"
-	if uid == 0 {
+	switch {
+	case uid == 0 && setting:
+		how = "then run it again"
+	case uid == 0:
 		how = "it runs as root already, which then lacks CAP_SYS_ADMIN or CAP_NET_ADMIN"
 	}
 	return fmt.Errorf("%w: namespaces are refused: %s; %s", err, why, how)
