@@ -51,45 +51,62 @@ func measureReports(ctx context.Context, s *session) error {
 		return err
 	}
 	defer disk.Close()
-	var full, bare, answered rounds
-	var late samples
+	var got reports
 	for r := range s.rounds + 1 { // the first is for warming up
-		var a, b, c samples
+		var next reports
 		for range s.reportsPerRound() {
-			t, err := f.trial(ctx, f.drive)
-			if err != nil {
+			if err := next.take(ctx, f); err != nil {
 				return err
 			}
-			a, c = append(a, t.first), append(c, t.answered)
-			late = append(late, t.late)
-			if t, err = f.trial(ctx, f.plane); err != nil {
-				return err
-			}
-			b = append(b, t.first)
 			if err := disk.write(); err != nil {
 				return err
 			}
 		}
+		got.late = append(got.late, next.late...)
 		if r > 0 {
-			full, bare, answered = append(full, a), append(bare, b), append(answered, c)
+			got.full, got.bare, got.answered = append(got.full, next.full...), append(got.bare, next.bare...), append(got.answered, next.answered...)
 		}
 	}
-	n := len(full.all())
-	const way = "HTTPS on the loopback, API, gate, store, control socket, data plane, nftables, WireGuard"
 	disk.rows(s, "between the following; a report waits for its record")
-	s.add(row{Name: "report to its answer, p50", Value: millis(answered.all().median()), Unit: "ms", ComparedWith: way})
-	s.add(row{Name: "bare change to first packet, p50", Value: millis(bare.all().median()), Unit: "ms", ComparedWith: "one nftables transaction and one peer set; a packet every 0.2 ms"})
-	s.add(row{Name: "bare change to first packet, p99", Value: millis(bare.all().quantile(0.99)), Unit: "ms", ComparedWith: fmt.Sprintf("%d samples", n)})
-	s.add(row{Name: "report to first packet, p50", Value: millis(full.all().median()), Unit: "ms", ComparedWith: "the bare change; " + way,
-		Ratio: number(full.over(bare))})
-	s.add(row{Name: "report to first packet, p99", Value: millis(full.all().quantile(0.99)), Unit: "ms", ComparedWith: fmt.Sprintf("%d samples", n)})
-	s.add(row{Name: "report to first packet in excess of the bare change, p50", Value: millis(full.all().median() - bare.all().median()), Unit: "ms",
-		ComparedWith: "p50 less p50"})
-	s.add(row{Name: "report to first packet in excess of the bare change, p99", Value: millis(full.all().quantile(0.99) - bare.all().quantile(0.99)), Unit: "ms",
-		ComparedWith: fmt.Sprintf("p99 less p99, of %d samples each, taken in turns", n), Bound: number(5)})
-	s.add(row{Name: "demotion: last packet that passed, sent after the answer, max", Value: millis(late.quantile(1)), Unit: "ms",
-		ComparedWith: fmt.Sprintf("negative: sent before; %d demotions", len(late)), Bound: number(0)})
+	got.rows(s)
 	return nil
+}
+
+// reports is what was measured, a release by report and a bare one in turns.
+type reports struct{ full, bare, answered, late samples }
+
+// take makes one release of each kind.
+func (r *reports) take(ctx context.Context, f *field) error {
+	by, err := f.trial(ctx, f.drive)
+	if err != nil {
+		return err
+	}
+	bare, err := f.trial(ctx, f.plane)
+	if err != nil {
+		return err
+	}
+	r.full, r.answered, r.late = append(r.full, by.first), append(r.answered, by.answered), append(r.late, by.late)
+	r.bare = append(r.bare, bare.first)
+	return nil
+}
+
+func (r *reports) rows(s *session) {
+	const way = "HTTPS on the loopback, API, gate, store, control socket, data plane, nftables, WireGuard"
+	const least = "one nftables transaction and one peer set; a packet every 0.2 ms"
+	n := fmt.Sprintf("%d samples", len(r.full))
+	add := func(name string, d time.Duration, with string, bound *float64) {
+		s.add(row{Name: name, Value: millis(d), Unit: "ms", ComparedWith: with, Bound: bound})
+	}
+	add("report to its answer, p50", r.answered.median(), way, nil)
+	add("bare change to first packet, p50", r.bare.median(), least, nil)
+	add("bare change to first packet, p99", r.bare.quantile(0.99), n, nil)
+	add("report to first packet, p50", r.full.median(), way, nil)
+	add("report to first packet, p99", r.full.quantile(0.99), n, nil)
+	add("report to first packet in excess of the bare change, p50", r.full.median()-r.bare.median(), "p50 less p50", nil)
+	add("report to first packet in excess of the bare change, p99", r.full.quantile(0.99)-r.bare.quantile(0.99),
+		"p99 less p99, of "+n+" each, taken in turns", number(5))
+	add("demotion: last packet that passed, sent after the answer, max", r.late.quantile(1),
+		fmt.Sprintf("negative: sent before; %d demotions", len(r.late)), number(0))
 }
 
 // trial is one release and one demotion.

@@ -31,6 +31,7 @@ type row struct {
 	Go     string         `json:"go,omitempty"`
 	Sizes  map[string]int `json:"sizes,omitempty"`
 	At     string         `json:"at,omitempty"`
+	Load   string         `json:"load,omitempty"` // of the minutes before, as /proc/loadavg has it
 }
 
 func number(f float64) *float64 { return &f }
@@ -113,9 +114,12 @@ func machine(s *session) row {
 		Sizes: map[string]int{"rounds": s.rounds, "moves": s.movesPerRound(), "enrollments": s.enrollmentsPerRound(), "reports": s.reportsPerRound()},
 		At:    time.Now().UTC().Format(time.RFC3339),
 	}
+	if text, err := os.ReadFile("/proc/loadavg"); err == nil {
+		r.Load = strings.Join(strings.Fields(string(text))[:3], " ")
+	}
 	counts := s.deviceCounts()
 	r.Sizes["devices_least"], r.Sizes["devices_most"], r.Sizes["moving"] = counts[0], counts[len(counts)-1], movers
-	r.ComparedWith = fmt.Sprintf("Linux %s, %s, %s; medians of %d rounds", kernel, r.CPU, r.Go, s.rounds)
+	r.ComparedWith = fmt.Sprintf("Linux %s, %s, %s; load before %s; medians of %d rounds", kernel, r.CPU, r.Go, r.Load, s.rounds)
 	r.judge()
 	return r
 }
@@ -162,8 +166,6 @@ func (r rounds) median() time.Duration {
 	}
 	return m.median()
 }
-
-func (r rounds) all() samples { return slices.Concat(r...) }
 
 // over is the median of the rounds' own ratios: what slows one round down slows both of
 // its sides.
