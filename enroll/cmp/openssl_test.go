@@ -17,6 +17,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -28,7 +29,8 @@ type responder struct {
 	t        *testing.T
 	ca       *x509.Certificate
 	key      *ecdsa.PrivateKey
-	failWith Failure // a protected error instead of an answer
+	mu       sync.Mutex // guards failWith
+	failWith Failure    // a protected error instead of an answer
 }
 
 func newResponder(t *testing.T) *responder {
@@ -93,8 +95,11 @@ func (r *responder) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 }
 
 func (r *responder) answer(m *Message) *Message {
-	if r.failWith != 0 {
-		return NewError(m.Header, time.Now(), r.failWith, "not here")
+	r.mu.Lock()
+	failWith := r.failWith
+	r.mu.Unlock()
+	if failWith != 0 {
+		return NewError(m.Header, time.Now(), failWith, "not here")
 	}
 	answer := &Message{Header: m.Header.Reply(time.Now())}
 	kind, id := CP, int64(-1)
@@ -189,7 +194,9 @@ func TestStockClient(t *testing.T) {
 	if out, err := run("-ref 7K2M9QXA -secret pass:wrong -unprotected_errors -cmd ir -newkey new.key -subject /CN=x -certout x.pem"); err == nil || !strings.Contains(out, "badMessageCheck") {
 		t.Errorf("wrong secret: %v\n%s", err, out)
 	}
+	r.mu.Lock()
 	r.failWith = DuplicateCertReq
+	r.mu.Unlock()
 	if out, err := run(secret + " -cmd ir -newkey new.key -subject /CN=x -certout x.pem"); err == nil || !strings.Contains(out, "duplicateCertReq") || !strings.Contains(out, "not here") {
 		t.Errorf("protected error: %v\n%s", err, out)
 	}
