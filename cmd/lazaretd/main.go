@@ -80,12 +80,13 @@ func notifyReady() {
 func initCommand(path *string) *cobra.Command {
 	o := daemon.InitOptions{Values: map[string]any{}}
 	var (
-		name, state, adminDir, iface string
-		names, management            []string
-		enrollAt, apiAt, endpoints   []string
-		quarantine, full, routes     []string
-		port                         int
-		asJSON                       bool
+		name, state, plane         string
+		adminDir, iface            string
+		names, management          []string
+		enrollAt, apiAt, endpoints []string
+		quarantine, full, routes   []string
+		port                       int
+		asJSON                     bool
 	)
 	c := &cobra.Command{
 		Use: "init", Args: cobra.NoArgs,
@@ -105,7 +106,7 @@ func initCommand(path *string) *cobra.Command {
 				}
 			}
 			for key, v := range map[string]any{
-				"name": name, "state": state, "enroll.names": names, "enroll.listen": enrollAt, "api.listen": apiAt,
+				"name": name, "state": state, "dataplane.state": plane, "enroll.names": names, "enroll.listen": enrollAt, "api.listen": apiAt,
 				"tunnel.endpoints": endpoints, "tunnel.port": port, "tunnel.interface": iface,
 			} {
 				if cmd.Flags().Changed(flagOf[key]) {
@@ -124,6 +125,7 @@ func initCommand(path *string) *cobra.Command {
 	f := c.Flags()
 	f.StringVar(&name, "name", "gateway", "this gateway's name")
 	f.StringVar(&state, "state", "/var/lib/lazaret", "directory of the control plane")
+	f.StringVar(&plane, "dataplane-state", "/var/lib/lazaret-dataplane", "directory of the data plane")
 	f.StringVar(&o.Organization, "organization", "Lazaret", "name in the authorities' certificates")
 	f.StringVar(&o.Administrator, "administrator", "administrator", "name of the first administrator")
 	f.StringVar(&adminDir, "admin-dir", defaultAdminDir(), "where to put the administrator's credential")
@@ -148,7 +150,7 @@ func initCommand(path *string) *cobra.Command {
 
 // flagOf names the flag that gives each configuration value.
 var flagOf = map[string]string{
-	"name": "name", "state": "state", "enroll.names": "enroll-name", "enroll.listen": "enroll-listen", "api.listen": "api-listen",
+	"name": "name", "state": "state", "dataplane.state": "dataplane-state", "enroll.names": "enroll-name", "enroll.listen": "enroll-listen", "api.listen": "api-listen",
 	"tunnel.endpoints": "endpoint", "tunnel.port": "port", "tunnel.interface": "interface",
 }
 

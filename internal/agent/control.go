@@ -95,18 +95,17 @@ func (a *Agent) control(ctx context.Context, l *net.UnixListener) error {
 func (a *Agent) answer(ctx context.Context, conn *net.UnixConn) {
 	_ = conn.SetDeadline(time.Now().Add(20 * time.Second)) // a unix socket always has deadlines
 	out := State{}
+	var r Request
+	bad := json.NewDecoder(io.LimitReader(conn, 4096)).Decode(&r) // read even what is refused: else the asker cannot read why
 	uid, err := peerUID(conn)
 	switch {
 	case err != nil:
 		out.Error = "who asks cannot be told"
 	case uid != 0 && uid != a.state.User:
 		out.Error = "only root and the user who enrolled this device may drive the agent"
+	case bad != nil:
+		out.Error = "the order cannot be read"
 	default:
-		var r Request
-		if err := json.NewDecoder(io.LimitReader(conn, 4096)).Decode(&r); err != nil {
-			out.Error = "the order cannot be read"
-			break
-		}
 		out = a.order(ctx, r)
 		if r.Op == "down" && out.Error == "" {
 			defer a.quit()
