@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/netip"
 	"slices"
+	"time"
 
 	"lazaret/internal/console/api"
 	"lazaret/quarantine"
@@ -185,6 +186,12 @@ func showReasons(list []quarantine.Reason) []api.Reason {
 	return out
 }
 
+// validity is how long a report counts: what it asks for, or the default, within what its
+// source may ask for.
+func validity(r quarantine.Report, s quarantine.Source) time.Duration {
+	return min(cmp.Or(r.Validity, quarantine.DefaultValidity), cmp.Or(s.MaxValidity, quarantine.DefaultValidity))
+}
+
 func showExplanation(e quarantine.Explanation, pools map[string]quarantine.Pool, sources map[string]quarantine.Source) api.Explanation {
 	out := api.Explanation{
 		Device: showDevice(e.Record, pools), Decided: showPlacement(e.InForce),
@@ -192,7 +199,7 @@ func showExplanation(e quarantine.Explanation, pools map[string]quarantine.Pool,
 	}
 	for _, r := range e.Record.Reports {
 		out.Reports = append(out.Reports, api.Report{
-			Source: r.Source, Verdict: string(r.Verdict), At: r.At, Sequence: r.Sequence, Validity: r.Validity.String(),
+			Source: r.Source, Verdict: string(r.Verdict), At: r.At, Sequence: r.Sequence, Validity: validity(r, sources[r.Source]).String(),
 			Received: r.Received, Releases: sources[r.Source].MayRelease, Facts: r.Facts, Detail: r.Detail,
 		})
 	}
