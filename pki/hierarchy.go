@@ -41,7 +41,7 @@ type Hierarchy struct {
 	Responder                              KeyPair // signs CMP answers
 }
 
-// NewHierarchy makes a root (P-384), three issuing authorities (P-256) and a CMP
+// NewHierarchy makes a root, three issuing authorities (all P-256) and a CMP
 // responder. Each authority's certificate names the usages it may issue for, and none may
 // make another authority (RFC 5280, sections 4.2.1.9 and 4.2.1.12).
 func NewHierarchy(c HierarchyConfig) (Hierarchy, error) {
@@ -117,7 +117,6 @@ func (m *maker) authority(parent KeyPair, name string, life time.Duration, usage
 		CreateKey: &kmsapi.CreateKeyRequest{SignatureAlgorithm: kmsapi.ECDSAWithSHA256}}
 	if parent.Certificate == nil {
 		req.Type = casapi.RootCA
-		req.CreateKey.SignatureAlgorithm = kmsapi.ECDSAWithSHA384 // it stands for twenty years
 		template.MaxPathLen = 1
 	} else {
 		req.Type = casapi.IntermediateCA

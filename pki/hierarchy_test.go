@@ -58,7 +58,7 @@ func newKey(t testing.TB) *ecdsa.PrivateKey {
 func TestHierarchyIsShapedAsPromised(t *testing.T) {
 	h := hierarchy(t)
 	root := h.Root.Certificate
-	if root.MaxPathLen != 1 || !root.IsCA || root.PublicKey.(*ecdsa.PublicKey).Curve != elliptic.P384() {
+	if root.MaxPathLen != 1 || !root.IsCA || root.PublicKey.(*ecdsa.PublicKey).Curve != elliptic.P256() {
 		t.Errorf("root: path length %d, CA %t", root.MaxPathLen, root.IsCA)
 	}
 	if got := root.NotAfter; !got.Equal(start.Add(20 * 365 * 24 * time.Hour)) {
