@@ -106,7 +106,7 @@ func (d *demo) killControl(ctx context.Context, r *result) error {
 
 // alone shows what works, and what does not, right after the control plane died.
 func (d *demo) alone(ctx context.Context, r *result, killed testnet.Stamp) error {
-	trials, err := d.probe(ctx, d.honest.host, testnet.Both{}, "", d.intranetTarget(), d.managed())
+	trials, err := d.probe(ctx, d.honest.host, anyAddress, "", d.intranetTarget(), d.managed())
 	if err != nil {
 		return err
 	}
@@ -164,7 +164,7 @@ func (d *demo) untilStale(ctx context.Context, r *result, s *testnet.Stream, kil
 		return err
 	}
 	r.check(again.Received == end.Received, "of the running flow, %d more messages passed", again.Received-end.Received)
-	trials, err := d.probe(ctx, d.honest.host, testnet.Both{}, "", d.managed())
+	trials, err := d.probe(ctx, d.honest.host, anyAddress, "", d.managed())
 	if err != nil {
 		return err
 	}

@@ -53,6 +53,7 @@ type demo struct {
 	gateway, control *testnet.Server
 
 	codes   map[string]api.OTPCreated
+	uniform []byte // the answer to a code that is no good
 	honest  device // dev1, held by the agent
 	rogue   device // dev2: enrolled as well, but its tunnel sends whatever it likes
 	session *testnet.Stream

@@ -77,26 +77,16 @@ func (d *demo) managed() target {
 	return target{"the management server", d.net.Plan.Management, servicePort}
 }
 
+// anyAddress leaves the source address to the routes.
+var anyAddress = []testnet.Both{{}}
+
 // probe sends probes to all targets at once, over every protocol and both families,
-// from these addresses and out of this interface.
-func (d *demo) probe(ctx context.Context, h *testnet.Host, from testnet.Both, device string, targets ...target) ([]trial, error) {
+// from each of these addresses and out of this interface.
+func (d *demo) probe(ctx context.Context, h *testnet.Host, from []testnet.Both, device string, targets ...target) ([]trial, error) {
 	var trials []trial
 	for _, t := range targets {
-		for _, a := range t.addrs.All() {
-			src := from.V4
-			if a.Is6() {
-				src = from.V6
-			}
-			for _, proto := range []testnet.Proto{testnet.TCP, testnet.UDP, testnet.ICMP} {
-				to := netip.AddrPortFrom(a, t.port)
-				if proto == testnet.ICMP {
-					if t.port == otherPort && t.addrs == d.net.Plan.Management {
-						continue // echo has no ports: that host's is allowed
-					}
-					to = netip.AddrPortFrom(a, 0)
-				}
-				trials = append(trials, trial{target: t.name, spec: testnet.ProbeSpec{Proto: proto, From: src, To: to, Device: device, Timeout: 1200 * time.Millisecond}})
-			}
+		for _, source := range from {
+			trials = append(trials, d.trials(t, source, device)...)
 		}
 	}
 	var g errgroup.Group
@@ -107,6 +97,26 @@ func (d *demo) probe(ctx context.Context, h *testnet.Host, from testnet.Both, de
 		})
 	}
 	return trials, g.Wait()
+}
+
+// trials are the probes of one target from one source.
+func (d *demo) trials(t target, from testnet.Both, device string) []trial {
+	var trials []trial
+	for i, a := range t.addrs.All() {
+		for _, proto := range []testnet.Proto{testnet.TCP, testnet.UDP, testnet.ICMP} {
+			to := netip.AddrPortFrom(a, t.port)
+			if proto == testnet.ICMP {
+				if t.port == otherPort && t.addrs == d.net.Plan.Management {
+					continue // echo has no ports: that host's is allowed
+				}
+				to = netip.AddrPortFrom(a, 0)
+			}
+			trials = append(trials, trial{target: t.name, spec: testnet.ProbeSpec{
+				Proto: proto, From: from.All()[i], To: to, Device: device, Timeout: 1200 * time.Millisecond,
+			}})
+		}
+	}
+	return trials
 }
 
 // openTunnels starts dev1's agent, dev2's tunnel that obeys nobody, and the control tunnel.
@@ -204,7 +214,7 @@ func (d *demo) probeQuarantine(ctx context.Context, r *result) error {
 	d.opened = d.session.Local()
 	r.check(d.opened.Addr() == d.honest.quarantine.V4, "dev1's agent is up; its management session runs from %s", d.opened)
 
-	allowed, err := d.probe(ctx, d.rogue.host, d.rogue.quarantine, tunnelDevice, d.managed())
+	allowed, err := d.probe(ctx, d.rogue.host, []testnet.Both{d.rogue.quarantine}, tunnelDevice, d.managed())
 	if err != nil {
 		return err
 	}
@@ -247,13 +257,9 @@ func (d *demo) denied(ctx context.Context, r *result, prefix string, who prober,
 	if err != nil {
 		return err
 	}
-	var all []trial
-	for _, from := range who.from {
-		trials, err := d.probe(ctx, who.host, from, tunnelDevice, targets...)
-		if err != nil {
-			return err
-		}
-		all = append(all, trials...)
+	all, err := d.probe(ctx, who.host, who.from, tunnelDevice, targets...)
+	if err != nil {
+		return err
 	}
 	left, lost, words, err := tally(ctx, all, leaving, func(p testnet.Record) bool { return p.Out })
 	if err != nil {
@@ -343,7 +349,7 @@ func names(targets []target) string {
 // controlled shows that the same probes get through where nothing filters: the silence
 // in the real tunnel is the gateway's doing.
 func (d *demo) controlled(ctx context.Context, r *result, prefix string, h *testnet.Host, from testnet.Both, targets ...target) error {
-	trials, err := d.probe(ctx, h, from, testnet.ControlDevice, targets...)
+	trials, err := d.probe(ctx, h, []testnet.Both{from}, testnet.ControlDevice, targets...)
 	if err != nil {
 		return err
 	}

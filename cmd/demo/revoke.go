@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"net/netip"
 	"path/filepath"
@@ -35,8 +36,8 @@ func (d *demo) revoke(ctx context.Context, r *result) error {
 	if err := once(ctx, d.honest.host, "enroll", code, &e, filepath.Join(d.honest.host.Dir(), "again"), d.enrollURL()); err != nil {
 		return err
 	}
-	r.check(raw.Kind == "error" && e.Error != "", "its one-time password does not work again either")
-	trials, err := d.probe(ctx, d.rogue.host, d.rogue.quarantine, tunnelDevice, d.managed())
+	r.check(raw.Kind == "error" && bytes.Equal(raw.Body, d.uniform) && e.Error != "", "its one-time password is refused again, by the same %d bytes as any other", len(raw.Body))
+	trials, err := d.probe(ctx, d.rogue.host, []testnet.Both{d.rogue.quarantine}, tunnelDevice, d.managed())
 	if err != nil {
 		return err
 	}
