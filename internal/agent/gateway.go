@@ -101,6 +101,9 @@ func (g *gateway) call(ctx context.Context, method, path string, in, out any) er
 	if err != nil {
 		return err
 	}
+	if in != nil {
+		req.Header.Set("Content-Type", "application/json")
+	}
 	resp, err := g.http.Do(req)
 	if err != nil {
 		return fmt.Errorf("asking the gateway: %w", err)

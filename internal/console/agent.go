@@ -43,16 +43,34 @@ func (s *Server) device(next func(http.ResponseWriter, *http.Request, quarantine
 			reply(w, http.StatusForbidden, agentapi.Problem{Error: errNotYours.Error()})
 			return
 		}
-		if !d.Proven {
-			change := quarantine.Change{Kind: quarantine.Prove, Device: d.ID, By: deviceActor(d, r), At: s.cfg.Now()}
-			if _, err := s.cfg.Gate.Change(r.Context(), change.By, change); err != nil && !errors.Is(err, quarantine.ErrNotEnforced) {
-				s.cfg.Log.Error("noting proof of key", "device", d.ID, "err", err)
+		if r.Method != http.MethodGet {
+			done, err := s.pace.enter(d.ID)
+			if err != nil {
+				s.fail(w, r, err)
+				return
 			}
+			defer done()
 		}
+		s.seen(r, d)
 		if err := next(w, r, d); err != nil {
 			s.fail(w, r, err)
 		}
 	})
+}
+
+// seen notes what a call from a device's own seat with its own certificate shows: that
+// the certificate arrived, and that the device holds its WireGuard key.
+func (s *Server) seen(r *http.Request, d quarantine.Record) {
+	by := deviceActor(d, r)
+	for kind, known := range map[quarantine.Kind]bool{quarantine.Prove: d.Proven, quarantine.Confirm: d.Confirmed} {
+		if known {
+			continue
+		}
+		c := quarantine.Change{Kind: kind, Device: d.ID, By: by, At: s.cfg.Now()}
+		if _, err := s.cfg.Gate.Change(r.Context(), by, c); err != nil && !errors.Is(err, quarantine.ErrNotEnforced) {
+			s.cfg.Log.Error("noting that the device was seen", "device", d.ID, "change", kind, "err", err)
+		}
+	}
 }
 
 func (s *Server) identifyDevice(r *http.Request) (quarantine.Record, error) {

@@ -121,8 +121,10 @@ type Config struct {
 
 // Server answers both APIs.
 type Server struct {
-	cfg Config
-	api *http.ServeMux
+	cfg   Config
+	api   *http.ServeMux
+	cross *http.CrossOriginProtection
+	pace  *pace
 }
 
 // New checks the configuration and lays out the routes.
@@ -139,7 +141,7 @@ func New(cfg Config) (*Server, error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	s := &Server{cfg: cfg, api: http.NewServeMux()}
+	s := &Server{cfg: cfg, api: http.NewServeMux(), cross: http.NewCrossOriginProtection(), pace: newPace(cfg.Now)}
 	for _, r := range s.routes() {
 		s.api.Handle(r.pattern, s.guard(r))
 	}
@@ -153,6 +155,11 @@ func (s *Server) API() http.Handler {
 		defer s.recoverPanic(w, r)
 		if !s.fromAllowed(r) {
 			s.fail(w, r, errForbiddenNetwork)
+			return
+		}
+		// A browser that holds an administrator's certificate sends it for every site.
+		if s.cross.Check(r) != nil {
+			s.fail(w, r, errCrossSite)
 			return
 		}
 		r.Body = http.MaxBytesReader(w, r.Body, maxBody)

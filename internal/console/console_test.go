@@ -210,7 +210,7 @@ func newLab(t *testing.T) *lab {
 func record(id, name string, seat quarantine.Seat, cert *x509.Certificate) quarantine.Record {
 	r := quarantine.Record{Device: quarantine.Device{ID: quarantine.ID(id), Name: name, Seat: seat, Key: tunnel.Key{byte(seat)}, Stage: quarantine.Quarantined, Pool: "quarantine"}}
 	r.Certificate.SPKI = sha256.Sum256(cert.RawSubjectPublicKeyInfo)
-	r.Profile, r.Proven = "default", true
+	r.Profile, r.Proven, r.Confirmed = "default", true, true
 	return r
 }
 
@@ -238,6 +238,9 @@ func certificateLike(c *x509.Certificate) *x509.Certificate {
 
 func (l *lab) ask(h http.Handler, w who, method, path, body string) *httptest.ResponseRecorder {
 	r := httptest.NewRequest(method, path, strings.NewReader(body))
+	if body != "" {
+		r.Header.Set("Content-Type", "application/json")
+	}
 	if w.cert != nil {
 		r.TLS = &tls.ConnectionState{PeerCertificates: []*x509.Certificate{w.cert}}
 	}
@@ -455,9 +458,10 @@ func TestAgentIsBoundToCertificateAndAddress(t *testing.T) {
 // is the proof that it holds the WireGuard key.
 func TestUnprovenDeviceProvesItselfByComing(t *testing.T) {
 	l := newLab(t)
-	l.gate.records[0].Proven = false
+	l.gate.records[0].Proven, l.gate.records[0].Confirmed = false, true
 	r := httptest.NewRequest("POST", agentapi.ReportPath, strings.NewReader(`{"verdict":"compliant","sequence":4,"at":"2026-01-31T08:00:00Z"}`))
 	r.RemoteAddr, r.TLS = "10.66.0.2:4000", &tls.ConnectionState{PeerCertificates: []*x509.Certificate{l.device}}
+	r.Header.Set("Content-Type", "application/json")
 	w := httptest.NewRecorder()
 	l.Agent().ServeHTTP(w, r)
 	if w.Code != 200 || len(l.gate.changes) != 2 || l.gate.changes[0].Kind != quarantine.Prove {
@@ -465,6 +469,84 @@ func TestUnprovenDeviceProvesItselfByComing(t *testing.T) {
 	}
 	if rep := l.gate.changes[1].Report; rep.Source != quarantine.AgentSource || rep.Device != "dev1" || rep.Sequence != 4 {
 		t.Errorf("reported %+v", rep)
+	}
+}
+
+// TestSeenDeviceIsConfirmed: a device whose certConf was lost is not withdrawn once it
+// comes with its certificate.
+func TestSeenDeviceIsConfirmed(t *testing.T) {
+	l := newLab(t)
+	l.gate.records[0].Confirmed = false
+	r := httptest.NewRequest("GET", agentapi.StatusPath, nil)
+	r.RemoteAddr, r.TLS = "10.66.0.2:4000", &tls.ConnectionState{PeerCertificates: []*x509.Certificate{l.device}}
+	l.Agent().ServeHTTP(httptest.NewRecorder(), r)
+	if len(l.gate.changes) != 1 || l.gate.changes[0].Kind != quarantine.Confirm {
+		t.Errorf("the gate was told %+v", l.gate.changes)
+	}
+}
+
+// TestOneDeviceCannotFloodTheGate: reports of one device are paced, others go on, and a
+// paced device gets its turn again.
+func TestOneDeviceCannotFloodTheGate(t *testing.T) {
+	now := time.Date(2026, 1, 31, 8, 0, 0, 0, time.UTC)
+	p := newPace(func() time.Time { return now })
+	taken := 0
+	for range 1000 {
+		if done, err := p.enter("d-1"); err == nil {
+			taken++
+			done()
+		}
+	}
+	if taken != reportBurst {
+		t.Errorf("%d reports at once, want %d", taken, reportBurst)
+	}
+	if done, err := p.enter("d-2"); err != nil {
+		t.Errorf("another device waits for the first: %v", err)
+	} else if _, err := p.enter("d-2"); err == nil {
+		t.Error("two reports of one device were under way")
+	} else {
+		done()
+	}
+	now = now.Add(reportEvery)
+	if _, err := p.enter("d-1"); err != nil {
+		t.Errorf("after a while: %v", err)
+	}
+}
+
+// TestOtherSitesCannotUseABrowsersCertificate.
+func TestOtherSitesCannotUseABrowsersCertificate(t *testing.T) {
+	l := newLab(t)
+	for _, c := range []struct{ name, header, value, kind string }{
+		{"a foreign origin", "Origin", "https://evil.example", "application/json"}, {"a cross-site form", "Sec-Fetch-Site", "cross-site", "application/json"},
+		{"a plain form", "X-None", "", "text/plain"}, {"no type", "X-None", "", ""},
+	} {
+		r := httptest.NewRequest("POST", "/api/v1/devices/dev1/block", strings.NewReader("{}"))
+		r.TLS = &tls.ConnectionState{PeerCertificates: []*x509.Certificate{l.admin}}
+		r.Header.Set(c.header, c.value)
+		r.Header.Set("Content-Type", c.kind)
+		w := httptest.NewRecorder()
+		l.API().ServeHTTP(w, r)
+		if w.Code != http.StatusForbidden && w.Code != http.StatusBadRequest {
+			t.Errorf("%s: %d %s", c.name, w.Code, w.Body)
+		}
+	}
+	if len(l.gate.changes) > 0 {
+		t.Errorf("something changed: %+v", l.gate.changes)
+	}
+}
+
+// TestReportTokenWithoutSourceIsNobody, and learns nothing but the stage.
+func TestReportTokenWithoutSourceIsNobody(t *testing.T) {
+	l := newLab(t)
+	got := l.ask(l.API(), who{token: "lzt_mdm"}, "POST", "/api/v1/reports", `{"device":"dev1","verdict":"compliant"}`)
+	if got.Code != http.StatusOK || !strings.Contains(got.Body.String(), `"reasons":[]`) {
+		t.Errorf("%d %s", got.Code, got.Body)
+	}
+	it := l.tokens.items["mdm"]
+	it.Value.Source = ""
+	l.tokens.items["mdm"] = it
+	if got := l.ask(l.API(), who{token: "lzt_mdm"}, "POST", "/api/v1/reports", `{"device":"dev1","verdict":"compliant","source":"scanner"}`); got.Code != http.StatusForbidden {
+		t.Errorf("without a source: %d %s", got.Code, got.Body)
 	}
 }
 

@@ -125,12 +125,12 @@ func (s *Server) moveDevice(w http.ResponseWriter, r *http.Request, who identity
 	if err != nil {
 		return err
 	}
-	return s.change(w, r, quarantine.Change{Kind: kind, Device: d.ID, By: who.actor, At: s.cfg.Now(), Why: q.Why})
+	return s.change(w, r, who, quarantine.Change{Kind: kind, Device: d.ID, By: who.actor, At: s.cfg.Now(), Why: q.Why})
 }
 
 // change takes a fact to the gate and answers with the placement. Recorded but not yet
 // enforced is a success that says so.
-func (s *Server) change(w http.ResponseWriter, r *http.Request, c quarantine.Change) error {
+func (s *Server) change(w http.ResponseWriter, r *http.Request, who identity, c quarantine.Change) error {
 	p, err := s.cfg.Gate.Change(r.Context(), c.By, c)
 	if err != nil && !errors.Is(err, quarantine.ErrNotEnforced) {
 		return err
@@ -138,6 +138,9 @@ func (s *Server) change(w http.ResponseWriter, r *http.Request, c quarantine.Cha
 	status := http.StatusOK
 	if err != nil {
 		status = http.StatusAccepted
+	}
+	if !who.can(ReadDevices) {
+		p.Reasons = nil // what other sources and people said is not for this one
 	}
 	reply(w, status, api.Placed{Device: string(c.Device), Decision: showPlacement(p), Enforced: err == nil})
 	return nil

@@ -51,6 +51,7 @@ func (i identity) can(p Permission) bool { return slices.Contains(i.may, p) }
 var (
 	errUnauthenticated  = errors.New("who are you? send an administrator's client certificate or an API token")
 	errDenied           = errors.New("this credential may not do that")
+	errCrossSite        = errors.New("refused: another web site asked for this")
 	errForbiddenNetwork = errors.New("the administration API is closed to this address")
 )
 
@@ -64,6 +65,9 @@ func (s *Server) authenticate(r *http.Request) (identity, error) {
 				return identity{}, errUnauthenticated
 			}
 			return identity{}, err
+		}
+		if t.Scope == "report" && t.Source == "" {
+			return identity{}, errDenied // it would speak for every source
 		}
 		return identity{
 			actor:  quarantine.Actor{Kind: "token", Name: t.Name, Address: r.RemoteAddr},

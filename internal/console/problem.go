@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"mime"
 	"net/http"
 
 	"lazaret/enroll"
@@ -33,6 +34,8 @@ var public = []struct {
 }{
 	{errUnauthenticated, http.StatusUnauthorized, ""},
 	{errDenied, http.StatusForbidden, "ask an administrator for a token of another scope"},
+	{errCrossSite, http.StatusForbidden, "use the API from a program, or from its own site"},
+	{errTooMany, http.StatusTooManyRequests, "wait a moment"},
 	{errForbiddenNetwork, http.StatusForbidden, "ask from a network listed in api.from"},
 	{ErrNotFound, http.StatusNotFound, "see /api/v1/openapi.json for what there is"},
 	{ErrInvalid, http.StatusUnprocessableEntity, "correct it and save it again"},
@@ -89,6 +92,9 @@ func reply(w http.ResponseWriter, status int, v any) {
 
 // read decodes a request body into v: one JSON value, no unknown names.
 func read(r *http.Request, v any) error {
+	if kind, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || kind != "application/json" {
+		return bad("send the header Content-Type: application/json", "the body is %q", r.Header.Get("Content-Type"))
+	}
 	d := json.NewDecoder(r.Body)
 	d.DisallowUnknownFields()
 	if err := d.Decode(v); err != nil {

@@ -42,7 +42,7 @@ func (s *Server) report(w http.ResponseWriter, r *http.Request, who identity) er
 	if at.IsZero() {
 		at = now
 	}
-	return s.change(w, r, quarantine.Change{
+	return s.change(w, r, who, quarantine.Change{
 		Kind: quarantine.Reported, Device: d.ID, By: who.actor, At: now,
 		Report: &quarantine.Report{
 			Device: d.ID, Source: source, Verdict: verdict, At: at, Sequence: q.Sequence,

@@ -15,6 +15,7 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/net/netutil"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 )
@@ -73,9 +74,12 @@ func inherited(name string) (net.Listener, error) {
 // longest is how long one answer may take: the agents' long poll and a little more.
 const longest = time.Minute
 
-// site is one HTTPS service and where it listens.
+// site is one HTTPS service and where it listens. Connections beyond most wait to be
+// accepted, so that strangers cannot take the file descriptors that others need.
 type site struct {
 	name    string
+	most    int
+	idle    time.Duration
 	at      []netip.AddrPort
 	free    bool
 	tls     *tls.Config
@@ -87,7 +91,7 @@ type site struct {
 func (s site) serve(ctx context.Context, group *errgroup.Group, log *slog.Logger) error {
 	server := &http.Server{
 		Handler: s.handler, TLSConfig: s.tls, ReadHeaderTimeout: 10 * time.Second, ReadTimeout: 30 * time.Second,
-		WriteTimeout: longest, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 16 << 10,
+		WriteTimeout: longest, IdleTimeout: s.idle, MaxHeaderBytes: 16 << 10,
 		ErrorLog: slog.NewLogLogger(log.With("listener", s.name).Handler(), slog.LevelDebug),
 	}
 	var open []net.Listener
@@ -99,7 +103,7 @@ func (s site) serve(ctx context.Context, group *errgroup.Group, log *slog.Logger
 			}
 			return err
 		}
-		open = append(open, l)
+		open = append(open, netutil.LimitListener(l, s.most))
 	}
 	for _, l := range open {
 		group.Go(func() error {
