@@ -156,35 +156,58 @@ func (e *exchange) prove(w wanted, reference string) (proven bool, err error) {
 	return true, nil
 }
 
-// claim checks what the device says of itself against the OTP and the profile. It can
-// only make things stricter: a serial number that fits is no credential.
-func (e *exchange) claim(p quarantine.Profile) (cmp.Claim, error) {
+// belief is what the record will say of a device's hardware.
+type belief struct {
+	serial    string // the administrator's word alone: sources name devices by it
+	platform  string // the OTP's, else what the device says: for display and the profile's list
+	ownership string // the administrator's word alone
+	claimed   string // what the device says beyond that, for the audit log; or empty
+}
+
+// believe checks what the device says of itself against the OTP and the profile. It can
+// only make things stricter: what a device says of its serial number or its owner is
+// compared where the OTP names one, and believed nowhere (CVE-2026-103264 in FleetDM).
+func (e *exchange) believe(p quarantine.Profile) (belief, error) {
 	c, _, err := cmp.ReadClaim(e.message.Header.GeneralInfo)
 	if err != nil || !plain(c.Serial) || !plain(c.Platform) || !plain(c.Ownership) {
-		return cmp.Claim{}, refuse(cmp.BadDataFormat, "what the device says of itself cannot be read")
+		return belief{}, refuse(cmp.BadDataFormat, "what the device says of itself cannot be read")
 	}
-	for _, f := range []struct{ what, want, said string }{
-		{"serial number", e.otp.Serial, c.Serial}, {"platform", e.otp.Platform, c.Platform},
+	o := e.otp
+	said := func(s string) string { return strings.TrimSpace(s) }
+	for _, f := range []struct {
+		what, want, said string
+		optional         bool // a device may keep silent
+	}{
+		{"serial number", o.Serial, said(c.Serial), false}, {"platform", o.Platform, said(c.Platform), false},
+		{"ownership", o.Ownership, said(c.Ownership), true},
 	} {
-		if f.want != "" && !strings.EqualFold(f.want, strings.TrimSpace(f.said)) {
-			return cmp.Claim{}, refuse(cmp.NotAuthorized, "this one-time password is for a device of another %s", f.what)
+		if f.want != "" && !strings.EqualFold(said(f.want), f.said) && (f.said != "" || !f.optional) {
+			return belief{}, refuse(cmp.NotAuthorized, "this one-time password is for a device of another %s", f.what)
 		}
 	}
-	if c.Ownership == "" {
-		c.Ownership = e.otp.Ownership // who made the OTP knows; a device may only disagree
+	b := belief{serial: said(o.Serial), platform: said(o.Platform), ownership: said(o.Ownership)}
+	if b.platform == "" {
+		b.platform = said(c.Platform)
 	}
-	if e.otp.Ownership != "" && !strings.EqualFold(e.otp.Ownership, c.Ownership) {
-		return cmp.Claim{}, refuse(cmp.NotAuthorized, "this one-time password is for a device of another ownership")
+	var beyond []string
+	if b.serial == "" && said(c.Serial) != "" {
+		beyond = append(beyond, fmt.Sprintf("serial number %q", said(c.Serial)))
 	}
+	if b.ownership == "" && said(c.Ownership) != "" {
+		beyond = append(beyond, fmt.Sprintf("ownership %q", said(c.Ownership)))
+	}
+	b.claimed = strings.Join(beyond, ", ")
 	switch {
-	case p.NeedSerial && e.otp.Serial == "":
-		return cmp.Claim{}, refuse(cmp.NotAuthorized, "profile %q needs a one-time password that names a serial number", p.Name)
-	case !listed(p.Platforms, c.Platform):
-		return cmp.Claim{}, refuse(cmp.NotAuthorized, "profile %q does not admit the platform %q", p.Name, c.Platform)
-	case !listed(p.Ownerships, c.Ownership):
-		return cmp.Claim{}, refuse(cmp.NotAuthorized, "profile %q does not admit devices of ownership %q", p.Name, c.Ownership)
+	case p.NeedSerial && b.serial == "":
+		return belief{}, refuse(cmp.NotAuthorized, "profile %q needs a one-time password that names a serial number", p.Name)
+	case len(p.Ownerships) > 0 && b.ownership == "":
+		return belief{}, refuse(cmp.NotAuthorized, "profile %q needs a one-time password that names the ownership", p.Name)
+	case !listed(p.Platforms, b.platform):
+		return belief{}, refuse(cmp.NotAuthorized, "profile %q does not admit the platform %q", p.Name, b.platform)
+	case !listed(p.Ownerships, b.ownership):
+		return belief{}, refuse(cmp.NotAuthorized, "profile %q does not admit devices of ownership %q", p.Name, b.ownership)
 	}
-	return c, nil
+	return b, nil
 }
 
 // vacate makes sure the WireGuard key is no other device's. A device that never proved

@@ -343,10 +343,9 @@ func TestConstraints(t *testing.T) {
 		{"platform differs", Request{Platform: "macos"}, cmp.Claim{Platform: "linux"}, "another platform"},
 		{"ownership differs", Request{Ownership: "corporate"}, cmp.Claim{Ownership: "personal"}, "another ownership"},
 		{"ownership from the OTP", Request{Profile: "linux", Ownership: "corporate"}, cmp.Claim{Platform: "linux"}, ""},
-		{"profile fits", Request{Profile: "linux"}, corporate, ""},
-		{"profile does not admit platform", Request{Profile: "linux"}, cmp.Claim{Platform: "windows", Ownership: "corporate"}, "platform"},
-		{"profile does not admit ownership", Request{Profile: "linux"}, cmp.Claim{Platform: "linux"}, "ownership"},
-		{"stock client in a strict profile", Request{Profile: "linux"}, cmp.Claim{}, "platform"},
+		{"profile fits", Request{Profile: "linux", Ownership: "corporate"}, corporate, ""},
+		{"profile does not admit platform", Request{Profile: "linux", Ownership: "corporate"}, cmp.Claim{Platform: "windows", Ownership: "corporate"}, "platform"},
+		{"stock client in a strict profile", Request{Profile: "linux", Ownership: "corporate"}, cmp.Claim{}, "platform"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			d := newGateway(t).device(t, c.request)
@@ -363,6 +362,38 @@ func TestConstraints(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestClaimsAreNoCredentials: what a device says of itself beyond its OTP is noted, and
+// never stands in the record, where a source could name the device by it. FleetDM took a
+// serial number for a credential (CVE-2026-103264).
+func TestClaimsAreNoCredentials(t *testing.T) {
+	g := newGateway(t)
+	d := g.device(t, Request{})
+	d.claim = cmp.Claim{Serial: "C02VICTIM", Platform: "linux", Ownership: "corporate"}
+	if _, r := d.enroll(); r.Serial != "" || r.Ownership != "" || r.Platform != "linux" {
+		t.Errorf("recorded serial %q, ownership %q, platform %q; want only the platform", r.Serial, r.Ownership, r.Platform)
+	}
+	if !g.log.has("enroll.note", `serial number "C02VICTIM", ownership "corporate"`) {
+		t.Error("the audit log does not tell what the device said")
+	}
+	d = g.device(t, Request{Serial: "C02X1", Platform: "Linux", Ownership: "personal"})
+	d.claim = cmp.Claim{Serial: "c02x1", Platform: "linux", Ownership: "PERSONAL"}
+	if _, r := d.enroll(); r.Serial != "C02X1" || r.Platform != "Linux" || r.Ownership != "personal" {
+		t.Errorf("recorded serial %q, ownership %q, platform %q; want the administrator's words", r.Serial, r.Ownership, r.Platform)
+	}
+}
+
+// TestOwnershipIsTheAdministratorsWord: a device does not talk itself into a profile for
+// corporate devices, also when the profile became one after the OTP was made.
+func TestOwnershipIsTheAdministratorsWord(t *testing.T) {
+	g := newGateway(t)
+	d := g.device(t, Request{})
+	d.claim = cmp.Claim{Ownership: "corporate"}
+	p := g.store.profiles["plain"]
+	p.Ownerships = []string{"corporate"}
+	g.store.profiles["plain"] = p
+	d.refused(d.p10cr(), cmp.NotAuthorized, "names the ownership")
 }
 
 func TestWhereADeviceStarts(t *testing.T) {

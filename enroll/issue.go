@@ -80,7 +80,7 @@ func (e *exchange) tryEnroll() (*cmp.Message, error) {
 
 // issue makes the device. Everything that can be refused is refused before the signature.
 func (e *exchange) issue(w wanted, p quarantine.Profile, proven bool) (*cmp.Message, error) {
-	c, err := e.claim(p)
+	b, err := e.believe(p)
 	if err != nil {
 		return nil, err
 	}
@@ -103,8 +103,8 @@ func (e *exchange) issue(w wanted, p quarantine.Profile, proven bool) (*cmp.Mess
 	if err != nil {
 		return nil, err
 	}
-	r.Owner, r.Key, r.Serial = e.otp.User, w.key, strings.TrimSpace(c.Serial)
-	r.Profile, r.Platform, r.Ownership, r.Proven = p.Name, c.Platform, c.Ownership, proven
+	r.Owner, r.Key, r.Serial = e.otp.User, w.key, b.serial
+	r.Profile, r.Platform, r.Ownership, r.Proven = p.Name, b.platform, b.ownership, proven
 	r.Certificate = certificate(cert)
 	if r, err = e.place(r, p); err != nil {
 		return nil, err
@@ -120,7 +120,7 @@ func (e *exchange) issue(w wanted, p quarantine.Profile, proven bool) (*cmp.Mess
 		return nil, err
 	}
 	e.otp = o
-	e.said(w, p, r)
+	e.said(w, b, p, r)
 	return e.granted(w, cert, SettingsFor(r, p, pools, e.desk.cfg.Gateways(), e.desk.cfg.MTU))
 }
 
@@ -221,10 +221,14 @@ func (e *exchange) record(i Issuance) (quarantine.Record, error) {
 }
 
 // said tells the audit log what the record itself does not show.
-func (e *exchange) said(w wanted, p quarantine.Profile, r quarantine.Record) {
+func (e *exchange) said(w wanted, b belief, p quarantine.Profile, r quarantine.Record) {
 	ev := Event{By: e.by, Action: "enroll.note", OTP: e.otp.Reference, Device: r.ID}
 	if r.Stage == quarantine.Routed {
 		ev.Why = fmt.Sprintf("profile %q skips quarantine: the device starts with full routing", p.Name)
+		e.audit(ev)
+	}
+	if b.claimed != "" {
+		ev.Why = "the device says of itself, and is not believed: " + shown(b.claimed)
 		e.audit(ev)
 	}
 	if len(w.extra) > 0 {

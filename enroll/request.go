@@ -15,10 +15,13 @@ import (
 
 // Request asks for an OTP.
 type Request struct {
-	User      string        // required: whose device it will be
-	Device    quarantine.ID // existing device of that user to enroll again, or empty
-	Name      string        // device name wanted, or empty: drawn from user, platform and reference
-	Serial    string        // constraints on what the device says of itself; empty for none
+	User   string        // required: whose device it will be
+	Device quarantine.ID // existing device of that user to enroll again, or empty
+	Name   string        // device name wanted, or empty: drawn from user, platform and reference
+	// Constraints, empty for none: a device that says otherwise of itself is refused.
+	// Serial and Ownership are also what the device's record says, and the only word on
+	// them that counts; the record's Platform is this one, else what the device says.
+	Serial    string
 	Platform  string
 	Ownership string
 	Profile   string        // required
@@ -130,6 +133,8 @@ func fits(p quarantine.Profile, r Request) error {
 	switch {
 	case p.NeedSerial && r.Serial == "":
 		return &RequestError{"serial", fmt.Sprintf("is empty, and profile %q needs a hardware serial number", p.Name)}
+	case len(p.Ownerships) > 0 && r.Ownership == "": // a device is not asked whose it is
+		return &RequestError{"ownership", fmt.Sprintf("is empty, and profile %q admits only %s", p.Name, strings.Join(p.Ownerships, ", "))}
 	case r.Platform != "" && !listed(p.Platforms, r.Platform):
 		return &RequestError{"platform", fmt.Sprintf("is %q, and profile %q admits %s", r.Platform, p.Name, strings.Join(p.Platforms, ", "))}
 	case r.Ownership != "" && !listed(p.Ownerships, r.Ownership):
