@@ -14,6 +14,7 @@ import (
 	"net/http"
 	"net/netip"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -204,48 +205,67 @@ func command(t testing.TB, h *testnet.Host, path string, args ...string) string 
 	return p.Output()
 }
 
-// probe sends one packet of a protocol from one of the device's addresses and says
-// whether it got there and back. What must be silent is asked for a short while.
-func (d *device) probe(t testing.TB, from, to netip.Addr, timeout time.Duration) testnet.ProbeResult {
-	t.Helper()
-	r, err := d.host.Probe(soon(t), testnet.ProbeSpec{Proto: testnet.ICMP, From: from, To: netip.AddrPortFrom(to, 0), Device: d.name, Timeout: timeout})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if r.Outcome == testnet.NotSent {
-		t.Fatalf("a probe was not sent: %s", r.Detail)
-	}
-	return r
+// seen is what a device reaches.
+type seen struct{ management, intranet bool }
+
+// stage is what stage a device's packets tell of.
+func (s seen) stage() string {
+	return map[seen]string{{}: "blocked", {true, false}: "quarantined", {true, true}: "routed"}[s]
 }
 
-// routed asks until a packet to the intranet gets there and back, or gives up.
-func (d *device) routed(t testing.TB) bool {
+// reach asks, for all devices at once, what gets there and back: to the management server
+// from the quarantine address, to the intranet from either.
+func reach(t testing.TB, devices ...*device) []seen {
 	t.Helper()
-	to := theLab(t).Plan.Intranet.V4
-	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); {
-		if d.probe(t, d.full, to, 500*time.Millisecond).Passed() {
-			return true
+	plan := theLab(t).Plan
+	const each = 3
+	results, errs := make([]testnet.ProbeResult, each*len(devices)), make([]error, each*len(devices))
+	var all sync.WaitGroup
+	for i, d := range devices {
+		for j, way := range [each][2]netip.Addr{
+			{d.quarantine, plan.Management.V4}, {d.quarantine, plan.Intranet.V4}, {d.full, plan.Intranet.V4},
+		} {
+			spec := testnet.ProbeSpec{Proto: testnet.ICMP, From: way[0], To: netip.AddrPortFrom(way[1], 0), Device: d.name, Timeout: 300 * time.Millisecond}
+			all.Go(func() { results[each*i+j], errs[each*i+j] = d.host.Probe(t.Context(), spec) })
 		}
 	}
-	return false
+	all.Wait()
+	out := make([]seen, len(devices))
+	for i, r := range results {
+		if errs[i] != nil || r.Outcome == testnet.NotSent {
+			t.Fatalf("a probe was not sent: %v %s", errs[i], r.Detail)
+		}
+		if i%each == 0 {
+			out[i/each].management = r.Passed()
+		} else {
+			out[i/each].intranet = out[i/each].intranet || r.Passed()
+		}
+	}
+	return out
 }
 
-// shut says that packets to the intranet, from either address, do not get through, and
-// that the same device's packets to the management server do: its tunnel is alive.
-func (d *device) shut(t testing.TB) bool {
+// reaches says what stage the device's packets tell of: one that may be, or what it is
+// after a while. The intranet, where it may not be reached, is no matter of waiting.
+func (d *device) reaches(t testing.TB, may func(stage string) bool) string {
 	t.Helper()
-	lab := theLab(t)
-	until(t, d.id+" reaches the management server", func() bool {
-		return d.probe(t, d.quarantine, lab.Plan.Management.V4, 500*time.Millisecond).Passed()
-	})
-	return !d.leaks(t)
+	var got seen
+	for end := time.Now().Add(patience); time.Now().Before(end); {
+		got = reach(t, d)[0]
+		if may(got.stage()) || got.intranet && !may("routed") {
+			break
+		}
+	}
+	return got.stage()
 }
 
-// leaks says whether a packet to the intranet got through.
-func (d *device) leaks(t testing.TB) bool {
+// routed and shut say whether packets to the intranet get through, or do not although the
+// tunnel is alive.
+func (d *device) routed(t testing.TB) bool { t.Helper(); return d.is(t, "routed") }
+func (d *device) shut(t testing.TB) bool   { t.Helper(); return d.is(t, "quarantined") }
+
+func (d *device) is(t testing.TB, stage string) bool {
 	t.Helper()
-	to := theLab(t).Plan.Intranet.V4
-	return d.probe(t, d.full, to, 250*time.Millisecond).Passed() || d.probe(t, d.quarantine, to, 250*time.Millisecond).Passed()
+	return stage == d.reaches(t, func(s string) bool { return s == stage })
 }
 
 // agentAPI asks the gateway's agent API from inside the tunnel, from one of the device's

@@ -325,6 +325,7 @@ func ask(ctx context.Context, by *http.Client, base, token, method, path string,
 	if err != nil {
 		return answered{}, err
 	}
+	req.Header.Set("Content-Type", "application/json")
 	if token != "" {
 		req.Header.Set("Authorization", "Bearer "+token)
 	}
