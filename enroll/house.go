@@ -102,7 +102,8 @@ func (d *Desk) unconfirmed(ctx context.Context, o OTP) error {
 	return d.cfg.Store.UpdateOTP(ctx, keeper, "otp.expire", o)
 }
 
-// confirmed tells the gate that a device has its certificate.
+// confirmed tells the gate that a device has the certificate that o yielded, unless the
+// device has moved on to another one since: that one is not confirmed by an old OTP.
 func (d *Desk) confirmed(ctx context.Context, by quarantine.Actor, o OTP) error {
 	r, err := d.cfg.Store.Device(ctx, o.Answer.Device)
 	if errors.Is(err, quarantine.ErrUnknownDevice) || err == nil && (r.Confirmed || r.Stage == quarantine.Revoked) {
@@ -110,6 +111,9 @@ func (d *Desk) confirmed(ctx context.Context, by quarantine.Actor, o OTP) error 
 	}
 	if err != nil {
 		return fmt.Errorf("reading device %s: %w", o.Answer.Device, err)
+	}
+	if r.Certificate.Sum != sha256.Sum256(o.Answer.Certificate) {
+		return nil
 	}
 	if _, err := d.cfg.Gate.Confirm(ctx, by, r.ID); err != nil && !settled(err) {
 		return fmt.Errorf("confirming device %s: %w", r.ID, err)

@@ -2,6 +2,7 @@ package enroll
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"testing"
 	"testing/synctest"
@@ -271,6 +272,69 @@ func TestUnconfirmedButReplaced(t *testing.T) {
 	}
 	if r := g.store.devices[id]; r.Stage != quarantine.Quarantined {
 		t.Errorf("device is %s", r.Stage)
+	}
+}
+
+// TestOldOTPConfirmsNothingNewer: neither housekeeping nor a repeated certConf takes the
+// confirmation of one certificate for that of the next.
+func TestOldOTPConfirmsNothingNewer(t *testing.T) {
+	g := newGateway(t)
+	first := g.device(t, Request{})
+	answer := first.ask(first.p10cr())
+	cert := first.certificate(answer)
+	first.ask(first.certConf(answer, cert))
+	id := quarantine.ID(cert.Subject.CommonName)
+	second := g.device(t, Request{Device: id})
+	lost := second.certificate(second.ask(second.p10cr()))
+	if err := g.sweep(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if r := g.store.devices[id]; r.Confirmed || r.Certificate.Sum != sha256.Sum256(lost.Raw) {
+		t.Errorf("after housekeeping: confirmed %v", r.Confirmed)
+	}
+	if m := first.ask(first.certConf(answer, cert)); m.Body.Kind != cmp.PKIConf {
+		t.Errorf("the old confirmation again: kind %d", m.Body.Kind)
+	}
+	if r := g.store.devices[id]; r.Confirmed {
+		t.Error("the old certConf confirmed the new certificate")
+	}
+	g.later(24 * hour)
+	if err := g.sweep(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if r := g.store.devices[id]; r.Stage != quarantine.Revoked {
+		t.Errorf("never confirmed and never seen: %s, want revoked", r.Stage)
+	}
+}
+
+// TestSeenIsAsGoodAsConfirmed: a device whose certConf never came, but which was seen
+// with its certificate, stays; one that was seen only with an earlier one does not.
+func TestSeenIsAsGoodAsConfirmed(t *testing.T) {
+	g := newGateway(t)
+	ask := func(d *device) quarantine.ID {
+		return quarantine.ID(d.certificate(d.ask(d.p10cr())).Subject.CommonName)
+	}
+	seen := g.device(t, Request{})
+	stays := ask(seen)
+	goes := ask(g.device(t, Request{}))
+	for _, id := range []quarantine.ID{stays, goes} { // as the agent API does at the first request
+		if _, err := g.store.Confirm(t.Context(), quarantine.Actor{Kind: "device", Name: string(id)}, id); err != nil {
+			t.Fatal(err)
+		}
+	}
+	again := g.device(t, Request{Device: goes})
+	if ask(again) != goes {
+		t.Fatal("enrolled as another device")
+	}
+	g.later(24 * hour)
+	if err := g.sweep(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if r := g.store.devices[stays]; r.Stage != quarantine.Quarantined || g.store.otps[seen.code.Reference].State != Confirmed {
+		t.Errorf("seen and not confirmed: device %s, OTP %s", r.Stage, g.store.otps[seen.code.Reference].State)
+	}
+	if r := g.store.devices[goes]; r.Stage != quarantine.Revoked || g.store.otps[again.code.Reference].State != Expired {
+		t.Errorf("enrolled again and never seen since: device %s, OTP %s", r.Stage, g.store.otps[again.code.Reference].State)
 	}
 }
 
