@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -15,6 +16,7 @@ import (
 	"lazaret/enroll/code"
 	"lazaret/internal/audit"
 	"lazaret/internal/console/api"
+	"lazaret/internal/testneed"
 	"lazaret/internal/testnet"
 )
 
@@ -97,17 +99,28 @@ func (s *subject) may(stage string) bool {
 	return false
 }
 
-// packets compares what the device's packets reach with what it may and must. Its tunnel
-// is opened anew before: who was without a peer for a while must greet the gateway first.
-func (s *subject) packets(t *testing.T, when string) {
+// packets compares what the devices' packets reach with what they may and must. The
+// tunnels are opened anew before: who was without a peer for a while must greet the
+// gateway first.
+func packets(t *testing.T, when string, subjects []*subject) {
 	t.Helper()
-	s.reopen(t)
-	if got := s.reaches(t, s.may); !s.may(got) {
-		t.Errorf("%s: %s reaches what a device does that is %s; it may only be %v", when, s.id, got, s.possible)
+	var devices []*device
+	for _, s := range subjects {
+		s.reopen(t)
+		devices = append(devices, s.device)
+	}
+	for i, first := range reach(t, devices...) {
+		s, got := subjects[i], first.stage()
+		if !s.may(got) && !first.intranet {
+			got = s.reaches(t, s.may) // it may take a while
+		}
+		if !s.may(got) {
+			t.Errorf("%s: %s reaches what a device does that is %s; it may only be %v", when, s.id, got, s.possible)
+		}
 	}
 }
 
-// settled compares what the API says after a restart, and the packets, with what must be.
+// settled compares what the API says after a restart with what must be.
 func (s *subject) settled(t *testing.T) {
 	t.Helper()
 	stage := s.g.show(t, s.id).Stage
@@ -118,7 +131,6 @@ func (s *subject) settled(t *testing.T) {
 		t.Errorf("%s is %s, and explained as %+v", s.id, stage, e)
 	}
 	maps.DeleteFunc(s.possible, func(f fate, _ bool) bool { return f.stage() != stage })
-	s.packets(t, "after the restart")
 }
 
 // applicant is a device whose enrollment is tried until it succeeds.
@@ -229,14 +241,13 @@ func TestKillControlPlane(t *testing.T) {
 		}
 		busy.Wait()
 		cancel()
-		for _, s := range subjects {
-			s.packets(t, "with the control plane dead")
-		}
+		packets(t, "with the control plane dead", subjects)
 		g.startServe(t)
 		g.awaitReady(t)
 		for _, s := range subjects {
 			s.settled(t)
 		}
+		packets(t, "after the restart", subjects)
 		whole(t, g, applicants)
 	}
 	for _, a := range applicants { // whoever was cut off gets the certificate there is, or the first
@@ -250,6 +261,80 @@ func TestKillControlPlane(t *testing.T) {
 	whole(t, g, applicants)
 	t.Logf("%d rounds, %d applicants", rounds, len(applicants))
 	chained(t, g, len(applicants)+len(subjects))
+}
+
+// TestKillDataPlane kills the data plane. What is decided meanwhile is in force from its
+// return on; and one that returns to a dead control plane lets nobody be routed whom the
+// table that it finds still says to be.
+func TestKillDataPlane(t *testing.T) {
+	t.Parallel()
+	g := newGateway(t, options{})
+	lab := theLab(t)
+	var subjects []*subject
+	for _, h := range []*testnet.Host{lab.Dev1, lab.Dev2} {
+		s := &subject{device: enrolled(t, g, h, api.OTPRequest{}), possible: map[fate]bool{{}: true}}
+		s.open(t)
+		subjects = append(subjects, s)
+	}
+	is := func(s *subject, f fate) { s.possible = map[fate]bool{f: true} }
+	bad, good := subjects[0], subjects[1]
+	for range 3 {
+		g.reported(t, bad.id, "compliant")
+		is(bad, fate{compliant: true})
+		packets(t, "before", subjects)
+		if err := g.plane.Kill(soon(t)); err != nil {
+			t.Fatal(err)
+		}
+		for s, verdict := range map[*subject]string{bad: "noncompliant", good: "compliant"} {
+			var p api.Placed
+			a, err := g.report(soon(t), api.ReportRequest{Device: s.id, Verdict: verdict}, &p)
+			if err != nil || a.status != http.StatusAccepted || p.Enforced {
+				t.Errorf("a report without a data plane: %s, %v; want 202, and not enforced", a, err)
+			}
+		}
+		if e := g.explain(t, bad.id); e.Enforced || e.Decided.Stage != "quarantined" || e.Problem == "" {
+			t.Errorf("explained without a data plane: %+v", e)
+		}
+		g.startPlane(t)
+		is(bad, fate{})
+		is(good, fate{compliant: true})
+		until(t, "the data plane confirms", func() bool { return g.explain(t, bad.id).Enforced && g.explain(t, good.id).Enforced })
+		packets(t, "after the data plane's return", subjects)
+		bad, good = good, bad
+		g.reported(t, good.id, "noncompliant")
+		is(good, fate{})
+	}
+	t.Run("with the control plane dead", func(t *testing.T) { returnsAlone(t, g, bad, good) })
+}
+
+// returnsAlone restarts the data plane while nobody controls it.
+func returnsAlone(t *testing.T, g *gateway, routed, quarantined *subject) {
+	nft := testneed.Program(t, "nft")
+	list := func() string { return command(t, g.host, nft, "list", "table", "inet", "lazaret") }
+	packets(t, "before", []*subject{routed, quarantined})
+	if !strings.Contains(list(), routed.full.String()) {
+		t.Fatalf("%s is routed, and the table does not name it", routed.full)
+	}
+	for _, p := range []*testnet.Process{g.serve, g.plane} {
+		if err := p.Kill(soon(t)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if !strings.Contains(list(), routed.full.String()) {
+		t.Error("the table went with the data plane")
+	}
+	g.startPlane(t)
+	if text := list(); strings.Contains(text, routed.full.String()) {
+		t.Errorf("a data plane without a plan has a device routed:\n%s", text)
+	}
+	for i, s := range reach(t, routed.device, quarantined.device) {
+		if s.intranet {
+			t.Errorf("device %d reaches the intranet through a data plane without a plan", i)
+		}
+	}
+	g.startServe(t)
+	g.awaitReady(t)
+	packets(t, "after everything's return", []*subject{routed, quarantined})
 }
 
 // chained checks the exported audit log against the head that the gateway names, and that
