@@ -173,9 +173,9 @@ func (d *demo) makeGateway(ctx context.Context) error {
 			reach = append(reach, a.String()+" "+what)
 		}
 	}
-	level := slog.LevelError
+	log := slog.New(slog.DiscardHandler)
 	if d.verbose {
-		level = slog.LevelInfo
+		log = slog.New(slog.NewTextHandler(d.print.errs, nil))
 	}
 	_, err := daemon.Init(ctx, daemon.InitOptions{
 		ConfigPath: d.config, AdminDir: d.admin, Organization: "Lazaret demo", Administrator: "demo",
@@ -188,7 +188,7 @@ func (d *demo) makeGateway(ctx context.Context) error {
 		},
 		Management: reach, Quarantine: []netip.Prefix{quarantine4, quarantine6}, Full: []netip.Prefix{full4, full6},
 		MayRelease: true, MaxValidity: time.Hour,
-	}, slog.New(slog.NewTextHandler(d.print.errs, &slog.HandlerOptions{Level: level})))
+	}, log)
 	return err
 }
 

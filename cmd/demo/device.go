@@ -161,6 +161,7 @@ func runSelfReport(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
+	req.Header.Set("Content-Type", "application/json")
 	resp, err := c.Do(req)
 	if err != nil {
 		return err
