@@ -40,6 +40,7 @@ type memory struct {
 	lag      bool                  // the gate has not heard of new devices yet
 	onIssue  func(*Issuance) error // looks in before an issue
 	clock    func() time.Time      // of the store's own expiry check
+	noClock  error                 // answers SigningTime
 	profiles map[string]quarantine.Profile
 	pools    map[string]quarantine.Pool
 }
@@ -122,6 +123,11 @@ func (m *memory) UpdateOTP(_ context.Context, _ quarantine.Actor, action string,
 	}
 	m.put(o, action)
 	return nil
+}
+
+func (m *memory) SigningTime(context.Context) (time.Time, error) {
+	defer m.enter()()
+	return m.clock(), errors.Join(m.fail, m.noClock)
 }
 
 func (m *memory) Issue(_ context.Context, i Issuance) (quarantine.Record, error) {

@@ -152,11 +152,22 @@ func successor(old quarantine.Record) quarantine.Record {
 	}
 }
 
-// sign asks for the certificate. Only what was admitted goes into it.
+// sign asks for the certificate. Only what was admitted goes into it, and it is dated by
+// the store's time: a clock that was set back, or far ahead, signs nothing.
 func (e *exchange) sign(w wanted, p quarantine.Profile, id quarantine.ID) (*x509.Certificate, error) {
+	now, err := e.desk.cfg.Store.SigningTime(e.ctx)
+	switch {
+	case errors.Is(err, ErrClock):
+		e.desk.cfg.Log.Error("nothing is signed", "error", err)
+		return nil, refuse(cmp.SystemUnavail, "the gateway's clock is wrong: an administrator must set it right")
+	case err != nil:
+		return nil, fmt.Errorf("reading the time to sign at: %w", err)
+	case e.signer != nil && !now.Before(e.signer.NotAfter):
+		return nil, refuse(cmp.SignerNotTrusted, "the signer's certificate has run out")
+	}
 	cert, err := e.desk.cfg.Issuer.Issue(e.ctx, pki.Request{
 		Kind: pki.Device, PublicKey: w.public, AllowRSA: p.AllowRSA, CommonName: string(id),
-		URIs: []*url.URL{pki.WireGuardURI(w.key)}, NotAfter: e.now.Add(e.desk.cfg.Life),
+		URIs: []*url.URL{pki.WireGuardURI(w.key)}, NotAfter: now.Add(e.desk.cfg.Life),
 	})
 	if err != nil {
 		return nil, fmt.Errorf("signing the certificate of device %s: %w", id, err)

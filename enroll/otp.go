@@ -82,12 +82,17 @@ type Store interface {
 	// UpdateOTP records o if the stored one still has o.Revision, else
 	// quarantine.ErrConflict; action names the audit entry ("otp.cancel").
 	UpdateOTP(ctx context.Context, by quarantine.Actor, action string, o OTP) error
+	// SigningTime is what certificates are dated by: the later of the clock and the highest
+	// time the store ever saw. It is ErrClock where the clock is far ahead of that time, or
+	// more than two minutes behind it.
+	SigningTime(ctx context.Context) (time.Time, error)
 	// Issue compares the OTP's revision, state and expiry (against the highest time
 	// the store ever saw), takes a seat, and writes the record, its unique indexes, the
 	// OTP as Issued and the audit entry, or nothing. It returns the record with seat and
-	// revision. Errors: ErrUsed, ErrExpired, ErrFull, *TakenError.
+	// revision. Errors: ErrUsed, ErrExpired, ErrClock, ErrFull, *TakenError.
 	Issue(ctx context.Context, i Issuance) (quarantine.Record, error)
-	// Renewed writes a renewal: record and certificate key index, compare by revision.
+	// Renewed writes a renewal: record and certificate key index, compare by revision and
+	// by time, as Issue does. ErrClock besides quarantine.ErrConflict and *TakenError.
 	Renewed(ctx context.Context, c quarantine.Change, next quarantine.Record) (int64, error)
 	// Device finds a record by ID, ByKey by the SHA-256 of its certificate's public
 	// key, ByWireGuard by current or next key; quarantine.ErrUnknownDevice if none.
@@ -101,6 +106,7 @@ var (
 	ErrExists  = errors.New("reference already used")
 	ErrUsed    = errors.New("one-time password is not pending")
 	ErrExpired = errors.New("one-time password has expired")
+	ErrClock   = errors.New("the clock is too far from the time last stored: set it right, or run `lazaretd clock reset`")
 	ErrFull    = errors.New("no seat left: every address of the smallest pool is taken")
 )
 

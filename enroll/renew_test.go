@@ -8,8 +8,10 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/x509"
+	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"lazaret/enroll/cmp"
 	"lazaret/pki"
@@ -133,6 +135,31 @@ func TestRenewal(t *testing.T) {
 			conf.Body.Statuses[0].Hash = make([]byte, 32)
 			d.distrusted(d.signed(conf, d.key, next), cmp.IncorrectData, "hash")
 		})
+	}
+}
+
+// TestClockDecidesWhatIsSigned: behind the highest time ever stored nothing is signed, and
+// what is signed is dated by the store: a clock set back does not renew what has run out.
+func TestClockDecidesWhatIsSigned(t *testing.T) {
+	g := newGateway(t)
+	d := g.device(t, Request{})
+	cert, _ := d.enroll()
+	fresh := g.device(t, Request{})
+	signed := g.made.issued.Load()
+	g.store.noClock = fmt.Errorf("%w (clock 1970, stored 2026)", ErrClock)
+	fresh.refused(fresh.p10cr(), cmp.SystemUnavail, "clock is wrong")
+	d.distrusted(d.kur(d.key, cert), cmp.SystemUnavail, "clock is wrong")
+	if now := g.made.issued.Load(); now != signed {
+		t.Errorf("%d certificates signed by a wrong clock", now-signed)
+	}
+	g.store.noClock = nil
+	out := cert.NotAfter
+	g.store.clock = func() time.Time { return out }
+	d.distrusted(d.kur(d.key, cert), cmp.SignerNotTrusted, "run out")
+	ahead := g.clock.Load().Add(time.Minute)
+	g.store.clock = func() time.Time { return ahead }
+	if next := d.certificate(d.asked(d.kur(d.key, cert))); !next.NotAfter.Equal(ahead.Add(90 * 24 * hour).UTC()) {
+		t.Errorf("valid until %v, want 90 days from the store's time", next.NotAfter)
 	}
 }
 

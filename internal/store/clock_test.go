@@ -8,6 +8,7 @@ import (
 
 	"lazaret/enroll"
 	"lazaret/internal/store/enrolltest"
+	"lazaret/quarantine"
 )
 
 // withClock is a configuration whose clock is off by *ahead.
@@ -84,6 +85,57 @@ func TestClockTooFarAhead(t *testing.T) {
 	}
 	if _, err := s.Issue(ctx, enrolltest.Issuance(otp, enrolltest.Record(1))); err != nil {
 		t.Errorf("once the clock was right again: %v", err)
+	}
+}
+
+// A renewal is bound to the stored time like an issuance: no certificate is recorded by a
+// clock far ahead, nor by one behind the highest time ever stored.
+func TestRenewalNeedsTheClock(t *testing.T) {
+	t.Parallel()
+	var ahead time.Duration
+	s, ctx := open(t, withClock(t, &ahead)), t.Context()
+	r := enrolltest.Enroll(t, s, 1)
+	otp := enrolltest.OTP(2)
+	otp.Expires = otp.Expires.Add(100 * 24 * time.Hour)
+	otp = enrolltest.Create(t, s, otp)
+	renew := func() error {
+		next := r
+		next.Certificate.Serial = "2a"
+		rev, err := s.Renewed(ctx, quarantine.Change{Kind: quarantine.Renew, Device: r.ID, By: admin, At: time.Now(), Certificate: &next.Certificate}, next)
+		if err == nil {
+			r, r.Revision = next, rev
+		}
+		return err
+	}
+	ahead = DefaultMaxJump + time.Hour
+	if err := renew(); !errors.Is(err, ErrClock) {
+		t.Errorf("renewed far ahead: %v, want ErrClock", err)
+	}
+	ahead = time.Hour
+	if err := renew(); err != nil {
+		t.Fatal(err)
+	}
+	if now, err := s.Time(ctx); err != nil || time.Until(now) < 59*time.Minute {
+		t.Errorf("the renewal did not move the stored time: %v, %v", now, err)
+	}
+	for _, c := range []struct {
+		ahead time.Duration
+		want  error
+	}{{0, ErrClock}, {time.Hour - 2*time.Minute - 5*time.Second, ErrClock}, {time.Hour - 100*time.Second, nil}} {
+		ahead = c.ahead
+		if err := renew(); !errors.Is(err, c.want) {
+			t.Errorf("renewed %v behind: %v, want %v", time.Hour-c.ahead, err, c.want)
+		}
+		if _, err := s.SigningTime(ctx); !errors.Is(err, c.want) {
+			t.Errorf("time to sign at, %v behind: %v, want %v", time.Hour-c.ahead, err, c.want)
+		}
+	}
+	ahead = 0
+	if _, err := s.Issue(ctx, enrolltest.Issuance(otp, enrolltest.Record(2))); !errors.Is(err, ErrClock) {
+		t.Errorf("issued an hour behind: %v, want ErrClock", err)
+	}
+	if h, err := s.Health(ctx); err != nil || !errors.Is(h.Clock, ErrClock) {
+		t.Errorf("health %+v, %v", h, err)
 	}
 }
 

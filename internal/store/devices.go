@@ -2,8 +2,10 @@ package store
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strconv"
+	"time"
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -121,23 +123,38 @@ func added(prev, next quarantine.Record) []claim {
 // quarantine.ErrUnknownDevice, quarantine.ErrFinal for a change of a revoked device, and
 // *enroll.TakenError when a key or name that next brings belongs to another device.
 func (s *Store) Record(ctx context.Context, c quarantine.Change, next quarantine.Record) (int64, error) {
-	rev, err := s.replace(ctx, c, next)
+	rev, err := s.replace(ctx, c, next, time.Time{})
 	if err != nil {
 		return 0, fmt.Errorf("recording %s of device %s: %w", c.Kind, next.ID, err)
 	}
 	return rev, nil
 }
 
-// Renewed implements enroll.Store; it returns the errors of Record.
+// Renewed implements enroll.Store; it returns the errors of Record, and ErrClock. Like an
+// issuance, a renewal is not recorded behind the highest time ever stored, and moves it.
 func (s *Store) Renewed(ctx context.Context, c quarantine.Change, next quarantine.Record) (int64, error) {
-	rev, err := s.replace(ctx, c, next)
-	if err != nil {
-		return 0, fmt.Errorf("recording renewal of device %s: %w", next.ID, err)
+	s.issuing.Lock()
+	defer s.issuing.Unlock()
+	for {
+		now, err := s.SigningTime(ctx)
+		if err == nil {
+			var rev int64
+			if rev, err = s.replace(ctx, c, next, now); err == nil {
+				return rev, nil
+			}
+		}
+		if !errors.Is(err, errAgain) {
+			return 0, fmt.Errorf("recording renewal of device %s: %w", next.ID, err)
+		}
+		if ctx.Err() != nil {
+			return 0, fmt.Errorf("recording renewal of device %s: %w", next.ID, ctx.Err())
+		}
 	}
-	return rev, nil
 }
 
-func (s *Store) replace(ctx context.Context, c quarantine.Change, next quarantine.Record) (int64, error) {
+// replace writes next over the record it came from. With a time it is errAgain where a
+// comparison failed: perhaps only that of the time.
+func (s *Store) replace(ctx context.Context, c quarantine.Change, next quarantine.Record, now time.Time) (int64, error) {
 	prev, err := s.Device(ctx, next.ID)
 	if err != nil {
 		return 0, err
@@ -162,11 +179,17 @@ func (s *Store) replace(ctx context.Context, c quarantine.Change, next quarantin
 	}
 	ch.put(deviceKey(next.ID), value)
 	s.reindex(prev, next, &ch)
+	if !now.IsZero() {
+		ch.notLater(now)
+	}
 	rev, ok, err := s.commit(ctx, ch)
 	if err != nil {
 		return 0, err
 	}
-	if !ok {
+	switch {
+	case !ok && !now.IsZero():
+		return 0, errAgain
+	case !ok:
 		return 0, quarantine.ErrConflict
 	}
 	return rev, nil

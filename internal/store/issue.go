@@ -92,6 +92,9 @@ func (s *Store) tryIssue(ctx context.Context, i enroll.Issuance) (quarantine.Rec
 	if err != nil {
 		return none, err
 	}
+	if _, err := s.signing(mark); err != nil { // an OTP that is over is told apart from a clock set back
+		return none, err
+	}
 	var ch change
 	ch.state = true
 	ch.require(unchanged(otpPrefix+otp.Reference, otp.Revision))

@@ -139,6 +139,15 @@ func (s *Store) Time(ctx context.Context) (time.Time, error) {
 	return s.now(mark)
 }
 
+// SigningTime implements enroll.Store.
+func (s *Store) SigningTime(ctx context.Context) (time.Time, error) {
+	mark, err := s.mark(ctx)
+	if err != nil {
+		return time.Time{}, err
+	}
+	return s.signing(mark)
+}
+
 // mark reads the highest time ever stored.
 func (s *Store) mark(ctx context.Context) (time.Time, error) {
 	kv, err := s.get(ctx, timeKey)

@@ -56,7 +56,7 @@ func (s *Store) Health(ctx context.Context) (Health, error) {
 		return h, fmt.Errorf("counting audit outbox: %w", err)
 	}
 	h.Waiting = int(r.Count)
-	if _, err := s.Time(ctx); err != nil {
+	if _, err := s.SigningTime(ctx); err != nil {
 		h.Clock = err
 	}
 	switch {

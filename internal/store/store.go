@@ -62,7 +62,7 @@ var (
 	ErrInUse    = errors.New("still in use")
 	ErrInvalid  = errors.New("not acceptable")
 	ErrLocked   = errors.New("another program has the store open")
-	ErrClock    = errors.New("the clock is too far ahead of the time last stored: set it right, or run `lazaretd clock reset`")
+	ErrClock    = enroll.ErrClock
 )
 
 // Store is the organization's state as one gateway sees it. Its methods are safe for

@@ -147,12 +147,28 @@ func (s *Store) scan(ctx context.Context, prefix string, revision int64, f func(
 
 func isCompacted(err error) bool { return errors.Is(err, rpctypes.ErrCompacted) }
 
+// clockTolerance is how far the clock may be behind the highest time ever stored where
+// something is signed: gateways of a cluster differ a little.
+const clockTolerance = 2 * time.Minute
+
+// signing is now for whatever is signed: ErrClock also where the clock is behind mark.
+func (s *Store) signing(mark time.Time) (time.Time, error) {
+	if clock := s.cfg.Clock(); mark.Sub(clock) > clockTolerance {
+		return time.Time{}, clockError(clock, mark)
+	}
+	return s.now(mark)
+}
+
+func clockError(clock, mark time.Time) error {
+	return fmt.Errorf("%w (clock %s, stored %s)", ErrClock, clock.UTC().Format(time.RFC3339), mark.Format(time.RFC3339))
+}
+
 // now is the later of the clock and mark, the highest time ever stored. It is ErrClock
 // when the clock is further ahead of the mark than the configured bound.
 func (s *Store) now(mark time.Time) (time.Time, error) {
 	clock := s.cfg.Clock()
 	if ahead := clock.Sub(mark); ahead > s.cfg.MaxJump {
-		return time.Time{}, fmt.Errorf("%w (clock %s, stored %s)", ErrClock, clock.UTC().Format(time.RFC3339), mark.Format(time.RFC3339))
+		return time.Time{}, clockError(clock, mark)
 	}
 	if clock.After(mark) {
 		return clock.UTC(), nil
