@@ -104,7 +104,8 @@ func (s *session) auditVerify() *cobra.Command {
 	c := &cobra.Command{Use: "verify FILE|DIRECTORY", Short: "Check exported segments offline, against a saved head", Args: cobra.ExactArgs(1),
 		Long: `Check exported segments without asking any gateway. An edit, a deletion and a change of
 order are found from the segments alone; a cut tail is found with --head, a file that
-"lazaretctl audit head" printed earlier.`,
+"lazaretctl audit head" printed earlier. It fails unless the log is whole from its first
+segment on: where a segment was begun by force, nobody can vouch for what stood before.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			var saved audit.Head
 			if headFile != "" {
@@ -115,13 +116,25 @@ order are found from the segments alone; a cut tail is found with --head, a file
 				if err := json.Unmarshal(text, &saved); err != nil {
 					return fmt.Errorf("reading the saved head %s: %w", headFile, err)
 				}
+				if saved == (audit.Head{}) {
+					return fmt.Errorf("reading the saved head %s: there is none in it", headFile)
+				}
 			}
 			report, err := verify(args[0], saved)
+			if err == nil && len(report.Breaks) > 0 {
+				err = fmt.Errorf("not whole: in %d places the log was begun anew by force, and what stood before may be gone", len(report.Breaks))
+			}
 			if s.json {
 				if e := json.NewEncoder(cmd.OutOrStdout()).Encode(report); e != nil {
 					return e
 				}
 				return err
+			}
+			for _, b := range report.Breaks {
+				fmt.Fprintf(cmd.OutOrStdout(), "break: %s\n", b)
+			}
+			if report.Torn {
+				fmt.Fprintln(cmd.OutOrStdout(), "torn: the last line is incomplete, as a crash or an export in the middle of a write leaves it")
 			}
 			if err != nil {
 				return err

@@ -313,6 +313,47 @@ func TestExportVerifiesElsewhere(t *testing.T) {
 	}
 }
 
+// A log without its beginning, or without anything, is not whole, whatever is chained
+// well in the rest of it, and whether it lies in a directory or an archive.
+func TestBeginningMustBeThere(t *testing.T) {
+	full := t.TempDir()
+	head := write(t, full, 30, 2000)
+	names, err := segments(os.DirFS(full))
+	if err != nil || len(names) < 4 {
+		t.Fatalf("%d segments, %v", len(names), err)
+	}
+	for _, c := range []struct {
+		name string
+		drop int
+		want string
+	}{{"first gone", 1, "segments 1 to 1 are missing"}, {"first three gone", 3, "segments 1 to 3 are missing"}, {"all gone", len(names), "no segment"}} {
+		dir := t.TempDir()
+		for _, n := range names[c.drop:] {
+			b, err := os.ReadFile(filepath.Join(full, n))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(filepath.Join(dir, n), b, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		var archive bytes.Buffer
+		if err := Export(dir, &archive); err != nil {
+			t.Fatal(err)
+		}
+		for _, saved := range []Head{head, {}} {
+			_, err := Verify(dir, saved)
+			if !errors.Is(err, ErrBroken) || !strings.Contains(err.Error(), c.want) {
+				t.Errorf("%s, directory: %v", c.name, err)
+			}
+			_, err = VerifyTar(bytes.NewReader(archive.Bytes()), saved)
+			if !errors.Is(err, ErrBroken) || !strings.Contains(err.Error(), c.want) {
+				t.Errorf("%s, archive: %v", c.name, err)
+			}
+		}
+	}
+}
+
 // An entry that cannot be written as it is must not hold up those behind it.
 func TestUnwritableEntriesAreCutDown(t *testing.T) {
 	dir := t.TempDir()

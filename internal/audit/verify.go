@@ -60,25 +60,22 @@ type Report struct {
 	Breaks   []string `json:"breaks,omitempty"` // segments begun by force, and why
 }
 
-// Verify reads all segments of a directory and checks that they form one chain from the
-// first segment on and reach the saved head, if one is given. The error is a *Fault for
-// the first line that was edited, deleted, added or moved, or for a cut tail.
-// Without a saved head, a tail cut at the end of a line cannot be seen.
+// Verify reads all segments of a directory and checks that they form one chain from
+// segment 1 on and reach the saved head, if one is given. The error is a *Fault for
+// the first line that was edited, deleted, added or moved, for a log that is empty or
+// lacks its beginning, or for a cut tail. Breaks are no error: they are in the Report,
+// and whoever asks decides. Without a saved head, a tail cut at the end of a line cannot be seen.
 func Verify(dir string, saved Head) (Report, error) {
 	names, err := segments(os.DirFS(dir))
 	if err != nil {
 		return Report{}, fmt.Errorf("listing audit segments: %w", err)
 	}
-	if len(names) > 0 {
-		if n, _ := segmentNumber(names[0]); n != 1 {
-			return Report{}, &Fault{Segment: n, File: names[0], What: fmt.Sprintf("the log begins here: segments 1 to %d are missing", n-1)}
-		}
-	}
 	paths := make([]string, len(names))
 	for i, n := range names {
 		paths[i] = filepath.Join(dir, n)
 	}
-	return VerifyFiles(paths, saved)
+	v := verifier{saved: saved, whole: true}
+	return v.files(paths)
 }
 
 // VerifyFiles checks the given segments, which may begin at any number; Report.First
@@ -87,6 +84,10 @@ func VerifyFiles(paths []string, saved Head) (Report, error) {
 	paths = slices.Clone(paths)
 	slices.SortFunc(paths, func(a, b string) int { return strings.Compare(filepath.Base(a), filepath.Base(b)) })
 	v := verifier{saved: saved}
+	return v.files(paths)
+}
+
+func (v *verifier) files(paths []string) (Report, error) {
 	for _, p := range paths {
 		f, err := os.Open(p)
 		if err != nil {
@@ -101,9 +102,10 @@ func VerifyFiles(paths []string, saved Head) (Report, error) {
 	return v.finish()
 }
 
-// VerifyTar checks the segments of an archive that Export wrote.
+// VerifyTar checks the segments of an archive that Export wrote, as Verify does those of
+// a directory.
 func VerifyTar(r io.Reader, saved Head) (Report, error) {
-	v := verifier{saved: saved}
+	v := verifier{saved: saved, whole: true}
 	for t := tar.NewReader(r); ; {
 		h, err := t.Next()
 		if errors.Is(err, io.EOF) {
@@ -125,12 +127,17 @@ func VerifyTar(r io.Reader, saved Head) (Report, error) {
 // verifier walks segments in order.
 type verifier struct {
 	saved  Head
+	whole  bool // the log must begin with segment 1
 	report Report
 	last   string // name of the segment read last
 }
 
 func (v *verifier) segment(name string, f io.Reader) error {
 	r := newLineReader(f)
+	number, _ := segmentNumber(name)
+	if v.whole && v.last == "" && number != 1 {
+		return &Fault{Segment: number, File: name, What: fmt.Sprintf("the log begins here: segments 1 to %d are missing", number-1)}
+	}
 	if v.report.Torn {
 		number, _ := segmentNumber(v.last)
 		return &Fault{Segment: number, File: v.last, What: "the last line is torn, but another segment follows"}
@@ -180,6 +187,9 @@ func (v *verifier) at(h Head) {
 
 func (v *verifier) finish() (Report, error) {
 	r := v.report
+	if r.Segments == 0 {
+		return r, &Fault{Segment: 1, What: "there is no segment: a log has one from its first moment on"}
+	}
 	if v.saved == (Head{}) || r.Saved {
 		return r, nil
 	}
