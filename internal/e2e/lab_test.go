@@ -367,7 +367,7 @@ func (c *operator) want(t testing.TB, status int, method, path string, in, out a
 }
 
 // report posts a report with the management server's token.
-func (c *operator) report(ctx context.Context, r api.ReportRequest, out *api.Placed) (answered, error) {
+func (c *operator) report(ctx context.Context, r api.ReportRequest, out any) (answered, error) {
 	return ask(ctx, c.bare, c.base, c.token, "POST", "/api/v1/reports", r, out)
 }
 
