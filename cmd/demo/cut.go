@@ -123,19 +123,11 @@ func (d *demo) cutOne(ctx context.Context, r *result, watch *testnet.Process, v 
 		return 0, err
 	}
 	for _, f := range flows {
-		at, n := server, 60
-		if f.spec.Direction == testnet.Upload {
-			at = own
-		}
-		if f.spec.Proto == testnet.TCP {
-			n = 2 // the window closes soon: old segments go out again, ever more seldom
-		}
 		if v.host == d.honest.host && f.spec.Direction == testnet.Upload {
 			continue // its agent takes the address away: it sends little or nothing more
 		}
-		offered := func(p testnet.Record) bool { return p.Out && p.At > commit && f.carries(p) }
-		if _, err := at.AwaitN(ctx, n, offered); err != nil {
-			return 0, fmt.Errorf("%s, after it was cut: %w", f, err)
+		if err := f.goesOn(ctx, own, server, commit); err != nil {
+			return 0, err
 		}
 	}
 	for _, c := range []*testnet.Capture{server, own} {
@@ -151,6 +143,22 @@ func (d *demo) cutOne(ctx context.Context, r *result, watch *testnet.Process, v 
 	r.figure(prefix+"report_to_commit_ms", commit.Sub(answer.Sent))
 	judge(r, prefix, v, flows, own, server, commit, answer.Sent)
 	return commit, closeFlows(ctx, flows)
+}
+
+// goesOn waits until the flow's sender has offered a good deal after the commit.
+func (f *flow) goesOn(ctx context.Context, own, server *testnet.Capture, commit testnet.Stamp) error {
+	at, n := server, 60
+	if f.spec.Direction == testnet.Upload {
+		at = own
+	}
+	if f.spec.Proto == testnet.TCP {
+		n = 2 // the window closes soon: old segments go out again, ever more seldom
+	}
+	offered := func(p testnet.Record) bool { return p.Out && p.At > commit && f.carries(p) }
+	if _, err := at.AwaitN(ctx, n, offered); err != nil {
+		return fmt.Errorf("%s, after it was cut: %w", f, err)
+	}
+	return nil
 }
 
 // moving accepts packets with messages of the flow that were sent after a time.

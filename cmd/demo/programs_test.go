@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -123,140 +124,171 @@ func (p *programs) gateway() string {
 	return admin
 }
 
+// laptop is dev1 as its user and its administrator drive it.
+type laptop struct {
+	*programs
+	admin string   // directory of the administrator's credential
+	args  []string // where the agent lives
+}
+
+// ctl runs lazaretctl on the management host.
+func (l *laptop) ctl(args ...string) string {
+	l.t.Helper()
+	return l.must(l.net.Management, "", "lazaretctl", append([]string{"--dir", l.admin}, args...)...)
+}
+
+// reported posts a report with the management server's token.
+func (l *laptop) reported(verdict string) {
+	l.t.Helper()
+	l.ctl("report", "alice-laptop", verdict, "--token-file", filepath.Join(l.admin, "management-token"))
+}
+
+// lazaret are the arguments of the agent's program.
+func (l *laptop) lazaret(args ...string) []string { return slices.Concat(l.args, args) }
+
+// awaitStage waits until lazaret status says so, and returns how long that took.
+func (l *laptop) awaitStage(want string) time.Duration {
+	l.t.Helper()
+	began := time.Now()
+	var st agent.State
+	err := until(l.soon(), 20*time.Millisecond, func() (bool, error) {
+		st = decode[agent.State](l.t, l.must(l.net.Dev1, "", "lazaret", l.lazaret("status", "--json")...))
+		return st.Status != nil && st.Status.Stage == want, nil
+	})
+	if err != nil {
+		l.t.Fatalf("waiting for stage %s: %v; %+v", want, err, st)
+	}
+	return time.Since(began)
+}
+
+// intranet probes the intranet server through the tunnel.
+func (l *laptop) intranet() testnet.Outcome {
+	l.t.Helper()
+	r, err := l.net.Dev1.Probe(l.soon(), testnet.ProbeSpec{Proto: testnet.TCP, Device: tunnelDevice, Timeout: 700 * time.Millisecond,
+		To: netip.AddrPortFrom(l.net.Plan.Intranet.V4, servicePort)})
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	return r.Outcome
+}
+
 // TestPrograms takes a device through its life with the programs themselves: enroll, up,
 // status, report, down on the device, and lazaretctl on the management host.
 func TestPrograms(t *testing.T) {
 	p := newPrograms(t)
-	admin := p.gateway()
-	dev, mgmt := p.net.Dev1, p.net.Management
-	intranet := netip.AddrPortFrom(p.net.Plan.Intranet.V4, 443)
-	if _, err := p.net.Intranet.Serve(p.soon(), intranet); err != nil {
+	dev := p.net.Dev1
+	l := &laptop{programs: p, admin: p.gateway(),
+		args: []string{"--dir", filepath.Join(dev.Dir(), "agent"), "--socket", filepath.Join(dev.Dir(), "agent.sock")}}
+	if _, err := p.net.Intranet.Serve(p.soon(), netip.AddrPortFrom(p.net.Plan.Intranet.V4, servicePort)); err != nil {
 		t.Fatal(err)
 	}
-	ctl := func(args ...string) string {
-		t.Helper()
-		return p.must(mgmt, "", "lazaretctl", append([]string{"--dir", admin}, args...)...)
-	}
-	agentArgs := []string{"--dir", filepath.Join(dev.Dir(), "agent"), "--socket", filepath.Join(dev.Dir(), "agent.sock")}
-	lazaret := func(args ...string) []string { return append(append([]string{}, agentArgs...), args...) }
-
-	otp := decode[api.OTPCreated](t, ctl("otp", "create", "--user", "alice", "--name", "alice-laptop", "--json"))
-	server := "https://" + p.net.Plan.GatewayOuter.V4.String()
-	enroll := lazaret("enroll", "--server", server, "--code-file", "-")
-	for name, text := range map[string]string{"nothing": "", "no code": "hello", "a slip": otp.Code[:len(otp.Code)-1] + "!"} {
-		if out, err := p.run(dev, text+"\n", "lazaret", enroll...); err == nil {
-			t.Errorf("enrolled with %s: %s", name, out)
-		}
-	}
-	if out, err := p.run(dev, "", "lazaret", lazaret("status")...); err == nil || !strings.Contains(out, "lazaret up") {
-		t.Errorf("status without an agent: %v, %s", err, out)
-	}
-	p.must(dev, strings.ToLower(otp.Code)+"\n", "lazaret", enroll...)
-	if out, err := p.run(dev, otp.Code+"\n", "lazaret", enroll...); err == nil || !strings.Contains(out, "--force") {
-		t.Errorf("enrolled twice: %v, %s", err, out)
-	}
-
-	up := p.start(dev, testnet.Spec{}, "lazaret", lazaret("up")...)
+	l.enroll()
+	up := p.start(dev, testnet.Spec{}, "lazaret", l.lazaret("up")...)
 	p.await(up, "tunnel is up")
-	status := func() agent.State {
-		t.Helper()
-		return decode[agent.State](t, p.must(dev, "", "lazaret", lazaret("status", "--json")...))
-	}
-	staged := func(want string) time.Duration {
-		t.Helper()
-		began := time.Now()
-		err := until(p.soon(), 20*time.Millisecond, func() (bool, error) {
-			st := status()
-			return st.Status != nil && st.Status.Stage == want, nil
-		})
-		if err != nil {
-			t.Fatalf("waiting for stage %s: %v; %+v", want, err, status())
-		}
-		return time.Since(began)
-	}
-	reaches := func() bool {
-		t.Helper()
-		r, err := dev.Probe(p.soon(), testnet.ProbeSpec{Proto: testnet.TCP, To: intranet, Device: tunnelDevice, Timeout: 700 * time.Millisecond})
-		if err != nil {
-			t.Fatal(err)
-		}
-		return r.Outcome == testnet.Echoed
-	}
-	staged("quarantined")
-	if out := p.must(dev, "", "lazaret", lazaret("report", "--verdict", "compliant")...); !strings.Contains(out, "quarantined") || reaches() {
-		t.Errorf("after its own report: %s", out)
-	}
+	l.move()
+	l.onlyOwner()
+	l.audit()
 
-	token := filepath.Join(admin, "management-token")
-	ctl("report", "alice-laptop", "compliant", "--token-file", token)
-	if took := staged("routed"); took > time.Second {
-		t.Errorf("the agent followed after %s", took)
-	}
-	if !reaches() {
-		t.Error("routed, and the intranet server does not answer")
-	}
-	if out := ctl("device", "list"); !strings.Contains(out, "alice-laptop") || !strings.Contains(out, "routed") {
-		t.Errorf("device list: %s", out)
-	}
-	ctl("report", "alice-laptop", "noncompliant", "--token-file", token)
-	if took := staged("quarantined"); took > time.Second || reaches() {
-		t.Errorf("the agent followed after %s", took)
-	}
-	if out := ctl("device", "explain", "alice-laptop"); !strings.Contains(out, "not compliant") {
-		t.Errorf("explain: %s", out)
-	}
-	p.onlyOwner(dev, lazaret("status"))
-	p.audit(ctl, mgmt.Dir())
-
-	p.must(dev, "", "lazaret", lazaret("down")...)
+	p.must(dev, "", "lazaret", l.lazaret("down")...)
 	if err := up.Wait(p.soon()); err != nil {
 		t.Errorf("the agent ended: %v", err)
 	}
-	r, err := dev.Probe(p.soon(), testnet.ProbeSpec{Proto: testnet.UDP, To: intranet, Device: tunnelDevice})
-	if err != nil || r.Outcome != testnet.NotSent {
-		t.Errorf("after down there still is a tunnel: %+v, %v", r, err)
+	if got := l.intranet(); got != testnet.NotSent {
+		t.Errorf("after down there still is a tunnel: %s", got)
+	}
+}
+
+// enroll enrolls with a code from lazaretctl, after trying what must not work.
+func (l *laptop) enroll() {
+	l.t.Helper()
+	dev := l.net.Dev1
+	otp := decode[api.OTPCreated](l.t, l.ctl("otp", "create", "--user", "alice", "--name", "alice-laptop", "--json"))
+	enroll := l.lazaret("enroll", "--server", "https://"+l.net.Plan.GatewayOuter.V4.String(), "--code-file", "-")
+	for name, text := range map[string]string{"nothing": "", "no code": "hello", "a slip": otp.Code[:len(otp.Code)-1] + "!"} {
+		if out, err := l.run(dev, text+"\n", "lazaret", enroll...); err == nil {
+			l.t.Errorf("enrolled with %s: %s", name, out)
+		}
+	}
+	if out, err := l.run(dev, "", "lazaret", l.lazaret("status")...); err == nil || !strings.Contains(out, "lazaret up") {
+		l.t.Errorf("status without an agent: %v, %s", err, out)
+	}
+	l.must(dev, strings.ToLower(otp.Code)+"\n", "lazaret", enroll...)
+	if out, err := l.run(dev, otp.Code+"\n", "lazaret", enroll...); err == nil || !strings.Contains(out, "--force") {
+		l.t.Errorf("enrolled twice: %v, %s", err, out)
+	}
+}
+
+// move takes the device to routing and back; its agent follows within a second.
+func (l *laptop) move() {
+	l.t.Helper()
+	l.awaitStage("quarantined")
+	out := l.must(l.net.Dev1, "", "lazaret", l.lazaret("report", "--verdict", "compliant")...)
+	if !strings.Contains(out, "quarantined") || l.intranet() == testnet.Echoed {
+		l.t.Errorf("after its own report: %s", out)
+	}
+	l.reported("compliant")
+	if took := l.awaitStage("routed"); took > time.Second {
+		l.t.Errorf("the agent followed after %s", took)
+	}
+	if got := l.intranet(); got != testnet.Echoed {
+		l.t.Errorf("routed, and the intranet server: %s", got)
+	}
+	if out := l.ctl("device", "list"); !strings.Contains(out, "alice-laptop") || !strings.Contains(out, "routed") {
+		l.t.Errorf("device list: %s", out)
+	}
+	l.reported("noncompliant")
+	if took := l.awaitStage("quarantined"); took > time.Second {
+		l.t.Errorf("the agent followed after %s", took)
+	}
+	if got := l.intranet(); got == testnet.Echoed {
+		l.t.Error("quarantined, and the intranet server answers")
+	}
+	if out := l.ctl("device", "explain", "alice-laptop"); !strings.Contains(out, "not compliant") {
+		l.t.Errorf("explain: %s", out)
 	}
 }
 
 // onlyOwner checks that another user may not drive the agent. Only a lab of real root has
 // other users.
-func (p *programs) onlyOwner(dev *testnet.Host, args []string) {
-	p.t.Helper()
-	if !p.net.Root() {
+func (l *laptop) onlyOwner() {
+	l.t.Helper()
+	dev := l.net.Dev1
+	if !l.net.Root() {
 		return
 	}
-	for _, dir := range []string{p.net.Dir(), dev.Dir(), filepath.Dir(p.bin), p.bin} {
+	for _, dir := range []string{l.net.Dir(), dev.Dir(), filepath.Dir(l.bin), l.bin} {
 		if err := os.Chmod(dir, 0o755); err != nil {
-			p.t.Fatal(err)
+			l.t.Fatal(err)
 		}
 	}
-	x := p.start(dev, testnet.Spec{UID: 65534, GID: 65534, Dir: "/"}, "lazaret", args...)
-	if err := x.Wait(p.soon()); err == nil || !strings.Contains(x.Output(), "only root and the user who enrolled") {
-		p.t.Errorf("another user: %v, %s", err, x.Output())
+	x := l.start(dev, testnet.Spec{UID: 65534, GID: 65534, Dir: "/"}, "lazaret", l.lazaret("status")...)
+	if err := x.Wait(l.soon()); err == nil || !strings.Contains(x.Output(), "only root and the user who enrolled") {
+		l.t.Errorf("another user: %v, %s", err, x.Output())
 	}
 }
 
 // audit exports the log, checks it offline, and sees that a changed copy is found out.
-func (p *programs) audit(ctl func(...string) string, dir string) {
-	p.t.Helper()
+func (l *laptop) audit() {
+	l.t.Helper()
+	dir := l.net.Management.Dir()
 	export, head := filepath.Join(dir, "audit.tar"), filepath.Join(dir, "head.json")
-	ctl("audit", "export", export)
-	if err := os.WriteFile(head, []byte(ctl("audit", "head")), 0o600); err != nil {
-		p.t.Fatal(err)
+	l.ctl("audit", "export", export)
+	if err := os.WriteFile(head, []byte(l.ctl("audit", "head")), 0o600); err != nil {
+		l.t.Fatal(err)
 	}
-	ctl("audit", "verify", export, "--head", head)
+	l.ctl("audit", "verify", export, "--head", head)
 	text, err := os.ReadFile(export)
 	if err != nil {
-		p.t.Fatal(err)
+		l.t.Fatal(err)
 	}
 	altered := strings.Replace(string(text), "alice", "malic", 1)
 	if altered == string(text) {
-		p.t.Fatal("the export does not name the user")
+		l.t.Fatal("the export does not name the user")
 	}
 	if err := os.WriteFile(export+".altered", []byte(altered), 0o600); err != nil {
-		p.t.Fatal(err)
+		l.t.Fatal(err)
 	}
-	if out, err := p.run(p.net.Management, "", "lazaretctl", "audit", "verify", export+".altered", "--head", head); err == nil {
-		p.t.Errorf("an altered export passes: %s", out)
+	if out, err := l.run(l.net.Management, "", "lazaretctl", "audit", "verify", export+".altered", "--head", head); err == nil {
+		l.t.Errorf("an altered export passes: %s", out)
 	}
 }

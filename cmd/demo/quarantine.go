@@ -265,19 +265,15 @@ func (d *demo) denied(ctx context.Context, r *result, prefix string, who prober,
 	if err != nil {
 		return err
 	}
-	reached, dropped, _, err := tally(ctx, all, gateway, func(p testnet.Record) bool { return !p.Out })
+	reached, lostThere, err := tallyAll(ctx, all, []*testnet.Capture{gateway})
 	if err != nil {
 		return err
 	}
-	lost += dropped
-	arrived := 0
-	for _, c := range arriving {
-		n, dropped, _, err := tally(ctx, all, c, func(p testnet.Record) bool { return !p.Out })
-		if err != nil {
-			return err
-		}
-		arrived, lost = arrived+n, lost+dropped
+	arrived, lostBehind, err := tallyAll(ctx, all, arriving)
+	if err != nil {
+		return err
 	}
+	lost += lostThere + lostBehind
 	answered := 0
 	for _, t := range all {
 		if t.result.Passed() {
@@ -313,6 +309,18 @@ func tally(ctx context.Context, trials []trial, c *testnet.Capture, match func(t
 		}
 	}
 	return n, stat.Dropped, others, nil
+}
+
+// tallyAll ends captures and counts the trials that arrived at any of them.
+func tallyAll(ctx context.Context, trials []trial, captures []*testnet.Capture) (arrived int, lost uint64, err error) {
+	for _, c := range captures {
+		n, dropped, _, err := tally(ctx, trials, c, func(p testnet.Record) bool { return !p.Out })
+		if err != nil {
+			return 0, 0, err
+		}
+		arrived, lost = arrived+n, lost+dropped
+	}
+	return arrived, lost, nil
 }
 
 // arrivals captures where forbidden packets would arrive; what the gateway's own
