@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"slices"
 	"time"
+
+	"lazaret/quarantine/tunnel"
 )
 
 // attempts is how often a loosening is tried when others write the same record.
@@ -99,7 +101,9 @@ func (g *Gate) repeats(known Record, c Change, now time.Time) bool {
 	case known.Revocation.Set():
 		return false
 	case c.Kind == Prove:
-		return known.Proven
+		return known.Proven && c.Key == known.Key
+	case c.Kind == Rotate:
+		return !c.Key.IsZero() && c.Key == known.Key
 	case c.Kind == Confirm:
 		return known.Confirmed
 	case c.Kind != Reported:
@@ -251,9 +255,10 @@ func (g *Gate) Revoke(ctx context.Context, by Actor, id ID, why string) (Placeme
 	return g.Change(ctx, by, Change{Kind: Revoke, Device: id, Why: why})
 }
 
-// Prove notes that the device showed that it holds its WireGuard key.
-func (g *Gate) Prove(ctx context.Context, by Actor, id ID) (Placement, error) {
-	return g.Change(ctx, by, Change{Kind: Prove, Device: id})
+// Prove notes that the device showed that it holds this WireGuard key; ErrConflict if it is
+// not the device's current one.
+func (g *Gate) Prove(ctx context.Context, by Actor, id ID, key tunnel.Key) (Placement, error) {
+	return g.Change(ctx, by, Change{Kind: Prove, Device: id, Key: key})
 }
 
 // Confirm notes that the device has its certificate.

@@ -16,7 +16,8 @@ const MaxAhead = 2 * time.Minute
 
 // With returns the record with one more fact in it; r itself stays as it is. Errors:
 // ErrFinal for a revoked device, ErrStale and ErrFuture for reports, ErrBlocked for a
-// renewal of a blocked device, ErrMalformed for a change that makes no sense.
+// renewal of a blocked device, ErrConflict for a proof or rotation of a key that is not, or
+// no longer, the record's, ErrMalformed for a change that makes no sense.
 func (r Record) With(c Change) (Record, error) {
 	if err := r.accepts(c); err != nil {
 		return Record{}, err
@@ -38,6 +39,9 @@ func (r Record) With(c Change) (Record, error) {
 	case Revoke:
 		r.Revocation = decision
 	case Prove:
+		if err := c.uses(r.Key); err != nil {
+			return Record{}, err
+		}
 		r.Proven = true
 	case Confirm:
 		r.Confirmed = true
@@ -46,8 +50,8 @@ func (r Record) With(c Change) (Record, error) {
 			return Record{}, err
 		}
 	case Rotate:
-		if r.Next.IsZero() {
-			return Record{}, fmt.Errorf("%w: no next key to rotate to", ErrMalformed)
+		if err := c.uses(r.Next); err != nil {
+			return Record{}, err
 		}
 		r.Key, r.Next = r.Next, tunnel.Key{}
 	case Lapse, Review: // no fact but the time
@@ -56,6 +60,18 @@ func (r Record) With(c Change) (Record, error) {
 	}
 	r.Tighten = max(r.Tighten, c.Tighten)
 	return r, nil
+}
+
+// uses says whether the change is about the key that it must be about: what was seen of one
+// key says nothing of the one that has taken its place.
+func (c Change) uses(want tunnel.Key) error {
+	switch {
+	case c.Key.IsZero():
+		return fmt.Errorf("%w: it names no key", ErrMalformed)
+	case c.Key != want:
+		return fmt.Errorf("%w: key %s is not the one that the device has, or moves to, now", ErrConflict, c.Key)
+	}
+	return nil
 }
 
 func (r Record) accepts(c Change) error {

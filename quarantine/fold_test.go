@@ -31,6 +31,7 @@ func TestWith(t *testing.T) {
 		return quarantine.Change{Kind: kind, Device: "d1", By: admin, At: noon, Why: "why"}
 	}
 	with := func(c quarantine.Change, f func(*quarantine.Change)) quarantine.Change { f(&c); return c }
+	key := func(c quarantine.Change, n int) quarantine.Change { c.Key = keyOf(n); return c }
 	certificate := quarantine.Certificate{Serial: "ff", NotBefore: noon, NotAfter: noon.Add(time.Hour)}
 	renew := with(of(quarantine.Renew), func(c *quarantine.Change) { c.Certificate, c.Next = &certificate, keyOf(8).String() })
 	for _, c := range []struct {
@@ -64,7 +65,10 @@ func TestWith(t *testing.T) {
 		{"revoke again", revoked, of(quarantine.Revoke), nil, quarantine.ErrFinal},
 		{"unblock a revoked one", revoked, of(quarantine.Unblock), nil, quarantine.ErrFinal},
 		{"renew a revoked one", revoked, renew, nil, quarantine.ErrFinal},
-		{"prove", with2(base, func(r *quarantine.Record) { r.Proven = false }), of(quarantine.Prove), func(r *quarantine.Record) { r.Proven = true }, nil},
+		{"prove", with2(base, func(r *quarantine.Record) { r.Proven = false }), key(of(quarantine.Prove), 1), func(r *quarantine.Record) { r.Proven = true }, nil},
+		{"prove no key", base, of(quarantine.Prove), nil, quarantine.ErrMalformed},
+		{"prove another key", base, key(of(quarantine.Prove), 9), nil, quarantine.ErrConflict},
+		{"prove the next key", moving, key(of(quarantine.Prove), 9), nil, quarantine.ErrConflict},
 		{"confirm", base, of(quarantine.Confirm), func(r *quarantine.Record) { r.Confirmed = true }, nil},
 		{"renew", base, renew, func(r *quarantine.Record) { r.Certificate, r.Next = certificate, keyOf(8) }, nil},
 		{"renew without a key", base, with(renew, func(c *quarantine.Change) { c.Next = "" }), func(r *quarantine.Record) { r.Certificate = certificate }, nil},
@@ -72,8 +76,12 @@ func TestWith(t *testing.T) {
 		{"renew with a zero key", base, with(renew, func(c *quarantine.Change) { c.Next = tunnel.Key{}.String() }), nil, quarantine.ErrMalformed},
 		{"renew without a certificate", base, with(renew, func(c *quarantine.Change) { c.Certificate = nil }), nil, quarantine.ErrMalformed},
 		{"renew a blocked one", blocked, renew, nil, quarantine.ErrBlocked},
-		{"rotate", moving, of(quarantine.Rotate), func(r *quarantine.Record) { r.Key, r.Next = keyOf(9), tunnel.Key{} }, nil},
-		{"rotate to nothing", base, of(quarantine.Rotate), nil, quarantine.ErrMalformed},
+		{"rotate", moving, key(of(quarantine.Rotate), 9), func(r *quarantine.Record) { r.Key, r.Next = keyOf(9), tunnel.Key{} }, nil},
+		{"rotate to no key", moving, of(quarantine.Rotate), nil, quarantine.ErrMalformed},
+		{"rotate without a next key", base, key(of(quarantine.Rotate), 9), nil, quarantine.ErrConflict},
+		{"rotate without either", base, of(quarantine.Rotate), nil, quarantine.ErrMalformed},
+		{"rotate to another key", moving, key(of(quarantine.Rotate), 8), nil, quarantine.ErrConflict},
+		{"rotate to the current key", moving, key(of(quarantine.Rotate), 1), nil, quarantine.ErrConflict},
 		{"lapse", base, of(quarantine.Lapse), func(*quarantine.Record) {}, nil},
 		{"counter", base, with(of(quarantine.Hold), func(c *quarantine.Change) { c.Tighten = 4 }), func(r *quarantine.Record) { r.Hold, r.Tighten = person, 4 }, nil},
 		{"unknown kind", base, of("promote"), nil, quarantine.ErrMalformed},

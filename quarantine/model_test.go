@@ -16,14 +16,17 @@ import (
 	"lazaret/firewall"
 	"lazaret/quarantine"
 	"lazaret/quarantine/storetest"
+	"lazaret/quarantine/tunnel"
 )
 
 // model is what a plain reading of the rules says of one device, kept apart from the
 // gate's own code: what it was told, and accepted.
 type model struct {
+	key       tunnel.Key
 	profile   string
 	notAfter  time.Time
 	last      map[string]quarantine.Report // newest accepted of each source
+	maybe     map[string][]quarantine.Report // compliant ones that were refused, or their answer lost
 	held      bool
 	blocked   bool
 	approved  bool
@@ -46,10 +49,15 @@ func (m *model) mayRoute(now time.Time) time.Time {
 	}
 	for source, r := range m.last {
 		end := r.At.Add(r.Validity)
-		if r.Verdict == quarantine.NonCompliant && now.Before(end) && now.Before(r.Received.Add(r.Validity)) {
+		if r.Verdict == quarantine.NonCompliant && now.Before(end) && now.Before(r.Received.Add(r.Validity)) && len(m.maybe[source]) == 0 {
 			return time.Time{}
 		}
 		if r.Verdict == quarantine.Compliant && source == "mdm" && end.After(until) {
+			until = end
+		}
+	}
+	for _, r := range m.maybe["mdm"] {
+		if end := r.At.Add(r.Validity); end.After(until) {
 			until = end
 		}
 	}
@@ -67,6 +75,7 @@ func (m *model) accept(r quarantine.Report) {
 	if !ok || r.At.After(old.At) || r.At.Equal(old.At) && r.Verdict == quarantine.NonCompliant &&
 		(old.Verdict != quarantine.NonCompliant || r.Validity > old.Validity) {
 		m.last[r.Source] = r
+		m.maybe[r.Source] = slices.DeleteFunc(m.maybe[r.Source], func(old quarantine.Report) bool { return !old.At.After(r.At) })
 	}
 }
 
@@ -109,7 +118,7 @@ func (w *world) enroll() {
 		return // the gate has not read the store yet
 	}
 	w.store.Put(admitted)
-	w.models[r.ID] = &model{profile: profile, notAfter: r.Certificate.NotAfter, proven: r.Proven, last: make(map[string]quarantine.Report)}
+	w.models[r.ID] = &model{key: r.Key, profile: profile, notAfter: r.Certificate.NotAfter, proven: r.Proven, last: make(map[string]quarantine.Report), maybe: make(map[string][]quarantine.Report)}
 }
 
 func (w *world) sendReport() {
@@ -140,7 +149,9 @@ func (w *world) sendReport() {
 		m.accept(r)
 	default: // refused by the store, or its answer lost
 		m.uncertain = true
-		m.accept(r)
+		if old, ok := m.last[r.Source]; !ok || r.At.After(old.At) {
+			m.maybe[r.Source] = append(m.maybe[r.Source], r)
+		}
 	}
 }
 
@@ -151,7 +162,7 @@ func (w *world) decide() {
 		return
 	}
 	m.told = time.Now()
-	_, err := w.gate.Change(w.t.Context(), admin, quarantine.Change{Kind: kind, Device: id})
+	_, err := w.gate.Change(w.t.Context(), admin, quarantine.Change{Kind: kind, Device: id, Key: m.key})
 	if errors.Is(err, quarantine.ErrNotReady) || errors.Is(err, quarantine.ErrUnknownDevice) {
 		return
 	}

@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"time"
+
+	"lazaret/quarantine/tunnel"
 )
 
 // Actor is who asked for a change, for the audit log.
@@ -67,10 +69,10 @@ const (
 	Unblock  Kind = "unblock"
 	Revoke   Kind = "revoke"
 	Lapse    Kind = "lapse"   // a lease or certificate ran out; changes no fact, only time does
-	Prove    Kind = "prove"   // the device showed that it holds its WireGuard key
+	Prove    Kind = "prove"   // the device showed that it holds its WireGuard key, Change.Key
 	Confirm  Kind = "confirm" // certConf
 	Renew    Kind = "renew"   // new certificate, perhaps a next key
-	Rotate   Kind = "rotate"  // first handshake with the next key
+	Rotate   Kind = "rotate"  // first handshake with the next key, Change.Key
 	Review   Kind = "review"  // settings or time changed the answer; changes no fact
 )
 
@@ -84,6 +86,7 @@ type Change struct {
 	Report      *Report      `json:"report,omitempty"`      // Reported
 	Certificate *Certificate `json:"certificate,omitempty"` // Renew
 	Next        string       `json:"next,omitempty"`        // Renew: base64 key
+	Key         tunnel.Key   `json:"key,omitzero"`          // Prove, Rotate: the key that was used
 	Tighten     uint64       `json:"tighten,omitempty"`     // counter of a tightening, else zero
 }
 

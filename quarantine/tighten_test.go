@@ -148,6 +148,41 @@ func TestConflict(t *testing.T) {
 	})
 }
 
+// A proof that meets another write of the record is not taken as one of the key that the
+// other brought.
+func TestProofOfReplacedKey(t *testing.T) {
+	bubble(t, func(t *testing.T, b *bench) {
+		fresh := enrolled(1, "staff", time.Now())
+		fresh.Proven = false
+		r := b.enroll(fresh)
+		if _, err := b.gate.Prove(t.Context(), agent("d1"), "d1", keyOf(2)); !errors.Is(err, quarantine.ErrConflict) {
+			t.Errorf("proving a key that the device never had: %v", err)
+		}
+		replaced := false
+		b.store.SetHook(func(_ context.Context, step string, _ quarantine.ID) error {
+			if step == "record" && !replaced {
+				replaced = true
+				r.Key = keyOf(7)
+				b.store.Put(r)
+			}
+			return nil
+		})
+		if _, err := b.gate.Prove(t.Context(), agent("d1"), "d1", keyOf(1)); !errors.Is(err, quarantine.ErrConflict) {
+			t.Errorf("proving a key that was replaced meanwhile: %v", err)
+		}
+		if stored, _ := b.store.Get("d1"); stored.Proven || stored.Key != keyOf(7) {
+			t.Errorf("stored with key %s, proven %v; want the new one, unproven", stored.Key, stored.Proven)
+		}
+		if _, err := b.gate.Prove(t.Context(), agent("d1"), "d1", keyOf(7)); err != nil {
+			t.Errorf("proving the new key: %v", err)
+		}
+		n := len(b.store.Changes())
+		if _, err := b.gate.Prove(t.Context(), agent("d1"), "d1", keyOf(7)); err != nil || len(b.store.Changes()) != n {
+			t.Errorf("proving it again: %v, %d more writes", err, len(b.store.Changes())-n)
+		}
+	})
+}
+
 func TestRestartReplaysJournal(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBench(t)

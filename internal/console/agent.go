@@ -66,7 +66,7 @@ func (s *Server) seen(r *http.Request, d quarantine.Record) {
 		if known {
 			continue
 		}
-		c := quarantine.Change{Kind: kind, Device: d.ID, By: by, At: s.cfg.Now()}
+		c := quarantine.Change{Kind: kind, Device: d.ID, By: by, At: s.cfg.Now(), Key: d.Key}
 		if _, err := s.cfg.Gate.Change(r.Context(), by, c); err != nil && !errors.Is(err, quarantine.ErrNotEnforced) {
 			s.cfg.Log.Error("noting that the device was seen", "device", d.ID, "change", kind, "err", err)
 		}

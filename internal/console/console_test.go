@@ -464,7 +464,7 @@ func TestUnprovenDeviceProvesItselfByComing(t *testing.T) {
 	r.Header.Set("Content-Type", "application/json")
 	w := httptest.NewRecorder()
 	l.Agent().ServeHTTP(w, r)
-	if w.Code != 200 || len(l.gate.changes) != 2 || l.gate.changes[0].Kind != quarantine.Prove {
+	if w.Code != 200 || len(l.gate.changes) != 2 || l.gate.changes[0].Kind != quarantine.Prove || l.gate.changes[0].Key != l.gate.records[0].Key {
 		t.Fatalf("%d %s, changes %+v", w.Code, w.Body, l.gate.changes)
 	}
 	if rep := l.gate.changes[1].Report; rep.Source != quarantine.AgentSource || rep.Device != "dev1" || rep.Sequence != 4 {

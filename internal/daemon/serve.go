@@ -288,11 +288,16 @@ func (k *control) event(ctx context.Context, e dataplane.Event) {
 		k.gate.Replan()
 	case dataplane.Rotated:
 		by := quarantine.Actor{Kind: "gateway", Name: k.config.Name}
-		c := quarantine.Change{Kind: quarantine.Rotate, Device: e.Device, Next: e.Key.String()}
-		if _, err := k.gate.Change(ctx, by, c); err != nil {
+		if _, err := k.gate.Change(ctx, by, rotation(e)); err != nil {
 			k.log.Error("noting the rotated key", "device", string(e.Device), "err", err)
 		}
 	}
+}
+
+// rotation is a device's first handshake with its next key, as the gate takes it: bound to
+// that key, so that a late word of it moves nobody to another.
+func rotation(e dataplane.Event) quarantine.Change {
+	return quarantine.Change{Kind: quarantine.Rotate, Device: e.Device, Key: e.Key}
 }
 
 // sites are the three HTTPS services, TLS 1.3 only (D1).
