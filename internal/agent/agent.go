@@ -79,6 +79,11 @@ func Run(ctx context.Context, c Config, ready func()) error {
 	if err != nil {
 		return err
 	}
+	unlock, err := s.lock()
+	if err != nil {
+		return err
+	}
+	defer unlock()
 	st, err := s.load()
 	if err != nil {
 		return err
@@ -138,11 +143,12 @@ func (a *Agent) up(ctx context.Context) error {
 
 // connect makes a client for the agent API with the present certificate.
 func (a *Agent) connect() error {
-	cert, err := a.store.certificate(a.state)
+	st := a.snapshot()
+	cert, err := a.store.certificate(st)
 	if err != nil {
 		return err
 	}
-	api, err := newGateway(a.state, cert)
+	api, err := newGateway(st, cert)
 	if err != nil {
 		return err
 	}
@@ -164,11 +170,12 @@ func (a *Agent) client() *gateway {
 // resolve looks the gateway's endpoint up; the first address of the first endpoint that
 // has one is taken.
 func (a *Agent) resolve(ctx context.Context) error {
-	if len(a.state.Settings.Gateways) == 0 {
+	gateways := a.snapshot().Settings.Gateways
+	if len(gateways) == 0 {
 		return errors.New("the enrollment names no gateway: enroll anew")
 	}
 	var faults []error
-	for _, e := range a.state.Settings.Gateways[0].Endpoints {
+	for _, e := range gateways[0].Endpoints {
 		host, port, err := net.SplitHostPort(e)
 		if err != nil {
 			faults = append(faults, err)
@@ -206,12 +213,8 @@ func (a *Agent) apply(want layout) error {
 	if err := a.net.SetRoutes(want.Routes); err != nil {
 		return err
 	}
-	if want.Routed != a.have.Routed || want.Peer.Endpoint != a.have.Peer.Endpoint {
-		if want.Routed {
-			if err := a.net.SetRules(want.Peer.Endpoint.Addr()); err != nil {
-				return err
-			}
-		} else if err := a.net.DropRules(); err != nil {
+	if want.Peer.Endpoint != a.have.Peer.Endpoint {
+		if err := a.net.SetRules(want.Peer.Endpoint.Addr()); err != nil {
 			return err
 		}
 	}

@@ -20,6 +20,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -66,15 +67,15 @@ func TestLayout(t *testing.T) {
 		t.Fatal(err)
 	}
 	management := []tunnel.Route{
-		{To: prefix("10.66.0.1/32"), Source: addr("10.66.0.2")}, {To: prefix("fd66::1/128"), Source: addr("fd66::2")},
-		{To: prefix("192.0.2.10/32"), Source: addr("10.66.0.2")},
+		{To: prefix("10.66.0.1/32"), Source: addr("10.66.0.2"), Table: managementTable}, {To: prefix("fd66::1/128"), Source: addr("fd66::2"), Table: managementTable},
+		{To: prefix("192.0.2.10/32"), Source: addr("10.66.0.2"), Table: managementTable},
 	}
 	if !slices.Equal(quarantined.Routes, management) || quarantined.Routed {
 		t.Errorf("in quarantine: %+v", quarantined)
 	}
 	// Routed: management keeps its routes and sources; all else goes by a table of its
 	// own. The pool has no IPv6 address here, so no IPv6 goes into the tunnel.
-	want := append(slices.Clone(management), tunnel.Route{To: prefix("0.0.0.0/0"), Source: addr("10.67.0.2"), Table: table})
+	want := append(slices.Clone(management), tunnel.Route{To: prefix("0.0.0.0/0"), Source: addr("10.67.0.2"), Table: poolTable})
 	if !slices.Equal(routed.Routes, want) || !routed.Routed || len(routed.Addresses) != 3 {
 		t.Errorf("routed: %+v", routed)
 	}
@@ -214,7 +215,7 @@ func status(stage string, routed bool, revision int64) agentapi.Status {
 func TestMovesAreFollowed(t *testing.T) {
 	a, f := newAgent(t)
 	a.take(status("quarantined", false, 1))
-	if len(f.has()) != 2 || f.rules.IsValid() {
+	if len(f.has()) != 2 || f.rules != endpoint.Addr() {
 		t.Errorf("in quarantine: %v, rules for %v", f.addresses, f.rules)
 	}
 	a.take(status("routed", true, 2))
@@ -227,7 +228,7 @@ func TestMovesAreFollowed(t *testing.T) {
 		t.Error("the network was touched although nothing moved")
 	}
 	a.take(status("quarantined", false, 4))
-	if slices.Contains(f.has(), prefix("10.67.0.2/32")) || f.rules.IsValid() {
+	if slices.Contains(f.has(), prefix("10.67.0.2/32")) {
 		t.Errorf("back in quarantine: %v, rules for %v", f.addresses, f.rules)
 	}
 	f.fail = errors.New("no such device")
@@ -394,6 +395,34 @@ func TestOnlyRootAndTheEnrollingUserDriveTheAgent(t *testing.T) {
 		}
 		cancel()
 		<-done
+	}
+}
+
+// TestEnrollmentUnderARunningAgentIsRefused: the agent would overwrite it.
+func TestEnrollmentUnderARunningAgentIsRefused(t *testing.T) {
+	a, _ := newAgent(t)
+	unlock, err := a.store.lock()
+	if err != nil {
+		t.Fatal(err)
+	}
+	o := EnrollOptions{Dir: a.store.dir, Server: "https://127.0.0.1:1", Force: true, Log: a.log}
+	if _, err := Enroll(t.Context(), o); err == nil || !strings.Contains(err.Error(), "lazaret down") {
+		t.Errorf("while the agent runs: %v", err)
+	}
+	unlock()
+	if unlock, err = a.store.lock(); err != nil {
+		t.Errorf("after it ended: %v", err)
+	}
+	unlock()
+}
+
+func TestRenewalDoesNotHammer(t *testing.T) {
+	for left, want := range map[time.Duration]time.Duration{
+		-time.Hour: 10 * time.Minute, 0: 10 * time.Minute, time.Minute: 5 * time.Second, 20 * time.Minute: time.Minute, 720 * time.Hour: time.Hour,
+	} {
+		if got := renewAgain(left); got != want {
+			t.Errorf("with %s left: again after %s, want %s", left, got, want)
+		}
 	}
 }
 

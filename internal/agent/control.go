@@ -101,7 +101,7 @@ func (a *Agent) answer(ctx context.Context, conn *net.UnixConn) {
 	switch {
 	case err != nil:
 		out.Error = "who asks cannot be told"
-	case uid != 0 && uid != a.state.User:
+	case uid != 0 && uid != a.snapshot().User:
 		out.Error = "only root and the user who enrolled this device may drive the agent"
 	case bad != nil:
 		out.Error = "the order cannot be read"

@@ -37,6 +37,11 @@ func Enroll(ctx context.Context, o EnrollOptions) (*client.Result, error) {
 	if err != nil {
 		return nil, err
 	}
+	unlock, err := s.lock()
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
 	if _, err := s.load(); err == nil && !o.Force {
 		return nil, fmt.Errorf("this device is enrolled already (%s): add --force to enroll it anew", o.Dir)
 	}
@@ -144,11 +149,20 @@ func (a *Agent) renewals(ctx context.Context) error {
 				return ctx.Err()
 			}
 			a.log.Warn("renewing the certificate", "err", err, "expires", cert.Leaf.NotAfter)
-			if err := wait(ctx, min(max(time.Until(cert.Leaf.NotAfter)/20, time.Second), time.Hour)); err != nil {
+			if err := wait(ctx, renewAgain(time.Until(cert.Leaf.NotAfter))); err != nil {
 				return err
 			}
 		}
 	}
+}
+
+// renewAgain is how long to wait after a renewal that failed, with so much of the
+// certificate's life left. Past its end only a new one-time password helps.
+func renewAgain(left time.Duration) time.Duration {
+	if left <= 0 {
+		return 10 * time.Minute
+	}
+	return min(max(left/20, 5*time.Second), time.Hour)
 }
 
 func (a *Agent) snapshot() state {

@@ -11,10 +11,14 @@ import (
 )
 
 const (
-	// table and mark keep routed traffic in a routing table of its own, which the
-	// tunnel's own packets do not look at.
-	table = 51821
-	mark  = 0x6c7a
+	// Routes into the tunnel stand in tables of their own, which the tunnel's own packets
+	// do not look at: managementTable before the device's ordinary routes, so that a
+	// management server is reached through the tunnel even if it seems to be near;
+	// poolTable behind them.
+	managementTable = 51820
+	poolTable       = 51821
+	// mark is on the tunnel's own packets.
+	mark = 0x6c7a
 	// keepAlive holds the way through address translators open.
 	keepAlive = 25 * time.Second
 )
@@ -59,13 +63,13 @@ func layoutFor(s cmp.Settings, endpoint netip.AddrPort) (layout, error) {
 		l.Peer.AllowedIPs = append(l.Peer.AllowedIPs, to)
 	}
 	for _, a := range g.Tunnel {
-		add(netip.PrefixFrom(a, a.BitLen()), s.Quarantine.Addresses, 0)
+		add(netip.PrefixFrom(a, a.BitLen()), s.Quarantine.Addresses, managementTable)
 	}
 	for _, to := range s.Quarantine.Routes {
-		add(to, s.Quarantine.Addresses, 0)
+		add(to, s.Quarantine.Addresses, managementTable)
 	}
 	for _, to := range s.Full.Routes {
-		add(to, s.Full.Addresses, table)
+		add(to, s.Full.Addresses, poolTable)
 	}
 	return l, nil
 }

@@ -10,34 +10,41 @@ import (
 	"github.com/vishvananda/netlink"
 )
 
-// Priorities of the routing rules, looked at in this order: what goes to the endpoint
-// itself keeps to the ordinary routes, both ways (reverse path checks included); then
-// every ordinary route but a default one; then the tunnel's table, for all but the
-// tunnel's own packets.
+// Priorities of the routing rules, looked at in this order. What goes to the endpoint
+// itself keeps to the ordinary routes, both ways, reverse path checks included; then the
+// management servers, for all but the tunnel's own packets; then every ordinary route but
+// a default one; then the pool's routes, again not for the tunnel's own packets.
 const (
 	priorityEndpoint = 31000 + iota
+	priorityManagement
 	priorityMain
-	priorityTunnel
+	priorityPool
 )
 
-const mainTable = 254
+const (
+	mainTable = 254
+	// protocol marks rules as this agent's, so that no others are removed.
+	protocol = 76
+)
 
 // rules are the routing rules for one endpoint, both families where they apply.
 func rules(endpoint netip.Addr) []*netlink.Rule {
 	var out []*netlink.Rule
+	rule := func(family, priority, table int) *netlink.Rule {
+		r := netlink.NewRule()
+		r.Family, r.Priority, r.Table, r.Protocol = family, priority, table, protocol
+		out = append(out, r)
+		return r
+	}
 	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
-		suppress := netlink.NewRule()
-		suppress.Family, suppress.Priority, suppress.Table, suppress.SuppressPrefixlen = family, priorityMain, mainTable, 0
-		through := netlink.NewRule()
-		through.Family, through.Priority, through.Table = family, priorityTunnel, table
-		through.Mark, through.Invert = mark, true
-		out = append(out, suppress, through)
 		if endpoint.IsValid() && endpoint.Is4() == (family == netlink.FAMILY_V4) {
-			direct := netlink.NewRule()
-			direct.Family, direct.Priority, direct.Table = family, priorityEndpoint, mainTable
-			direct.Dst = &net.IPNet{IP: endpoint.AsSlice(), Mask: net.CIDRMask(endpoint.BitLen(), endpoint.BitLen())}
-			out = append(out, direct)
+			rule(family, priorityEndpoint, mainTable).Dst = &net.IPNet{IP: endpoint.AsSlice(), Mask: net.CIDRMask(endpoint.BitLen(), endpoint.BitLen())}
 		}
+		management := rule(family, priorityManagement, managementTable)
+		management.Mark, management.Invert = mark, true
+		rule(family, priorityMain, mainTable).SuppressPrefixlen = 0
+		pool := rule(family, priorityPool, poolTable)
+		pool.Mark, pool.Invert = mark, true
 	}
 	return out
 }
@@ -63,7 +70,7 @@ func dropRules() error {
 			return fmt.Errorf("listing routing rules: %w", err)
 		}
 		for _, r := range list {
-			if r.Priority < priorityEndpoint || r.Priority > priorityTunnel {
+			if r.Protocol != protocol || r.Priority < priorityEndpoint || r.Priority > priorityPool {
 				continue
 			}
 			r.Family = family

@@ -14,7 +14,10 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"lazaret/enroll/cmp"
 	"lazaret/quarantine/tunnel"
@@ -64,7 +67,24 @@ func openStore(dir string) (store, error) {
 	if info.Mode().Perm()&0o077 != 0 {
 		return store{}, fmt.Errorf("%s may be entered by others: chmod 700 it", dir)
 	}
+	if owner, ok := info.Sys().(*syscall.Stat_t); ok && int(owner.Uid) != os.Geteuid() {
+		return store{}, fmt.Errorf("%s belongs to user %d, not to the one this runs as: chown it, or give another --dir", dir, owner.Uid)
+	}
 	return store{dir}, nil
+}
+
+// lock makes sure that one process at a time works on the directory: an enrollment under
+// a running agent would be overwritten by it.
+func (s store) lock() (unlock func(), err error) {
+	f, err := os.OpenFile(filepath.Join(s.dir, "lock"), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("locking the agent's directory: %w", err)
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		f.Close()
+		return nil, fmt.Errorf("%s is in use by a running agent: end it first with lazaret down", s.dir)
+	}
+	return func() { f.Close() }, nil
 }
 
 func (s store) load() (state, error) {

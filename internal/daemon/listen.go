@@ -20,13 +20,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// listen opens a TCP listener, or takes the one that the service manager handed over
-// under that name (LISTEN_FDS, LISTEN_FDNAMES; see sd_listen_fds(3)). free binds an
-// address that no interface has yet, as the tunnel's are until its link is up.
+// listen opens a TCP listener. free binds an address that no interface has yet, as the
+// tunnel's are until its link is up.
 func listen(ctx context.Context, name string, at netip.AddrPort, free bool) (net.Listener, error) {
-	if l, err := inherited(name); l != nil || err != nil {
-		return l, err
-	}
 	lc := net.ListenConfig{}
 	if free {
 		lc.Control = func(_, _ string, c syscall.RawConn) error {
@@ -51,25 +47,33 @@ func listen(ctx context.Context, name string, at netip.AddrPort, free bool) (net
 	return l, nil
 }
 
-// inherited returns the listener called name, or nil if none was handed over.
-func inherited(name string) (net.Listener, error) {
+// inherited returns the listeners that the service manager handed over under a name
+// (LISTEN_FDS, LISTEN_FDNAMES; sd_listen_fds(3)); none is no error.
+func inherited(name string) ([]net.Listener, error) {
 	if os.Getenv("LISTEN_PID") != strconv.Itoa(os.Getpid()) {
 		return nil, nil
 	}
-	for i, n := range strings.Split(os.Getenv("LISTEN_FDNAMES"), ":") {
-		if n != name {
+	n, err := strconv.Atoi(os.Getenv("LISTEN_FDS"))
+	if err != nil {
+		return nil, fmt.Errorf("taking over listeners: LISTEN_FDS: %w", err)
+	}
+	var out []net.Listener
+	for i, called := range strings.Split(os.Getenv("LISTEN_FDNAMES"), ":") {
+		if called != name || i >= n {
 			continue
 		}
-		f := os.NewFile(uintptr(3+i), name)
-		defer f.Close()
+		f := os.NewFile(uintptr(firstInherited+i), name)
 		l, err := net.FileListener(f)
-		if err != nil {
+		if err = errors.Join(err, f.Close()); err != nil {
 			return nil, fmt.Errorf("taking over the listener for %s: %w", name, err)
 		}
-		return l, nil
+		out = append(out, l)
 	}
-	return nil, nil
+	return out, nil
 }
+
+// firstInherited is SD_LISTEN_FDS_START; a variable for the test, whose own come later.
+var firstInherited = 3
 
 // longest is how long one answer may take: the agents' long poll and a little more.
 const longest = time.Minute
@@ -94,7 +98,13 @@ func (s site) serve(ctx context.Context, group *errgroup.Group, log *slog.Logger
 		WriteTimeout: longest, IdleTimeout: s.idle, MaxHeaderBytes: 16 << 10,
 		ErrorLog: slog.NewLogLogger(log.With("listener", s.name).Handler(), slog.LevelDebug),
 	}
-	var open []net.Listener
+	open, err := inherited(s.name)
+	if err != nil {
+		return err
+	}
+	if len(open) > 0 {
+		s.at = nil // what was handed over takes the place of the configured addresses
+	}
 	for _, at := range s.at {
 		l, err := listen(ctx, s.name, at, s.free)
 		if err != nil {
@@ -103,11 +113,11 @@ func (s site) serve(ctx context.Context, group *errgroup.Group, log *slog.Logger
 			}
 			return err
 		}
-		open = append(open, netutil.LimitListener(l, s.most))
+		open = append(open, l)
 	}
 	for _, l := range open {
 		group.Go(func() error {
-			if err := server.ServeTLS(l, "", ""); !errors.Is(err, http.ErrServerClosed) {
+			if err := server.ServeTLS(netutil.LimitListener(l, s.most), "", ""); !errors.Is(err, http.ErrServerClosed) {
 				return fmt.Errorf("serving %s on %s: %w", s.name, l.Addr(), err)
 			}
 			return nil
