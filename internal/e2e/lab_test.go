@@ -376,7 +376,7 @@ func (c *operator) reported(t testing.TB, device, verdict string) string {
 	t.Helper()
 	var p api.Placed
 	a, err := c.report(soon(t), api.ReportRequest{Device: device, Verdict: verdict}, &p)
-	if err != nil || a.status != http.StatusOK || !p.Enforced {
+	if err != nil || a.status != http.StatusOK || !p.Enforced || len(p.Decision.Reasons) > 0 { // the token may report, and is told no more than the outcome
 		t.Fatalf("reporting %s %s: %s, %v", device, verdict, a, err)
 	}
 	return p.Decision.Stage
