@@ -34,6 +34,7 @@ type Config struct {
 	Tunnel     Tunnel
 	Dataplane  Dataplane
 	Quarantine Quarantine
+	In         []firewall.Service // what else may be reached from outside
 	Out        []firewall.Service // what the gateway itself may open
 	LogLevel   string
 	LogJSON    bool
@@ -116,6 +117,7 @@ func Parse(name string, text []byte) (Config, error) {
 		Tunnel:     d.tunnel(),
 		Dataplane:  d.dataplane(),
 		Quarantine: d.quarantine(),
+		In:         d.services("firewall.in", nil),
 		Out:        d.services("firewall.out", []string{"udp/53", "tcp/53", "udp/123"}),
 		LogLevel:   d.choice("log.level", "info", "debug", "info", "warn", "error"),
 		LogJSON:    d.choice("log.format", "text", "text", "json") == "json",

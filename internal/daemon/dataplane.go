@@ -88,12 +88,15 @@ func hostRules(c config.Config) firewall.Ruleset {
 			r.Outside = addService(r.Outside, firewall.Service{Protocol: "tcp", Port: a.Port(), From: c.API.From})
 		}
 	}
+	for _, s := range c.In {
+		r.Outside = addService(r.Outside, s)
+	}
 	return r
 }
 
 // addService adds s unless its port is there already, in which case the wider one stays.
 func addService(list []firewall.Service, s firewall.Service) []firewall.Service {
-	i := slices.IndexFunc(list, func(o firewall.Service) bool { return o.Port == s.Port })
+	i := slices.IndexFunc(list, func(o firewall.Service) bool { return o.Port == s.Port && o.Protocol == s.Protocol })
 	if i < 0 {
 		return append(list, s)
 	}
