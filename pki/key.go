@@ -38,6 +38,7 @@ func CheckKey(pub crypto.PublicKey, allow Allow) error {
 }
 
 func checkECDSA(k *ecdsa.PublicKey) error {
+	//lint:ignore SA1019 nil coordinates must be found before anything touches them
 	if k == nil || k.X == nil || k.Y == nil {
 		return fmt.Errorf("%w: no key", ErrKey)
 	}

@@ -1,3 +1,5 @@
+//lint:file-ignore SA1019 hostile keys are put together from raw coordinates, and of kinds nobody should use
+
 package pki
 
 import (
