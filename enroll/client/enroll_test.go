@@ -294,7 +294,7 @@ func TestHTTP(t *testing.T) {
 	}{
 		"busy once":       {func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "busy", http.StatusServiceUnavailable) }, 1, ""},
 		"slowed down":     {func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "slow", http.StatusTooManyRequests) }, 2, ""},
-		"always busy":     {func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "busy", http.StatusServiceUnavailable) }, 3, "gateway answered http.StatusServiceUnavailable"},
+		"always busy":     {func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "busy", http.StatusServiceUnavailable) }, 3, "gateway answered 503"},
 		"malformed":       {func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "no", 400) }, 1, "malformed"},
 		"a web site":      {func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "<p>hello") }, 1, "no enrollment service at https://"},
 		"an endless body": {func(w http.ResponseWriter, _ *http.Request) { w.Header().Set("Content-Type", contentType); flood(w) }, 1, "someone is in between"},
