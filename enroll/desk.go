@@ -202,9 +202,9 @@ func (d *Desk) turn(reference string) (done func(), waited bool) {
 
 func (d *Desk) now() time.Time { return d.cfg.Clock().UTC() }
 
-// secretContext binds a sealed secret to its OTP: moved to another user or to a later
+// SecretContext binds a sealed secret to its OTP: moved to another user or to a later
 // expiry, it does not open.
-func secretContext(o OTP) string {
+func SecretContext(o OTP) string {
 	return fmt.Sprintf("lazaret otp %s %d %q", o.Reference, o.Expires.UTC().UnixNano(), o.User)
 }
 

@@ -150,7 +150,7 @@ func (e *exchange) open(o OTP, why *string) []byte {
 	if *why != "" {
 		return e.desk.openDummy()
 	}
-	secret, err := e.desk.cfg.Sealer.Open(secretContext(o), o.Secret)
+	secret, err := e.desk.cfg.Sealer.Open(SecretContext(o), o.Secret)
 	if err != nil {
 		e.desk.cfg.Log.Error("opening the secret of a one-time password", "reference", o.Reference, "error", err)
 		*why = "its secret cannot be opened: " + err.Error()

@@ -64,7 +64,7 @@ func (d *Desk) CreateOTP(ctx context.Context, by quarantine.Actor, r Request) (c
 			return code.Code{}, OTP{}, fmt.Errorf("creating a one-time password: %w", err)
 		}
 		o.Reference = c.Reference
-		o.Secret, err = d.cfg.Sealer.Seal(secretContext(o), []byte(c.Secret))
+		o.Secret, err = d.cfg.Sealer.Seal(SecretContext(o), []byte(c.Secret))
 		if err != nil {
 			return code.Code{}, OTP{}, fmt.Errorf("sealing one-time password %s: %w", o.Reference, err)
 		}

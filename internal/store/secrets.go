@@ -105,23 +105,3 @@ func (x *Secrets) Delete(ctx context.Context, name string) error {
 	}
 	return nil
 }
-
-// Rewrap seals every secret anew under the ring's newest key, so that older keys can be
-// dropped. It may be repeated; a secret written meanwhile is under the newest key already.
-func (x *Secrets) Rewrap(ctx context.Context) error {
-	_, err := x.s.scan(ctx, secretPrefix, 0, func(kv *mvccpb.KeyValue) error {
-		sealed, err := x.s.cfg.Ring.Rewrap(string(kv.Key), kv.Value)
-		if err != nil || string(sealed) == string(kv.Value) {
-			return err
-		}
-		ch := change{entry: audit.Entry{Actor: actor(x.s.self()), Action: "secret.rewrap", Subject: string(kv.Key[len(secretPrefix):])}}
-		ch.require(unchanged(string(kv.Key), kv.ModRevision))
-		ch.put(string(kv.Key), string(sealed))
-		_, _, err = x.s.commit(ctx, ch)
-		return err
-	})
-	if err != nil {
-		return fmt.Errorf("rewrapping secrets: %w", err)
-	}
-	return nil
-}

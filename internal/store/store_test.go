@@ -250,10 +250,16 @@ func TestSecrets(t *testing.T) {
 		t.Fatal(err)
 	}
 	old := c.Ring.Keys()[0]
+	otp := enrolltest.OTP(1)
+	var err error
+	if otp.Secret, err = c.Ring.Seal(enroll.SecretContext(otp), []byte("0A1B2C3D")); err != nil {
+		t.Fatal(err)
+	}
+	otp = enrolltest.Create(t, s, otp)
 	if _, err := c.Ring.Add(); err != nil {
 		t.Fatal(err)
 	}
-	if err := x.Rewrap(ctx); err != nil {
+	if err := s.Rewrap(ctx); err != nil {
 		t.Fatal(err)
 	}
 	if err := c.Ring.Drop(old); err != nil {
@@ -263,6 +269,22 @@ func TestSecrets(t *testing.T) {
 		if got, err := x.Get(ctx, name); err != nil || string(got) != want {
 			t.Errorf("%s under the new ring key: %q, %v", name, got, err)
 		}
+	}
+	if otp, err = s.OTP(ctx, otp.Reference); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := c.Ring.Open(enroll.SecretContext(otp), otp.Secret); err != nil || string(got) != "0A1B2C3D" {
+		t.Errorf("one-time password under the new ring key: %q, %v", got, err)
+	}
+	revision := otp.Revision
+	if err := s.Rewrap(ctx); err != nil {
+		t.Error(err)
+	}
+	if otp, _ = s.OTP(ctx, otp.Reference); otp.Revision != revision {
+		t.Error("rewrapped what was under the newest key")
+	}
+	if err := s.Compact(ctx); err != nil {
+		t.Error(err)
 	}
 	if err := x.Delete(ctx, "a"); err != nil {
 		t.Fatal(err)
