@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 )
 
@@ -19,7 +18,8 @@ type Explanation struct {
 	Problem  string    // last enforcement error, empty for none
 }
 
-// Explain tells everything about one device, found by ID or name.
+// Explain tells everything about one device, found by ID or else by name; of several with
+// one name, by that which is not revoked.
 func (g *Gate) Explain(idOrName string) (Explanation, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -29,7 +29,7 @@ func (g *Gate) Explain(idOrName string) (Explanation, error) {
 	}
 	now := g.Clock.Now()
 	x := Explanation{
-		Record:   st.rec,
+		Record:   *st.rec,
 		Decided:  Place(g.facts(st.rec.replay(st.pending), now.Wall)),
 		InForce:  g.inForce(st, now.Wall),
 		Pending:  slices.Clone(st.pending),
@@ -53,7 +53,7 @@ func (g *Gate) find(idOrName string) (*state, error) {
 	}
 	st := g.index[ID(idOrName)]
 	if st == nil {
-		st = g.index[g.names[idOrName]]
+		st = g.names.first(idOrName)
 	}
 	if st == nil || idOrName == "" {
 		return nil, fmt.Errorf("%w: %q", ErrUnknownDevice, idOrName)
@@ -61,7 +61,7 @@ func (g *Gate) find(idOrName string) (*state, error) {
 	return st, nil
 }
 
-// Device returns one device by ID or name, as it stands now, with reasons. Tightenings that
+// Device returns one device by ID or else by name, as Explain finds it, as it stands now, with reasons. Tightenings that
 // the store has not taken in yet are in it; Revision is that of the store.
 func (g *Gate) Device(idOrName string) (Record, error) {
 	g.mu.Lock()
@@ -73,27 +73,9 @@ func (g *Gate) Device(idOrName string) (Record, error) {
 	return g.view(st, g.Clock.Now().Wall), nil
 }
 
-// view is the device as it stands. The caller holds mu.
+// view is the device as it stands, with reasons. The caller holds mu.
 func (g *Gate) view(st *state, now time.Time) Record {
 	return st.rec.replay(st.pending).Settle(g.inForce(st, now), now)
-}
-
-// Devices returns all devices as they stand now, sorted by name, without reasons.
-func (g *Gate) Devices() []Record {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	now := g.Clock.Now().Wall
-	all := make([]Record, 0, len(g.index))
-	for _, st := range g.index {
-		r := st.rec
-		if !g.settled(st, now) {
-			r = g.view(st, now)
-			r.Reasons = nil
-		}
-		all = append(all, r)
-	}
-	slices.SortFunc(all, func(a, b Record) int { return strings.Compare(a.Name, b.Name) })
-	return all
 }
 
 // Wait returns the device as it stands once its record is newer than revision after; at
@@ -156,15 +138,16 @@ type Status struct {
 
 // Status returns the gate's health.
 func (g *Gate) Status() Status {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	s := Status{Revision: g.revision, Devices: len(g.index), Planned: g.planned && !g.dirty,
-		Fresh: g.fresh > g.Clock.Now().Boot}
-	for _, st := range g.index {
-		if len(st.pending) > 0 {
-			s.Pending++
+	pending := 0
+	for _, l := range g.glance(g.everyone()) {
+		if len(l.pending) > 0 {
+			pending++
 		}
 	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	s := Status{Revision: g.revision, Devices: len(g.index), Pending: pending, Planned: g.planned && !g.dirty,
+		Fresh: g.fresh > g.Clock.Now().Boot}
 	if g.problem != nil {
 		s.Problem = g.problem.Error()
 	}

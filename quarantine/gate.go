@@ -102,7 +102,9 @@ type Gate struct {
 	mu       sync.Mutex // guards all below
 	settings settings
 	index    map[ID]*state
-	names    map[string]ID
+	all      []*state // of index, in no order
+	names    register
+	serials  register
 	revision int64                // of the store, up to which the index is complete and applied
 	seen     chan struct{}        // closed when revision grows
 	waiters  map[ID]chan struct{} // closed when the device changes
@@ -146,7 +148,8 @@ func NewGate(c Config) (*Gate, error) {
 		unrecorded:  signal(),
 		rescheduled: signal(),
 		index:       make(map[ID]*state),
-		names:       make(map[string]ID),
+		names:       make(register),
+		serials:     make(register),
 		seen:        make(chan struct{}),
 		waiters:     make(map[ID]chan struct{}),
 		busy:        make(map[ID]chan struct{}),

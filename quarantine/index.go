@@ -9,7 +9,7 @@ import (
 
 // state is what the gate holds of one device; mu of the gate guards it.
 type state struct {
-	rec     Record   // as stored, but without Reasons, which Place can tell again
+	rec     *Record  // as stored, but without Reasons, which Place can tell again; never written to
 	pending []Change // tightenings the record has not taken in; never changed in place
 	tighten uint64   // highest counter given out
 	problem error    // why the data plane does not hold it, nil if it does
@@ -22,13 +22,18 @@ type state struct {
 
 	wake time.Time // when time alone may change the decision
 	slot int       // its place in the heap, plus one; zero: not in it
+	nth  int       // its place in the gate's all; negative once it is dropped
 	todo bool      // stands in the gate's todo
 }
 
 // facts gathers what is known for deciding on a record. The caller holds mu.
 func (g *Gate) facts(known Record, now time.Time) Facts {
-	return Facts{Now: now, Record: known, Profile: g.settings.profiles[known.Profile],
-		Pools: g.settings.pools, Sources: g.settings.sources, Policy: g.Policy}
+	return g.settings.facts(known, g.Policy, now)
+}
+
+func (s *settings) facts(known Record, policy Policy, now time.Time) Facts {
+	return Facts{Now: now, Record: known, Profile: s.profiles[known.Profile],
+		Pools: s.pools, Sources: s.sources, Policy: policy}
 }
 
 // look returns what all known facts say now, without reasons, and leaves no trace. The
@@ -84,24 +89,26 @@ func (g *Gate) entry(st *state, now Instant) (Entry, error) {
 // put takes a record in, unless the index has a newer one; what is decided on it waits until
 // somebody asks. The caller holds mu.
 func (g *Gate) put(r Record) bool {
+	r.Reasons = nil
 	st := g.index[r.ID]
-	if st == nil {
-		st = &state{}
+	switch {
+	case st == nil:
+		st = &state{nth: len(g.all)}
 		g.index[r.ID] = st
+		g.all = append(g.all, st)
 		if pending := g.orphaned[r.ID]; len(pending) > 0 {
 			st.pending = pending
 			st.tighten = pending[len(pending)-1].Tighten
 			delete(g.orphaned, r.ID)
 		}
-	} else if r.Revision <= st.rec.Revision {
+	case r.Revision <= st.rec.Revision:
 		return false
+	default:
+		g.unlist(st)
 	}
-	if old := st.rec.Name; old != r.Name && g.names[old] == r.ID {
-		delete(g.names, old)
-	}
-	g.names[r.Name] = r.ID
-	r.Reasons = nil
-	st.rec = r
+	st.rec = &r
+	g.names.add(r.Name, st)
+	g.serials.add(r.Serial, st)
 	st.tighten = max(st.tighten, r.Tighten)
 	st.generation = 0
 	g.notify(r.ID)
@@ -117,9 +124,12 @@ func (g *Gate) drop(id ID) (last Entry, ok bool) {
 	last = Entry{Device: id, Revision: st.rec.Revision, Tighten: st.tighten}
 	g.schedule(st, time.Time{})
 	delete(g.index, id)
-	if g.names[st.rec.Name] == id {
-		delete(g.names, st.rec.Name)
-	}
+	g.unlist(st)
+	end := len(g.all) - 1
+	g.all[st.nth] = g.all[end]
+	g.all[st.nth].nth = st.nth
+	g.all[end], st.nth = nil, -1
+	g.all = g.all[:end]
 	if len(st.pending) > 0 {
 		g.strike(id, st.tighten)
 	}

@@ -25,7 +25,7 @@ type model struct {
 	key       tunnel.Key
 	profile   string
 	notAfter  time.Time
-	last      map[string]quarantine.Report // newest accepted of each source
+	last      map[string]quarantine.Report   // newest accepted of each source
 	maybe     map[string][]quarantine.Report // compliant ones that were refused, or their answer lost
 	held      bool
 	blocked   bool

@@ -137,7 +137,7 @@ func (g *Gate) nextWrite(id ID) (c Change, next Record, ok bool) {
 		if p.within(st.rec.standing()) {
 			c.Kind = Lapse
 		}
-		next = st.rec
+		next = *st.rec
 	default:
 		return Change{}, Record{}, false
 	}
