@@ -142,14 +142,14 @@ func BenchmarkList(b *testing.B) {
 				go func() {
 					defer close(done)
 					for {
+						began := time.Now()
+						g.Device("d1")
+						waits = append(waits, time.Since(began))
 						select {
 						case <-stop:
 							return
 						default:
 						}
-						began := time.Now()
-						g.Device("d1")
-						waits = append(waits, time.Since(began))
 					}
 				}()
 				for b.Loop() {
