@@ -16,6 +16,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"time"
 
 	"lazaret/firewall"
@@ -26,6 +27,11 @@ import (
 	"lazaret/pki"
 	"lazaret/quarantine"
 )
+
+// What Init leaves in the administrator's directory: adminFiles for lazaretctl.
+const tokenFile = "management-token"
+
+var adminFiles = []string{"server", "root.pem", "admin.pem", "admin-key.pem"}
 
 // administratorLife is the life of the first administrator's certificate.
 const administratorLife = 365 * 24 * time.Hour
@@ -72,25 +78,56 @@ func Init(ctx context.Context, o InitOptions, log *slog.Logger) (Initialized, er
 	if err != nil {
 		return Initialized{}, err
 	}
-	for _, path := range []string{o.ConfigPath, filepath.Join(c.State, "node.key"), filepath.Join(o.AdminDir, "admin-key.pem")} {
-		if _, err := os.Stat(path); !errors.Is(err, fs.ErrNotExist) {
-			return Initialized{}, fmt.Errorf("%s is there already: a gateway was made before; choose other places or remove it first", path)
-		}
+	if err := untouched(o, c); err != nil {
+		return Initialized{}, err
 	}
-	out := Initialized{ConfigPath: o.ConfigPath, AdminDir: o.AdminDir, TokenFile: filepath.Join(o.AdminDir, "management-token")}
+	out := Initialized{ConfigPath: o.ConfigPath, AdminDir: o.AdminDir, TokenFile: filepath.Join(o.AdminDir, tokenFile)}
 	if err := fill(ctx, o, c, pools, log, &out); err != nil {
 		return Initialized{}, err
 	}
-	if err := os.MkdirAll(filepath.Dir(o.ConfigPath), 0o755); err != nil {
+	if err := makeDir(filepath.Dir(o.ConfigPath), 0o755); err != nil {
 		return Initialized{}, fmt.Errorf("writing the configuration: %w", err)
 	}
 	// The configuration comes last: a gateway whose file is there is whole.
 	return out, writeNew(o.ConfigPath, text, 0o644)
 }
 
+// untouched makes sure that nothing Init is going to make is there, before it makes
+// anything: a gateway made by half is harder to mend than none.
+func untouched(o InitOptions, c config.Config) error {
+	files := []string{o.ConfigPath, filepath.Join(c.State, "node.key"), filepath.Join(c.State, "node.key.ring")}
+	for _, name := range append([]string{tokenFile}, adminFiles...) {
+		files = append(files, filepath.Join(o.AdminDir, name))
+	}
+	var there []string
+	for _, path := range files {
+		if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
+			there = append(there, path)
+		}
+	}
+	for _, dir := range []string{storeDir(c), auditDir(c)} {
+		if list, err := os.ReadDir(dir); len(list) > 0 || err != nil && !errors.Is(err, fs.ErrNotExist) {
+			there = append(there, dir)
+		}
+	}
+	if len(there) > 0 {
+		return fmt.Errorf("%s there already: a gateway was made before; choose other places or remove it first", isOrAre(there))
+	}
+	return nil
+}
+
+func isOrAre(things []string) string {
+	if len(things) == 1 {
+		return things[0] + " is"
+	}
+	return strings.Join(things, ", ") + " are"
+}
+
+func storeDir(c config.Config) string { return filepath.Join(c.State, "etcd") }
+
 // fill makes the state directory and everything in the store.
 func fill(ctx context.Context, o InitOptions, c config.Config, pools []quarantine.Pool, log *slog.Logger, out *Initialized) (err error) {
-	if err := os.MkdirAll(c.State, 0o700); err != nil {
+	if err := makeDir(c.State, 0o700); err != nil {
 		return fmt.Errorf("making the state directory: %w", err)
 	}
 	ring, err := seal.LoadOrCreate(filepath.Join(c.State, "node.key"))
@@ -98,7 +135,7 @@ func fill(ctx context.Context, o InitOptions, c config.Config, pools []quarantin
 		return err
 	}
 	s, err := store.Open(ctx, store.Config{
-		Dir: filepath.Join(c.State, "etcd"), AuditDir: auditDir(c), Ring: ring, Gateway: c.Name, Log: log,
+		Dir: storeDir(c), AuditDir: auditDir(c), Ring: ring, Gateway: c.Name, Log: log,
 	})
 	if err != nil {
 		return err
@@ -215,15 +252,13 @@ func writeAdministrator(ctx context.Context, o InitOptions, h pki.Hierarchy, out
 	if err != nil {
 		return err
 	}
-	if err := os.MkdirAll(o.AdminDir, 0o700); err != nil {
+	if err := makeDir(o.AdminDir, 0o700); err != nil {
 		return fmt.Errorf("making the administrator's directory: %w", err)
 	}
 	chain := append(pemBlock("CERTIFICATE", cert.Raw), pemBlock("CERTIFICATE", h.Administrators.Certificate.Raw)...)
-	for name, text := range map[string][]byte{
-		"server": []byte(out.APIURL + "\n"), "root.pem": pemBlock("CERTIFICATE", h.Root.Certificate.Raw),
-		"admin.pem": chain, "admin-key.pem": pemBlock("PRIVATE KEY", der),
-	} {
-		if err := writeNew(filepath.Join(o.AdminDir, name), text, 0o600); err != nil {
+	texts := [][]byte{[]byte(out.APIURL + "\n"), pemBlock("CERTIFICATE", h.Root.Certificate.Raw), chain, pemBlock("PRIVATE KEY", der)}
+	for i, name := range adminFiles {
+		if err := writeNew(filepath.Join(o.AdminDir, name), texts[i], 0o600); err != nil {
 			return err
 		}
 	}
@@ -244,15 +279,48 @@ func apiURL(c config.Config) string {
 	return "https://" + net.JoinHostPort(host, strconv.Itoa(int(at.Port())))
 }
 
-// writeNew writes a file that must not be there yet, and has it on the disk.
+// makeDir makes a directory and what is missing above it, and has them on the disk.
+func makeDir(dir string, mode fs.FileMode) error {
+	var made []string
+	for at := filepath.Clean(dir); ; at = filepath.Dir(at) {
+		if _, err := os.Stat(at); !errors.Is(err, fs.ErrNotExist) || at == filepath.Dir(at) {
+			break
+		}
+		made = append(made, at)
+	}
+	if err := os.MkdirAll(dir, mode); err != nil {
+		return err
+	}
+	for _, at := range made {
+		if err := syncDir(filepath.Dir(at)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// syncDir has a directory's names on the disk.
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
+
+// writeNew writes a file that must not be there yet, and has it and its name on the
+// disk. After an error there is no file.
 func writeNew(path string, text []byte, mode fs.FileMode) error {
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
 	if err != nil {
 		return fmt.Errorf("writing %s: %w", path, err)
 	}
 	_, err = f.Write(text)
-	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return fmt.Errorf("writing %s: %w", path, err)
+	if err = errors.Join(err, f.Sync(), f.Close()); err == nil {
+		err = syncDir(filepath.Dir(path))
+	}
+	if err != nil {
+		return fmt.Errorf("writing %s: %w", path, errors.Join(err, os.Remove(path)))
 	}
 	return nil
 }

@@ -145,3 +145,44 @@ func TestRemovedRootKeyOpensNowhere(t *testing.T) {
 		t.Error("a second export left a file")
 	}
 }
+
+// TestInitRefusesBeforeItMakesAnything: whatever of a gateway is there, Init names it and
+// leaves everything as it was.
+func TestInitRefusesBeforeItMakesAnything(t *testing.T) {
+	for _, there := range []string{
+		"etc/lazaret.toml", "state/node.key", "state/node.key.ring", "state/etcd/member/snap/db", "state/audit/segment-0000000001.jsonl",
+		"admin/server", "admin/root.pem", "admin/admin.pem", "admin/admin-key.pem", "admin/management-token",
+	} {
+		dir := t.TempDir()
+		path := filepath.Join(dir, there)
+		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte("precious"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		_, err := Init(t.Context(), gatewayOptions(dir), silent)
+		if err == nil || !strings.Contains(err.Error(), "is there already") || !strings.Contains(err.Error(), dir) {
+			t.Errorf("%s: %v", there, err)
+		}
+		files := 0
+		if err := filepath.WalkDir(dir, func(_ string, d fs.DirEntry, err error) error {
+			if err == nil && d.Type().IsRegular() {
+				files++
+			}
+			return err
+		}); err != nil {
+			t.Fatal(err)
+		}
+		if b, err := os.ReadFile(path); files != 1 || err != nil || string(b) != "precious" {
+			t.Errorf("%s: %d files, it holds %q", there, files, b)
+		}
+	}
+	dir := t.TempDir()
+	for _, d := range []string{"state/etcd", "state/audit", "admin"} { // a package may have made them
+		if err := os.MkdirAll(filepath.Join(dir, d), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	makeGateway(t, dir)
+}
