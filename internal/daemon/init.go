@@ -174,7 +174,7 @@ func firstPools(o InitOptions) ([]quarantine.Pool, error) {
 	for _, text := range o.Management {
 		r, err := console.ParseReach(text)
 		if err != nil {
-			return nil, err
+			return nil, fmt.Errorf(`%w; write it like "192.0.2.10 tcp/443"`, err)
 		}
 		q.Reach = append(q.Reach, r)
 	}
