@@ -90,7 +90,7 @@ func (s *session) deviceExplain() *cobra.Command {
 }
 
 func showExplanation(w io.Writer, e api.Explanation) {
-	fmt.Fprintf(w, "%s is %s in pool %s, since %s", e.Device.Name, paint(w, e.Decided.Stage), dash(e.Decided.Pool), ago(e.Device.Since))
+	fmt.Fprintf(w, "%s is %s%s, since %s", e.Device.Name, paint(w, e.Decided.Stage), inPool(e.Decided), ago(e.Device.Since))
 	if !e.Decided.Until.IsZero() {
 		fmt.Fprintf(w, ", until %s (%s)", e.Decided.Until.Local().Format("2006-01-02 15:04:05"), ago(e.Decided.Until))
 	}
@@ -120,6 +120,14 @@ func showExplanation(w io.Writer, e api.Explanation) {
 	}
 }
 
+// inPool names the pool of a device that has a peer; without one it is in none.
+func inPool(d api.Decision) string {
+	if d.Stage == "quarantined" || d.Stage == "routed" {
+		return " in pool " + d.Pool
+	}
+	return ""
+}
+
 func (s *session) deviceAction(action, short string) *cobra.Command {
 	var q api.ActionRequest
 	c := &cobra.Command{Use: action + " DEVICE", Short: short, Args: cobra.ExactArgs(1), ValidArgsFunction: s.complete("/api/v1/devices", "name"),
@@ -136,10 +144,7 @@ func (s *session) deviceAction(action, short string) *cobra.Command {
 }
 
 func showPlaced(w io.Writer, name string, p api.Placed) {
-	fmt.Fprintf(w, "%s is now %s", name, paint(w, p.Decision.Stage))
-	if p.Decision.Pool != "" {
-		fmt.Fprintf(w, " in pool %s", p.Decision.Pool)
-	}
+	fmt.Fprintf(w, "%s is now %s%s", name, paint(w, p.Decision.Stage), inPool(p.Decision))
 	if !p.Decision.Until.IsZero() {
 		fmt.Fprintf(w, ", until %s", p.Decision.Until.Local().Format("15:04:05"))
 	}
