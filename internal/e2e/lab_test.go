@@ -139,6 +139,7 @@ type gateway struct {
 type options struct {
 	quarantine, full string // prefixes
 	freshness        time.Duration
+	programs         string // directory of the programs to run; empty: the functions that they run
 }
 
 var gateways atomic.Int32
@@ -179,11 +180,15 @@ func newGateway(t testing.TB, o options) *gateway {
 	if o.freshness == 0 {
 		o.freshness = time.Minute
 	}
-	_, err = daemon.Init(ctx, g.initOptions(lab.Plan, o.freshness), slog.New(slog.DiscardHandler))
-	must(err)
+	if o.programs != "" {
+		g.runPrograms(t, o.programs)
+	} else {
+		_, err = daemon.Init(ctx, g.initOptions(lab.Plan, o.freshness), slog.New(slog.DiscardHandler))
+		must(err)
+		g.startPlane(t)
+		g.startServe(t)
+	}
 	g.operator = newOperator(t, g)
-	g.startPlane(t)
-	g.startServe(t)
 	g.awaitReady(t)
 	t.Cleanup(func() {
 		g.noSecrets(t)
@@ -212,6 +217,38 @@ func (g *gateway) initOptions(plan testnet.Plan, freshness time.Duration) daemon
 		Management: []string{plan.Management.V4.String() + " tcp/443", plan.Management.V4.String() + " icmp"},
 		Quarantine: []netip.Prefix{g.quarantine}, Full: []netip.Prefix{g.full},
 		Routes: []netip.Prefix{netip.MustParsePrefix("10.10.0.0/24")}, MayRelease: true, MaxValidity: 24 * time.Hour,
+	}
+}
+
+// runPrograms makes and runs the gateway with lazaretd itself.
+func (g *gateway) runPrograms(t testing.TB, dir string) {
+	t.Helper()
+	lazaretd, management := filepath.Join(dir, "lazaretd"), theLab(t).Plan.Management.V4.String()
+	command(t, g.host, lazaretd, "init", "-c", g.config, "--state", filepath.Join(g.host.Dir(), "state"), "--admin-dir", g.admin,
+		"--enroll-name", g.outer.String(), "--enroll-listen", netip.AddrPortFrom(g.outer, 443).String(),
+		"--api-listen", netip.AddrPortFrom(g.mgmt, apiPort).String(), "--management", management+" tcp/443", "--management", management+" icmp",
+		"--quarantine", g.quarantine.String(), "--full", g.full.String(), "--route", "10.10.0.0/24")
+	text, err := os.ReadFile(g.config)
+	if err == nil {
+		at := fmt.Sprintf("state = %q", filepath.Join(g.host.Dir(), "dataplane"))
+		err = os.WriteFile(g.config, bytes.Replace(text, []byte(`state = "/var/lib/lazaret-dataplane"`), []byte(at), 1), 0o600)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	run := func(s testnet.Spec) *testnet.Process {
+		s.Path = lazaretd
+		p, err := g.host.Start(soon(t), s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		g.logs = append(g.logs, p)
+		return p
+	}
+	g.plane = run(testnet.Spec{Args: []string{"dataplane", "-c", g.config}, Name: "dataplane"})
+	g.serve = run(testnet.Spec{Args: []string{"serve", "-c", g.config}, Name: "serve", NoPrivileges: true})
+	if _, err := g.serve.AwaitOutput(soon(t), "control plane ready"); err != nil {
+		t.Fatal(err)
 	}
 }
 
@@ -389,10 +426,15 @@ func (c *operator) otp(t testing.TB, r api.OTPRequest) api.OTPCreated {
 	}
 	var o api.OTPCreated
 	c.want(t, http.StatusCreated, "POST", "/api/v1/otps", r, &o)
+	c.remember(o)
+	return o
+}
+
+// remember keeps a code, to be looked for where it must not be.
+func (c *operator) remember(o api.OTPCreated) {
 	c.codesMu.Lock()
 	defer c.codesMu.Unlock()
 	c.codes = append(c.codes, o.Code)
-	return o
 }
 
 func (c *operator) devices(t testing.TB) []api.Device {

@@ -38,6 +38,9 @@ func TestMain(m *testing.M) {
 			status = max(status, 1)
 		}
 	}
+	if err := os.RemoveAll(programs.dir); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+	}
 	os.Exit(status)
 }
 
