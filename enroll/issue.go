@@ -301,9 +301,11 @@ func (e *exchange) granted(w wanted, cert *x509.Certificate, s cmp.Settings) (*c
 	return m, nil
 }
 
+const idBytes = 10
+
 // newID draws 80 random bits: nothing about a device can be told from its ID.
 func newID() quarantine.ID {
-	var b [10]byte
+	var b [idBytes]byte
 	_, _ = rand.Read(b[:]) // never fails
 	return quarantine.ID("d-" + hex.EncodeToString(b[:]))
 }

@@ -91,6 +91,9 @@ func (d *Desk) admit(ctx context.Context, r Request) (OTP, error) {
 			return OTP{}, &RequestError{f.field, fmt.Sprintf("is longer than %d bytes, or has characters that cannot be printed", maxText)}
 		}
 	}
+	if likeID(r.Name) {
+		return OTP{}, &RequestError{"name", "has the form of a device's ID, and would stand for another device"}
+	}
 	if r.Name != "" && !nameable(r.Name) {
 		return OTP{}, &RequestError{"name", fmt.Sprintf("must be 1 to %d letters, digits, dots, dashes or underscores, and begin with a letter or digit", maxName)}
 	}
@@ -217,6 +220,12 @@ func nameable(name string) bool {
 		return false
 	}
 	return !strings.ContainsFunc(name, func(r rune) bool { return !nameRune(r) })
+}
+
+// likeID reports whether a name could be taken for what newID makes, in either case.
+func likeID(name string) bool {
+	rest, ok := strings.CutPrefix(strings.ToLower(name), "d-")
+	return ok && len(rest) == 2*idBytes && !strings.ContainsFunc(rest, func(r rune) bool { return !strings.ContainsRune("0123456789abcdef", r) })
 }
 
 func nameRune(r rune) bool {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"errors"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -75,6 +76,20 @@ func TestCreateOTP(t *testing.T) {
 				t.Errorf("OTP %+v, want it pending for %v", o, want)
 			}
 		})
+	}
+}
+
+// TestNamesLikeIDs: a device named like another's ID would be found in its place.
+func TestNamesLikeIDs(t *testing.T) {
+	g := newGateway(t)
+	for name, ok := range map[string]bool{
+		string(newID()): false, strings.ToUpper(string(newID())): false, "d-0123456789abcdef0123": false,
+		"d-0123456789abcdef012": true, "d-0123456789abcdef01234": true, "d-0123456789abcdef012g": true, "e-0123456789abcdef0123": true,
+	} {
+		_, _, err := g.CreateOTP(t.Context(), administrator, Request{User: "anna", Profile: "plain", Name: name})
+		if r, is := errors.AsType[*RequestError](err); (err == nil) != ok || !ok && (!is || r.Field != "name") {
+			t.Errorf("%s: %v", name, err)
+		}
 	}
 }
 
