@@ -234,7 +234,7 @@ func (e *exchange) vacate(key tunnel.Key, own quarantine.ID, proven bool) error 
 	if _, err := e.desk.cfg.Gate.Revoke(e.ctx, by, holder.ID, why); err != nil && !settled(err) {
 		return fmt.Errorf("revoking unproven device %s: %w", holder.ID, err)
 	}
-	e.audit(Event{By: e.by, Action: "enroll.alarm", OTP: e.otp.Reference, Device: holder.ID, Why: why})
+	e.audit(Event{By: e.by, Action: alarmAction, OTP: e.otp.Reference, Device: holder.ID, Why: why})
 	return nil
 }
 

@@ -57,7 +57,7 @@ type Gate interface {
 // refusal and its reason, an alarm. It never holds a secret or a MAC.
 type Event struct {
 	By     quarantine.Actor
-	Action string            // "enroll.refuse", "enroll.alarm", "enroll.note"
+	Action string            // "enroll.refuse", "enroll.alarm", "enroll.note", "enroll.leftout"
 	Device quarantine.ID     // if known
 	OTP    string            // reference, if known; as received, so perhaps of no OTP
 	Why    string            // one sentence

@@ -56,6 +56,8 @@ func refuse(fail cmp.Failure, format string, args ...any) error {
 	return &refusal{fail: fail, text: fmt.Sprintf(format, args...)}
 }
 
+const alarmAction = "enroll.alarm" // in the audit log
+
 // stranger is the reason of the uniform refusal, for the audit log alone.
 type stranger struct{ why string }
 
@@ -223,7 +225,7 @@ func (e *exchange) reply(m *cmp.Message, err error) answer {
 		case r.alarm:
 			slow = e.count()
 			e.desk.cfg.Log.Warn("enrollment alarm", "by", e.by.Name, "from", e.from, "why", r.text)
-			e.note("enroll.alarm", r.text)
+			e.note(alarmAction, r.text)
 		default:
 			e.note("enroll.refuse", r.text)
 		}
@@ -276,7 +278,7 @@ func (e *exchange) failed(reference []byte, why string) answer {
 	e.bounded(&l.strangers, Event{By: e.by, Action: "enroll.refuse", OTP: shown(string(reference)), Why: why})
 	if alert {
 		e.desk.cfg.Log.Warn("enrollment fails again and again", "from", e.from, "reference", shown(string(reference)), "failures", l.AlertAt)
-		e.bounded(&l.holders, Event{By: e.by, Action: "enroll.alarm", OTP: shown(string(reference)),
+		e.bounded(&l.alerts, Event{By: e.by, Action: alarmAction, OTP: shown(string(reference)),
 			Why: fmt.Sprintf("%d failures within %s from this address or for this reference", l.AlertAt, l.Window)})
 	}
 	return answer{status: http.StatusOK, slow: slow}
@@ -290,25 +292,11 @@ func (e *exchange) count() (slow bool) {
 
 // note writes about a sender who has shown a valid MAC or signature.
 func (e *exchange) note(action, why string) {
-	e.bounded(&e.desk.limits.holders, Event{By: e.by, Action: action, OTP: e.otp.Reference, Device: e.otp.Answer.Device, Why: why})
-}
-
-// bounded writes an event that can be caused again and again, as long as its budget lasts.
-func (e *exchange) bounded(b *budget, ev Event) {
-	write, withheld := e.desk.limits.entry(b, e.now)
-	if !write {
-		return
+	b := &e.desk.limits.holders
+	if action == alarmAction {
+		b = &e.desk.limits.alarms
 	}
-	if withheld > 0 {
-		ev.Detail = map[string]string{"left_out_before": fmt.Sprint(withheld)}
-	}
-	e.audit(ev)
-}
-
-func (e *exchange) audit(ev Event) {
-	if err := e.desk.cfg.Audit.Audit(e.ctx, ev); err != nil {
-		e.desk.cfg.Log.Error("writing to the audit log", "action", ev.Action, "why", ev.Why, "error", err)
-	}
+	e.bounded(b, Event{By: e.by, Action: action, OTP: e.otp.Reference, Device: e.otp.Answer.Device, Why: why})
 }
 
 // shown makes text from outside fit for a log.

@@ -20,6 +20,7 @@ func (d *Desk) Run(ctx context.Context) error {
 	tick := time.NewTicker(d.cfg.Sweep)
 	defer tick.Stop()
 	for {
+		d.summarize(ctx, d.now())
 		if err := d.sweep(ctx); err != nil && ctx.Err() == nil {
 			d.cfg.Log.Error("keeping house of one-time passwords", "error", err)
 		}

@@ -20,14 +20,20 @@ type Limits struct {
 	AlertAt   int           // failures within Window that raise an alert; 50
 	Window    time.Duration // 10 minutes
 	Keys      int           // references remembered, and addresses; 32768 each
-	Entries   int           // refusals of strangers written to the audit log per minute, and of others; 600 each. The rest is counted
+
+	// Audit entries that somebody can cause again and again, per Window. What is left out
+	// is counted, and the count written once a minute.
+	Entries int // refusals of strangers, and as many alerts about them; 30 each
+	Holders int // refusals of those who hold a code or a certificate, and as many alarms; 600 each
+	Each    int // of one such holder, refusals and alarms apart; 10
 }
 
 func (l Limits) withDefaults() Limits {
 	ints := []struct {
 		field *int
 		value int
-	}{{&l.InFlight, 64}, {&l.Queue, 512}, {&l.Slowed, 256}, {&l.SlowAfter, 5}, {&l.AlertAt, 50}, {&l.Keys, 32768}, {&l.Entries, 600}}
+	}{{&l.InFlight, 64}, {&l.Queue, 512}, {&l.Slowed, 256}, {&l.SlowAfter, 5}, {&l.AlertAt, 50}, {&l.Keys, 32768},
+		{&l.Entries, 30}, {&l.Holders, 600}, {&l.Each, 10}}
 	for _, d := range ints {
 		if *d.field <= 0 {
 			*d.field = d.value
@@ -58,8 +64,10 @@ type limiter struct {
 	mu         sync.Mutex
 	references tallies
 	addresses  tallies
-	strangers  budget // of audit entries about those without a valid MAC
-	holders    budget // of audit entries about the others, and of alarms: no stranger uses this one up
+
+	// Four, so that no stranger uses up what is for others, and no refusal what is for an alarm.
+	strangers, alerts budget // of audit entries about those without a valid MAC
+	holders, alarms   budget // about the others
 }
 
 func newLimiter(l Limits) *limiter {
@@ -72,6 +80,10 @@ func newLimiter(l Limits) *limiter {
 		references: tallies{},
 		addresses:  tallies{},
 	}
+	m.strangers = budget{what: "refusals of strangers", most: m.Entries}
+	m.alerts = budget{what: "alerts about strangers", most: m.Entries}
+	m.holders = budget{what: "refusals and reports of devices and codes", most: m.Holders, each: m.Each, identities: tallies{}}
+	m.alarms = budget{what: "alarms about devices and codes", most: m.Holders, each: m.Each, identities: tallies{}}
 	_, _ = rand.Read(m.salt[:]) // never fails
 	return m
 }
@@ -147,30 +159,6 @@ func (m *limiter) hold(ctx context.Context) bool {
 	case <-ctx.Done():
 	}
 	return true
-}
-
-// entry says whether one more entry of a budget may be written to the audit log, and
-// how many were left out since the last one.
-func (m *limiter) entry(b *budget, now time.Time) (write bool, withheld int) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if since := now.Sub(b.minute); since >= time.Minute || since < 0 {
-		b.minute, b.written = now, 0
-	}
-	if b.written >= m.Entries {
-		b.withheld++
-		return false, 0
-	}
-	b.written++
-	withheld, b.withheld = b.withheld, 0
-	return true, withheld
-}
-
-// budget counts the audit entries of one minute.
-type budget struct {
-	minute   time.Time
-	written  int
-	withheld int
 }
 
 type tallyKey [16]byte

@@ -148,21 +148,3 @@ func TestSuspectsWaitForEachOther(t *testing.T) {
 		}
 	})
 }
-
-func TestEntriesPerMinute(t *testing.T) {
-	m := newLimiter(Limits{Entries: 10})
-	now := time.Date(2026, 3, 1, 9, 0, 0, 0, time.UTC)
-	written := 0
-	for range 100 {
-		if ok, _ := m.entry(&m.strangers, now); ok {
-			written++
-		}
-	}
-	if ok, _ := m.entry(&m.holders, now); !ok {
-		t.Error("strangers used up what is for others")
-	}
-	ok, withheld := m.entry(&m.strangers, now.Add(time.Minute))
-	if written != 10 || !ok || withheld != 90 {
-		t.Errorf("wrote %d, then %v with %d left out; want 10, then true with 90", written, ok, withheld)
-	}
-}
