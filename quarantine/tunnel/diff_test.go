@@ -1,8 +1,10 @@
 package tunnel
 
 import (
+	"errors"
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -121,4 +123,19 @@ func TestDiffLeadsThere(t *testing.T) {
 			}
 		}
 	})
+}
+
+// The text of many failures stays readable, and their reasons are found.
+func TestFailuresAreTold(t *testing.T) {
+	var f Failures
+	for i := range told + 3 {
+		f = append(f, Failure{PeerChange{Peer: Peer{Key: Key{byte(i)}}, Remove: i == 0}, ErrPeer})
+	}
+	text := f.Error()
+	if strings.Count(text, "setting peer") != told-1 || strings.Count(text, "removing peer") != 1 || !strings.Contains(text, "and 3 peers more") {
+		t.Errorf("told %s", text)
+	}
+	if !errors.Is(f, ErrPeer) || errors.Is(f, ErrNoPeer) {
+		t.Error("the reason is not found, or another is")
+	}
 }

@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"time"
 
 	"golang.zx2c4.com/wireguard/wgctrl"
@@ -45,7 +46,7 @@ func openKernel(c Config) (*controlled, error) {
 // kernelBatch bounds one call; the client cuts it into messages as it must.
 const kernelBatch = 1000
 
-func (b *controlled) apply(changes []PeerChange) error {
+func (b *controlled) apply(changes []PeerChange) Failures {
 	return inBatches(changes, kernelBatch, func(batch []PeerChange) error {
 		config := wgtypes.Config{Peers: make([]wgtypes.PeerConfig, len(batch))}
 		for i, c := range batch {
@@ -131,39 +132,22 @@ func (b *controlled) close() error { return errors.Join(b.client.Close(), b.read
 
 // inBatches calls set with at most size changes at a time. WireGuard takes a batch
 // line by line and undoes nothing: after an error, each change of that batch is made
-// by itself, so that one bad change costs no other, and an error names its peer.
-func inBatches(changes []PeerChange, size int, set func([]PeerChange) error) error {
-	var faults []error
-	var failed int
-	for len(changes) > 0 {
-		n := min(size, len(changes))
-		batch := changes[:n]
-		changes = changes[n:]
+// by itself, so that one bad change costs no other. It returns those that failed.
+func inBatches(changes []PeerChange, size int, set func([]PeerChange) error) Failures {
+	var failed Failures
+	for batch := range slices.Chunk(changes, size) {
 		err := set(batch)
 		if err == nil {
 			continue
 		}
 		for _, c := range batch {
-			if n > 1 {
+			if len(batch) > 1 {
 				err = set([]PeerChange{c})
 			}
-			if err == nil {
-				continue
-			}
-			if failed++; failed <= 10 { // enough for a log; 35,000 would not be read
-				faults = append(faults, fmt.Errorf("%s peer %s: %w", c.verb(), c.Peer.Key, err))
+			if err != nil {
+				failed = append(failed, Failure{c, err})
 			}
 		}
 	}
-	if failed > len(faults) {
-		faults = append(faults, fmt.Errorf("and %d peers more", failed-len(faults)))
-	}
-	return errors.Join(faults...)
-}
-
-func (c PeerChange) verb() string {
-	if c.Remove {
-		return "removing"
-	}
-	return "setting"
+	return failed
 }

@@ -55,8 +55,9 @@ type Link struct {
 
 // backend is the WireGuard half of a Link: who runs the protocol.
 type backend interface {
-	// apply makes the changes in order; after an error each change may have happened or not.
-	apply([]PeerChange) error
+	// apply makes the changes in order and returns those that failed; each of them may
+	// have happened in part.
+	apply([]PeerChange) Failures
 	// peers and handshakes only read, and may be called at any time.
 	peers() ([]PeerStatus, error)
 	handshakes([]Key) (map[Key]time.Time, error)
@@ -123,17 +124,26 @@ func (l *Link) RemovePeer(k Key) error {
 	return l.Apply([]PeerChange{{Peer: Peer{Key: k}, Remove: true}})
 }
 
-// Apply makes many changes, in order. Nothing is undone on an error: what could be
-// made was made, and the error tells of every change that could not.
+// Apply makes many changes, in order. One that fails costs no other: what could be
+// made was made, nothing is undone, and the error is a Failures that names every
+// change that could not. A change that fails with ErrPeer was not begun.
 func (l *Link) Apply(changes []PeerChange) error {
+	var failed Failures
+	good := make([]PeerChange, 0, len(changes))
 	for _, c := range changes {
 		if err := l.check(c); err != nil {
-			return err
+			failed = append(failed, Failure{c, err})
+		} else {
+			good = append(good, c)
 		}
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.back.apply(changes)
+	failed = append(failed, l.back.apply(good)...)
+	if len(failed) == 0 {
+		return nil
+	}
+	return failed
 }
 
 // check refuses what WireGuard would take and silently not do, before anything happens.

@@ -294,9 +294,9 @@ func TestControlledBackend(t *testing.T) {
 	a := newClient(t, secret.Public(), "10.66.0.2")
 	silent := Peer{Key: key(t).Public(), AllowedIPs: prefixes("10.66.0.3/32", "fd66::3/128"), KeepAlive: 25 * time.Second,
 		Endpoint: netip.MustParseAddrPort("192.0.2.1:4000")}
-	err = b.apply([]PeerChange{{Peer: Peer{Key: a.key.Public(), AllowedIPs: prefixes("10.66.0.2/32")}}, {Peer: silent}})
-	if err != nil {
-		t.Fatal(err)
+	failed := b.apply([]PeerChange{{Peer: Peer{Key: a.key.Public(), AllowedIPs: prefixes("10.66.0.2/32")}}, {Peer: silent}})
+	if len(failed) > 0 {
+		t.Fatal(failed)
 	}
 	if !a.reaches(t, "10.66.0.2", listen(t, "10.66.0.1:0"), 10*time.Second) {
 		t.Fatal("a peer set over the control socket does not get through")
@@ -320,8 +320,8 @@ func TestControlledBackend(t *testing.T) {
 	if d := cmp.Diff(within, over, compare); d != "" {
 		t.Error(d)
 	}
-	if err := again.apply([]PeerChange{{Peer: Peer{Key: silent.Key}, Remove: true}}); err != nil {
-		t.Fatal(err)
+	if failed := again.apply([]PeerChange{{Peer: Peer{Key: silent.Key}, Remove: true}}); len(failed) > 0 {
+		t.Fatal(failed)
 	}
 	if left, err := b.peers(); err != nil || len(left) != 1 || left[0].Key != a.key.Public() {
 		t.Errorf("left %v, %v", left, err)
@@ -410,6 +410,7 @@ func TestOpenAndSetRefuse(t *testing.T) {
 	if _, err := Open(t.Context(), Config{Name: "lz1", PrivateKey: key(t), ListenPort: port, ForceUserspace: true}); err == nil {
 		t.Error("a second link on the same port opened")
 	}
+	good := map[Key]bool{}
 	for name, p := range map[string]Peer{
 		"zero key":     {},
 		"weak key":     {Key: Key{0: 1}},
@@ -417,13 +418,22 @@ func TestOpenAndSetRefuse(t *testing.T) {
 		"host bits":    {Key: key(t).Public(), AllowedIPs: []netip.Prefix{netip.MustParsePrefix("10.0.0.1/8")}},
 		"zero address": {Key: key(t).Public(), AllowedIPs: []netip.Prefix{{}}},
 	} {
-		good := Peer{Key: key(t).Public()}
-		if err := l.Apply([]PeerChange{{Peer: good}, {Peer: p}}); !errors.Is(err, ErrPeer) {
+		before, after := Peer{Key: key(t).Public()}, Peer{Key: key(t).Public()}
+		err := l.Apply([]PeerChange{{Peer: before}, {Peer: p}, {Peer: after}})
+		var failed Failures
+		if !errors.As(err, &failed) || !errors.Is(err, ErrPeer) || len(failed) != 1 || failed[0].Peer.Key != p.Key {
 			t.Errorf("%s: %v", name, err)
 		}
+		good[before.Key], good[after.Key] = true, true
 	}
-	if all, err := l.Peers(); err != nil || len(all) != 0 {
-		t.Errorf("peers %v, %v: a refused order set some", all, err)
+	all, err := l.Peers()
+	if err != nil || len(all) != len(good) {
+		t.Errorf("%d peers, %v; want the %d good ones, whatever stood beside them", len(all), err, len(good))
+	}
+	for _, s := range all {
+		if !good[s.Key] {
+			t.Errorf("%s was set", s.Key)
+		}
 	}
 }
 
@@ -471,9 +481,9 @@ func TestInBatchesSurvivesOneBadChange(t *testing.T) {
 	for i := range 9 {
 		changes = append(changes, PeerChange{Peer: Peer{Key: Key{0: byte(i)}}})
 	}
-	err := inBatches(changes, 3, set)
-	if err == nil || strings.Count(err.Error(), "setting peer") != 1 {
-		t.Errorf("error %v", err)
+	failed := inBatches(changes, 3, set)
+	if len(failed) != 1 || failed[0].Peer.Key[0] != 4 || strings.Count(failed.Error(), "setting peer") != 1 {
+		t.Errorf("failed %v", failed)
 	}
 	slices.Sort(made)
 	if got := slices.Compact(made); !slices.Equal(got, []byte{0, 1, 2, 3, 5, 6, 7, 8}) {

@@ -78,7 +78,7 @@ func logger(l *slog.Logger) *device.Logger {
 // userspaceBatch keeps one batch well under a megabyte of text.
 const userspaceBatch = 1000
 
-func (b *inProcess) apply(changes []PeerChange) error {
+func (b *inProcess) apply(changes []PeerChange) Failures {
 	return inBatches(changes, userspaceBatch, func(batch []PeerChange) error {
 		var text strings.Builder
 		for _, c := range batch {
@@ -86,8 +86,7 @@ func (b *inProcess) apply(changes []PeerChange) error {
 		}
 		err := b.device.IpcSet(text.String())
 		if err != nil { // some happened, some not: from here on, writes replace
-			clear(b.set)
-			clear(b.owner)
+			b.set, b.owner = make(map[Key]Peer), make(map[netip.Prefix]Key) // clear would walk all they ever held
 		}
 		return err
 	})
