@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -352,5 +353,57 @@ func TestChangesAreAudited(t *testing.T) {
 	}
 	if h, err := s.Health(ctx); err != nil || h.Waiting != 0 || h.Alarm != "" {
 		t.Errorf("health %+v, %v", h, err)
+	}
+}
+
+// Nearly at the end of the disk, strangers write nothing more; changes are still recorded.
+func TestReserveIsNotForStrangers(t *testing.T) {
+	t.Parallel()
+	c := config(t.TempDir())
+	left := map[string]int64{c.Dir: 1 << 40, c.AuditDir: 1 << 40}
+	c.free = func(dir string) (int64, error) { return left[dir], nil }
+	s, ctx := open(t, c), t.Context()
+	r := enrolltest.Enroll(t, s, 1)
+	by := func(kind string) error {
+		return s.Audit(ctx, audit.Entry{Action: "enroll.refuse", Actor: audit.Actor{Kind: kind, Address: "203.0.113.9"}})
+	}
+	if err := by("stranger"); err != nil {
+		t.Fatal(err)
+	}
+	for _, dir := range []string{c.Dir, c.AuditDir} {
+		left[dir] = DefaultReserve - 1
+		if err := by("stranger"); !errors.Is(err, ErrReserve) {
+			t.Errorf("a stranger's entry: %v, want ErrReserve", err)
+		}
+		if err := by("device"); err != nil {
+			t.Errorf("a device's entry: %v", err)
+		}
+		if h, err := s.Health(ctx); err != nil || !strings.Contains(h.Alarm, "nearly full") {
+			t.Errorf("health %+v, %v", h, err)
+		}
+		left[dir] = 1 << 40
+	}
+	left[c.Dir] = 0
+	tighter := r
+	tighter.Stage, tighter.Pool = quarantine.Quarantined, "quarantine"
+	report := quarantine.Report{Device: r.ID, Source: "fleet", Verdict: quarantine.NonCompliant, At: time.Now()}
+	if _, err := s.Record(ctx, quarantine.Change{Kind: quarantine.Reported, Device: r.ID, By: quarantine.Actor{Kind: "token", Name: "fleet"}, Report: &report}, tighter); err != nil {
+		t.Errorf("a tightening on a full disk: %v", err)
+	}
+	entries, err := s.AuditLog().List(ctx, "", epochStart, 0)
+	if err != nil || len(entries) < 1 || entries[0].Action != "device.report" {
+		t.Errorf("audit log %+v, %v", entries, err)
+	}
+	strangers := 0
+	for _, e := range entries {
+		if e.Actor.Kind == "stranger" {
+			strangers++
+		}
+	}
+	if strangers != 1 {
+		t.Errorf("%d entries of strangers, want the first alone", strangers)
+	}
+	if err := by("stranger"); !errors.Is(err, ErrReserve) {
+		t.Errorf("a stranger's entry on a full disk: %v", err)
 	}
 }

@@ -37,7 +37,7 @@ func (s *Store) Run(ctx context.Context) error {
 type Health struct {
 	Size    int64  // bytes of etcd's database
 	Quota   int64  // bytes it may take
-	Free    int64  // bytes free on its disk
+	Free    int64  // bytes free on its disk or the audit log's, whichever has less
 	Waiting int    // audit entries not yet chained
 	Clock   error  // ErrClock, or nil
 	Alarm   string // one sentence, or empty
@@ -46,11 +46,10 @@ type Health struct {
 // Health measures.
 func (s *Store) Health(ctx context.Context) (Health, error) {
 	h := Health{Quota: s.cfg.Quota, Size: s.etcd.Server.Backend().Size()}
-	var disk unix.Statfs_t
-	if err := unix.Statfs(s.cfg.Dir, &disk); err != nil {
-		return h, fmt.Errorf("measuring disk: %w", err)
+	var err error
+	if h.Free, err = s.free(); err != nil {
+		return h, err
 	}
-	h.Free = int64(disk.Bavail) * int64(disk.Bsize)
 	r, err := s.client.Get(ctx, outboxPrefix, countOnly()...)
 	if err != nil {
 		return h, fmt.Errorf("counting audit outbox: %w", err)
@@ -62,6 +61,8 @@ func (s *Store) Health(ctx context.Context) (Health, error) {
 	switch {
 	case h.Free < s.cfg.Ballast/2:
 		h.Alarm = fmt.Sprintf("the store's disk is full: %d MiB are left; make room at once", h.Free>>20)
+	case h.Free < s.cfg.Reserve:
+		h.Alarm = fmt.Sprintf("the disk is nearly full: %d MiB are left, and refusals of strangers are no longer written to the audit log", h.Free>>20)
 	case h.Size > h.Quota/2:
 		h.Alarm = fmt.Sprintf("the store has used %d of %d MiB", h.Size>>20, h.Quota>>20)
 	case h.Clock != nil:
@@ -70,6 +71,29 @@ func (s *Store) Health(ctx context.Context) (Health, error) {
 		h.Alarm = fmt.Sprintf("%d audit entries wait to be chained", h.Waiting)
 	}
 	return h, nil
+}
+
+// free is how many bytes are left for the store and for the audit log.
+func (s *Store) free() (int64, error) {
+	free, err := s.cfg.free(s.cfg.Dir)
+	if err == nil {
+		var log int64
+		log, err = s.cfg.free(s.cfg.AuditDir)
+		free = min(free, log)
+	}
+	if err != nil {
+		return 0, fmt.Errorf("measuring disk: %w", err)
+	}
+	return free, nil
+}
+
+// diskFree is how many bytes are left on a directory's disk to whoever is not root.
+func diskFree(dir string) (int64, error) {
+	var disk unix.Statfs_t
+	if err := unix.Statfs(dir, &disk); err != nil {
+		return 0, err
+	}
+	return int64(disk.Bavail) * int64(disk.Bsize), nil
 }
 
 // keepHouse looks after clock, quota and disk at every interval until ctx ends.
@@ -112,14 +136,14 @@ func holdBallast(dir string, size int64) error {
 	if size < 0 {
 		return nil
 	}
-	var disk unix.Statfs_t
-	if err := unix.Statfs(dir, &disk); err != nil {
+	free, err := diskFree(dir)
+	if err != nil {
 		return fmt.Errorf("measuring disk: %w", err)
 	}
 	if info, err := os.Stat(ballastPath(dir)); err == nil && info.Size() == size {
 		return nil
 	}
-	if int64(disk.Bavail)*int64(disk.Bsize) < 4*size {
+	if free < 4*size {
 		return fmt.Errorf("the disk has less than %d MiB left", 4*size>>20)
 	}
 	f, err := os.OpenFile(ballastPath(dir), os.O_CREATE|os.O_WRONLY, 0o600)

@@ -38,6 +38,7 @@ type Config struct {
 	MaxJump     time.Duration // optional: how far the clock may be ahead of the stored time; DefaultMaxJump
 	Quota       int64         // optional: bytes etcd may take; DefaultQuota
 	Ballast     int64         // optional: bytes kept aside for a full disk; DefaultBallast, negative for none
+	Reserve     int64         // optional: bytes of disk that strangers' audit entries may not touch; DefaultReserve, negative for none
 	SegmentSize int64         // optional: bytes of an audit segment; audit.DefaultSegmentSize
 	Keep        time.Duration // optional: history kept for watches to resume; DefaultKeep
 
@@ -45,7 +46,8 @@ type Config struct {
 	// stored head any more, and says so in it. Without it Open refuses.
 	AcceptAuditBreak bool
 
-	hook func(step string) // tests: called between two steps, by name
+	hook func(step string)               // tests: called between two steps, by name
+	free func(dir string) (int64, error) // tests: bytes left on a directory's disk
 }
 
 // What a zero Config field means.
@@ -53,6 +55,7 @@ const (
 	DefaultMaxJump = 30 * 24 * time.Hour
 	DefaultQuota   = 8 << 30
 	DefaultBallast = 64 << 20
+	DefaultReserve = 256 << 20
 	DefaultKeep    = 15 * time.Minute
 )
 
@@ -63,6 +66,7 @@ var (
 	ErrInvalid  = errors.New("not acceptable")
 	ErrLocked   = errors.New("another program has the store open")
 	ErrClock    = enroll.ErrClock
+	ErrReserve  = errors.New("the disk is nearly full: what is left is kept for changes")
 )
 
 // Store is the organization's state as one gateway sees it. Its methods are safe for
@@ -153,11 +157,17 @@ func (c Config) withDefaults() Config {
 	if c.Ballast == 0 {
 		c.Ballast = DefaultBallast
 	}
+	if c.Reserve == 0 {
+		c.Reserve = DefaultReserve
+	}
 	if c.Keep <= 0 {
 		c.Keep = DefaultKeep
 	}
 	if c.hook == nil {
 		c.hook = func(string) {}
+	}
+	if c.free == nil {
+		c.free = diskFree
 	}
 	return c
 }

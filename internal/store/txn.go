@@ -72,10 +72,17 @@ func (s *Store) outboxEntry(e audit.Entry) (key, value string) {
 }
 
 // Audit records something that changed nothing here: a refusal, a sign-in. ID, Revision
-// and Version are filled in, and Time if it is zero.
+// and Version are filled in, and Time if it is zero. It is ErrReserve for a stranger's doing
+// while the disk is nearly full: nobody without a credential fills it up, and changes,
+// tightenings among them, are still recorded.
 func (s *Store) Audit(ctx context.Context, e audit.Entry) error {
 	if e.Action == "" {
 		return fmt.Errorf("recording audit entry: no action: %w", ErrInvalid)
+	}
+	if e.Actor.Kind == "stranger" {
+		if free, err := s.free(); err != nil || free < s.cfg.Reserve {
+			return fmt.Errorf("recording audit entry %s: %w", e.Action, errors.Join(ErrReserve, err))
+		}
 	}
 	if _, _, err := s.commit(ctx, change{entry: e}); err != nil {
 		return fmt.Errorf("recording audit entry %s: %w", e.Action, err)

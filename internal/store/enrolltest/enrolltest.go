@@ -362,6 +362,9 @@ func renewed(t *testing.T, s enroll.Store) {
 	ctx := t.Context()
 	Enroll(t, s, 1)
 	old := Enroll(t, s, 2)
+	if now, err := s.SigningTime(ctx); err != nil || time.Since(now).Abs() > time.Minute {
+		t.Errorf("time to sign at: %v, %v; want now", now, err)
+	}
 	next := old
 	next.Certificate = Record(22).Certificate
 	next.Next = Key(22)
