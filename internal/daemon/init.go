@@ -111,16 +111,13 @@ func untouched(o InitOptions, c config.Config) error {
 		}
 	}
 	if len(there) > 0 {
-		return fmt.Errorf("%s there already: a gateway was made before; choose other places or remove it first", isOrAre(there))
+		what := strings.Join(there, ", ")
+		if len(there) > 1 {
+			what = "each of " + what
+		}
+		return fmt.Errorf("%s is there already: a gateway was made before; choose other places or remove it first", what)
 	}
 	return nil
-}
-
-func isOrAre(things []string) string {
-	if len(things) == 1 {
-		return things[0] + " is"
-	}
-	return strings.Join(things, ", ") + " are"
 }
 
 func storeDir(c config.Config) string { return filepath.Join(c.State, "etcd") }
