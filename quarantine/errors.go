@@ -15,4 +15,9 @@ var (
 	ErrBlocked       = errors.New("the device is blocked")
 	ErrNotReady      = errors.New("the store has not been read yet")
 	ErrNotEnforced   = errors.New("recorded, not enforced yet")
+
+	// ErrPeer is an Enforcer's word that a device is placed as it should be but has no
+	// peer on the tunnel: it can send nothing. It concerns that device alone, and nothing
+	// has to be planned anew for it.
+	ErrPeer = errors.New("the tunnel does not take the device's key")
 )

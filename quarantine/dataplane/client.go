@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"sync"
 	"time"
@@ -22,8 +23,10 @@ type Client struct {
 	ids    uint64        // of orders; guarded by turn
 	events queue
 
-	mu   sync.Mutex
-	wire *wire // nil: not connected
+	mu     sync.Mutex
+	wire   *wire                   // nil: not connected
+	faults map[quarantine.ID]error // what the last plan, and moves since, left undone
+	more   int                     // devices beyond those
 }
 
 var _ quarantine.Enforcer = (*Client)(nil)
@@ -55,7 +58,7 @@ func NewClient(conn net.Conn) *Client { return start(conn, "") }
 
 func start(conn net.Conn, path string) *Client {
 	ctx, cancel := context.WithCancel(context.Background())
-	c := &Client{path: path, cancel: cancel, turn: make(chan struct{}, 1)}
+	c := &Client{path: path, cancel: cancel, turn: make(chan struct{}, 1), faults: make(map[quarantine.ID]error)}
 	c.turn <- struct{}{}
 	c.events = queue{out: make(chan Event), wake: make(chan struct{}, 1)}
 	c.runs.Go(func() { c.events.run(ctx) })
@@ -151,7 +154,8 @@ func (c *Client) set(w *wire) {
 // and NeedPlan the receiver sends a plan. The channel is closed by Close.
 func (c *Client) Events() <-chan Event { return c.events.out }
 
-// Apply implements quarantine.Enforcer.
+// Apply implements quarantine.Enforcer. A device that is in place but for its peer gets
+// quarantine.ErrPeer.
 func (c *Client) Apply(ctx context.Context, e quarantine.Entry) error {
 	return c.order(ctx, message{Kind: apply, Entry: &e})
 }
@@ -161,7 +165,8 @@ func (c *Client) Refresh(ctx context.Context, f quarantine.Freshness) error {
 	return c.order(ctx, message{Kind: refresh, Fresh: &f})
 }
 
-// Replace implements quarantine.Enforcer. The plan goes in parts, and counts with the last.
+// Replace implements quarantine.Enforcer. The plan goes in parts, and counts with the
+// last. It returns nil when the plan is in force but for single devices, which Faults names.
 func (c *Client) Replace(ctx context.Context, p quarantine.Plan) error {
 	parts := []message{{Kind: begin, Head: &planHead{p.Control, p.Revision, p.Pools, p.Gateway, len(p.Entries)}}}
 	for rest := p.Entries; len(rest) > 0; {
@@ -170,6 +175,33 @@ func (c *Client) Replace(ctx context.Context, p quarantine.Plan) error {
 		rest = rest[n:]
 	}
 	return c.order(ctx, append(parts, message{Kind: commit})...)
+}
+
+// note takes in what the answer to an order, whose last part is given, says of devices.
+func (c *Client) note(order, answer message, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch {
+	case order.Kind == commit && err == nil:
+		c.faults, c.more = make(map[quarantine.ID]error, len(answer.Faults)), answer.More
+		for _, f := range answer.Faults {
+			c.faults[f.Device] = f.err()
+		}
+	case order.Kind == apply && errors.Is(err, quarantine.ErrPeer):
+		c.faults[order.Entry.Device] = err
+	case order.Kind == apply && err == nil:
+		delete(c.faults, order.Entry.Device)
+	}
+}
+
+// Faults returns the devices that are not as the last plan, or a later move, says, and
+// why: quarantine.ErrPeer where the tunnel does not take the peer. more is how many
+// devices the data plane did not name, since an answer has a limit. Nothing of it
+// concerns any other device.
+func (c *Client) Faults() (faults map[quarantine.ID]error, more int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return maps.Clone(c.faults), c.more
 }
 
 // order sends the parts of one order and waits for its answer.
@@ -194,7 +226,9 @@ func (c *Client) order(ctx context.Context, parts ...message) error {
 	}
 	select {
 	case m := <-w.answers:
-		return decode(m)
+		err := decode(m)
+		c.note(parts[len(parts)-1], m, err)
+		return err
 	case <-ctx.Done():
 		return fmt.Errorf("waiting for the data plane: %w", ctx.Err())
 	case <-w.closed:

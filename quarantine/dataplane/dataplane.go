@@ -49,6 +49,8 @@ const (
 	NeedPlan EventKind = "plan"
 	// Rotated: Device shook hands with its next key, Key, and its addresses moved there.
 	Rotated EventKind = "rotated"
+	// NoPeer: a plan was applied, but the tunnel does not take Device's peer.
+	NoPeer EventKind = "no_peer"
 	// ClockJump: the clocks jumped; the data plane refilled its table with what was left.
 	ClockJump EventKind = "clock"
 )
@@ -57,7 +59,7 @@ const (
 // an unknown kind as none.
 type Event struct {
 	Kind   EventKind     `json:"kind"`
-	Device quarantine.ID `json:"device,omitempty"` // Rotated
+	Device quarantine.ID `json:"device,omitempty"` // Rotated, NoPeer
 	Key    tunnel.Key    `json:"key,omitzero"`     // Rotated
 	Detail string        `json:"detail,omitempty"` // one sentence for the log
 }

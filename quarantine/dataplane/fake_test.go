@@ -135,7 +135,10 @@ type fakeLink struct {
 	owner     map[netip.Prefix]tunnel.Key
 	shaken    map[tunnel.Key]time.Time
 	addresses []netip.Prefix
-	fail      int // so many of the next Apply calls do the first half and fail
+	fail      int                 // so many of the next Apply calls do the first half and fail
+	refuse    map[tunnel.Key]bool // keys that it does not take
+	most      int                 // peers that it holds at the most; zero: any number
+	tried     int                 // changes asked for
 	closed    bool
 	log       *[]string
 }
@@ -152,7 +155,17 @@ func (l *fakeLink) Apply(changes []tunnel.PeerChange) error {
 		l.fail--
 		changes, err = changes[:len(changes)/2], errors.New("some peers failed")
 	}
+	l.tried += len(changes)
+	var failed tunnel.Failures
 	for _, c := range changes {
+		if l.refuse[c.Peer.Key] && !c.Remove {
+			failed = append(failed, tunnel.Failure{PeerChange: c, Err: tunnel.ErrPeer})
+			continue
+		}
+		if _, there := l.have[c.Peer.Key]; !there && !c.Remove && l.most > 0 && len(l.have) >= l.most {
+			failed = append(failed, tunnel.Failure{PeerChange: c, Err: errFull})
+			continue
+		}
 		delete(l.have, c.Peer.Key)
 		if c.Remove {
 			delete(l.shaken, c.Peer.Key)
@@ -167,8 +180,13 @@ func (l *fakeLink) Apply(changes []tunnel.PeerChange) error {
 		}
 		l.have[c.Peer.Key] = c.Peer
 	}
+	if err == nil && len(failed) > 0 {
+		return failed
+	}
 	return err
 }
+
+var errFull = errors.New("too many peers")
 
 func (l *fakeLink) Peers() ([]tunnel.PeerStatus, error) {
 	l.mu.Lock()
@@ -308,7 +326,8 @@ func fresh(revision int64) quarantine.Freshness {
 	return quarantine.Freshness{Control: control, Revision: revision, Fresh: epoch + 60*second, Alive: epoch + 3600*second}
 }
 
-// agree fails t unless table and tunnel hold what the mirror says.
+// agree fails t unless table and tunnel hold what the mirror says, save peers that are
+// known to be missing.
 func (f *fixture) agree(t interface {
 	Helper()
 	Errorf(string, ...any)
@@ -336,7 +355,8 @@ func (f *fixture) agree(t interface {
 	for i, s := range have {
 		seen[i] = s.Peer
 	}
-	if d := tunnel.Diff(seen, f.mirror.peers()); len(d) > 0 {
+	d := slices.DeleteFunc(tunnel.Diff(seen, f.mirror.peers()), func(c tunnel.PeerChange) bool { return f.lacking[c.Peer.Key] != nil && !c.Remove })
+	if len(d) > 0 {
 		t.Errorf("the tunnel is %d steps from the mirror: %+v", len(d), d)
 	}
 }

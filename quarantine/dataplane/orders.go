@@ -3,12 +3,9 @@ package dataplane
 import (
 	"errors"
 	"fmt"
-	"net/netip"
-	"slices"
 
 	"lazaret/firewall"
 	"lazaret/quarantine"
-	"lazaret/quarantine/tunnel"
 )
 
 // move takes one entry. Whatever goes wrong, the device has no more afterwards than
@@ -32,18 +29,19 @@ func (p *Plane) move(e quarantine.Entry) error {
 	if err == nil {
 		err = p.enforce(old, next)
 	}
-	if err != nil {
-		if !errors.Is(err, errTunnel) || p.excess() {
-			p.fail(e.Device)
-		}
+	if err != nil && !errors.Is(err, quarantine.ErrPeer) {
+		p.fail(e.Device)
 		p.log.Error("a move failed", "device", e.Device, "error", err)
 		return fmt.Errorf("moving device %.128q: %w", e.Device, err)
 	}
 	delete(p.failed, e.Device)
 	p.applied = max(p.applied, e.Revision)
 	if stale != nil {
-		return fmt.Errorf("moving device %s: revision %d with tightening %d, enforced are %d and %d: %w",
-			e.Device, e.Revision, e.Tighten, old.Revision, old.Tighten, stale)
+		stale = fmt.Errorf("revision %d with tightening %d, enforced are %d and %d: %w",
+			e.Revision, e.Tighten, old.Revision, old.Tighten, stale)
+	}
+	if err = errors.Join(stale, err); err != nil {
+		return fmt.Errorf("moving device %s: %w", e.Device, err)
 	}
 	return nil
 }
@@ -59,7 +57,8 @@ func (p *Plane) fail(id quarantine.ID) {
 
 // enforce makes the steps from old to next: the table first, then the tunnel, both
 // before it answers. What tightens is attempted whole, whichever part fails: the peers
-// of next never allow more than its place in the table.
+// of next never allow more than its place in the table. quarantine.ErrPeer says that
+// nothing is amiss but that the device lacks a peer.
 func (p *Plane) enforce(old, next held) error {
 	s := step(old, next)
 	p.mirror.put(next)
@@ -71,9 +70,15 @@ func (p *Plane) enforce(old, next held) error {
 		return err
 	}
 	p.hooks.run(p.hooks.afterTable)
-	err = errors.Join(err, p.applyLink(s.peers))
+	behind := p.applyLink(next, s.peers)
 	p.hooks.run(p.hooks.afterLink)
-	return err
+	if err != nil && behind != nil {
+		return fmt.Errorf("%w; %v", err, behind) // the table's error alone counts
+	}
+	if err != nil {
+		return err
+	}
+	return behind
 }
 
 // mend deals with a table that refused s. A mere loosening leaves old in force, and
@@ -99,58 +104,6 @@ func (p *Plane) applyTable(s steps) error {
 		return nil
 	}
 	return p.config.Table.Apply(s.table)
-}
-
-// applyLink makes changes, and if one fails compares the whole tunnel once and mends it.
-func (p *Plane) applyLink(changes []tunnel.PeerChange) error {
-	if len(changes) == 0 {
-		return nil
-	}
-	err := p.link.Apply(changes)
-	if err == nil {
-		return nil
-	}
-	p.log.Warn("setting peers failed; comparing all of them", "error", err)
-	if err := p.syncPeers(); err != nil {
-		return fmt.Errorf("%w: %w", errTunnel, err)
-	}
-	return nil
-}
-
-// errTunnel marks an error that the tunnel is behind the mirror, while the table is not.
-var errTunnel = errors.New("setting peers")
-
-// excess reports whether the tunnel may hold more than the mirror. A peer that is
-// missing costs its device the tunnel and nobody else their freshness.
-func (p *Plane) excess() bool {
-	have, err := p.link.Peers()
-	if err != nil {
-		return true
-	}
-	wanted := make(map[tunnel.Key][]netip.Prefix, len(have))
-	for _, w := range p.mirror.peers() {
-		wanted[w.Key] = w.AllowedIPs
-	}
-	for _, h := range have {
-		allowed, ok := wanted[h.Key]
-		if !ok || slices.ContainsFunc(h.AllowedIPs, func(a netip.Prefix) bool { return !slices.Contains(allowed, a) }) {
-			return true
-		}
-	}
-	return false
-}
-
-// syncPeers makes the tunnel hold the mirror's peers, touching those that differ.
-func (p *Plane) syncPeers() error {
-	have, err := p.link.Peers()
-	if err != nil {
-		return err
-	}
-	seen := make([]tunnel.Peer, len(have))
-	for i, s := range have {
-		seen[i] = s.Peer
-	}
-	return p.link.Apply(tunnel.Diff(seen, p.mirror.peers()))
 }
 
 // refill makes the table hold what the mirror says, in one transaction; if it cannot,

@@ -188,23 +188,7 @@ func TestPeerThatStays(t *testing.T) {
 	want(t, f.prolong(fresh(10)), quarantine.ErrNotEnforced)
 	f.link.fail = 0
 	want(t, f.move(quarantine.Entry{Device: id(1), Revision: 11, Tighten: 1}), nil)
-}
-
-// A missing peer costs its own device, a peer too many everybody's freshness.
-func TestPeerThatIsMissing(t *testing.T) {
-	f := planned(t, in66(1, 5))
-	f.link.fail = 1000
-	if err := f.move(in66(2, 11)); err == nil {
-		t.Error("answered as done")
-	}
-	if err := f.replace(somePlan(12, in66(1, 5), in66(2, 11))); err == nil {
-		t.Error("answered as done")
-	}
-	want(t, f.prolong(fresh(10)), nil) // only its own device is behind
-	if err := f.replace(somePlan(12)); err == nil {
-		t.Error("answered as done")
-	}
-	want(t, f.prolong(fresh(10)), quarantine.ErrNotEnforced) // device 1 has a peer too many
+	f.agree(t)
 }
 
 // A loosening that fails leaves what was, and ends freshness until it is mended.

@@ -8,7 +8,8 @@ import (
 )
 
 // replace makes the table and the tunnel hold plan and nothing else. A plan with a
-// fault is refused whole, and changes nothing.
+// fault is refused whole, and changes nothing. One whose peers the tunnel does not all
+// take is taken, and p.lacking names the devices without.
 func (p *Plane) replace(plan quarantine.Plan) error {
 	if plan.Control == p.control && plan.Revision < p.planAt {
 		return fmt.Errorf("taking plan %d: a later one is applied: %w", plan.Revision, quarantine.ErrOutdated)
@@ -32,9 +33,10 @@ func (p *Plane) replace(plan quarantine.Plan) error {
 	p.control, p.planAt, p.applied, p.planned = plan.Control, plan.Revision, plan.Revision, true
 	clear(p.failed)
 	if err := p.raise(); err != nil {
-		p.planned = !p.excess()
+		p.planned = p.weigh(err) == nil
 		return fmt.Errorf("taking plan %d: %w", plan.Revision, err)
 	}
+	p.reportUnmet()
 	p.log.Info("plan applied", "control", plan.Control, "revision", plan.Revision, "devices", len(plan.Entries))
 	for id, h := range p.mirror.held {
 		if h.moved { // told again: the event may have met no listener
@@ -45,17 +47,21 @@ func (p *Plane) replace(plan quarantine.Plan) error {
 }
 
 // raise brings up what lies behind the table: addresses, peers, and forwarding last.
+// Peers that are merely missing are noted and stop nothing.
 func (p *Plane) raise() error {
 	if err := p.link.SetAddresses(p.rules.own); err != nil {
 		return fmt.Errorf("setting the tunnel's addresses: %w", err)
 	}
-	err := p.syncPeers()
-	if err != nil {
+	clear(p.lacking)
+	err := p.syncPeers("")
+	if err != nil && !onlyRefused(err) {
 		p.log.Warn("setting peers failed; comparing all of them", "error", err)
-		err = p.syncPeers()
+		err = p.syncPeers("")
 	}
 	if err != nil {
-		return fmt.Errorf("%w: %w", errTunnel, err)
+		if err := p.weigh(err); err != nil {
+			return err
+		}
 	}
 	p.hooks.run(p.hooks.afterLink)
 	if p.forward {

@@ -12,6 +12,7 @@ import (
 
 	"lazaret/firewall"
 	"lazaret/quarantine"
+	"lazaret/quarantine/tunnel"
 )
 
 // Config says what a Plane works with.
@@ -43,6 +44,7 @@ type Plane struct {
 	applied int64                  // revision up to which it is
 	planAt  int64                  // revision of the last plan
 	failed  map[quarantine.ID]bool // devices whose last move failed; freshness ends until they are mended
+	lacking map[tunnel.Key]error   // peers of the mirror that the tunnel lacks, and why; nobody else's matter
 	fresh   firewall.Deadline
 	alive   firewall.Deadline
 	forward bool // forwarding was switched on
@@ -91,7 +93,7 @@ func New(c Config) (*Plane, error) {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
 	p := &Plane{config: c, log: c.Log, ready: make(chan struct{}), talks: new(sync.WaitGroup)}
-	p.mirror, p.failed = newMirror(0), make(map[quarantine.ID]bool)
+	p.mirror, p.failed, p.lacking = newMirror(0), make(map[quarantine.ID]bool), make(map[tunnel.Key]error)
 	return p, nil
 }
 

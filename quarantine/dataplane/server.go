@@ -212,37 +212,42 @@ func (p *Plane) listen(s *session) error {
 		if plan, err = assemble(plan, m); plan != nil && m.Kind != commit {
 			continue // answered at its commit
 		}
+		var faults []fault
 		if err == nil {
-			err = p.order(s, m, plan)
+			faults, err = p.order(s, m, plan)
 			plan = nil
 		}
 		if errors.Is(err, net.ErrClosed) {
 			return err
 		}
-		if err := s.send(encode(m.ID, err)); err != nil {
+		if err := s.send(withFaults(encode(m.ID, err), faults)); err != nil {
 			return err
 		}
 	}
 }
 
-// order does what one message asks; plan is there for a commit.
-func (p *Plane) order(s *session, m message, plan *assembly) error {
+// order does what one message asks; plan is there for a commit. It returns the devices
+// that a plan which was taken does not fit.
+func (p *Plane) order(s *session, m message, plan *assembly) ([]fault, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	switch {
 	case p.current != s:
-		return net.ErrClosed // a newer control plane spoke meanwhile
+		return nil, net.ErrClosed // a newer control plane spoke meanwhile
 	case m.Kind == apply && m.Entry != nil:
-		return p.move(*m.Entry)
+		return nil, p.move(*m.Entry)
 	case m.Kind == refresh && m.Fresh != nil:
-		return p.prolong(*m.Fresh)
+		return nil, p.prolong(*m.Fresh)
 	case m.Kind == commit && plan != nil:
 		whole, err := plan.whole()
-		if err != nil {
-			return err
+		if err == nil {
+			err = p.replace(whole)
 		}
-		return p.replace(whole)
+		if err != nil {
+			return nil, err
+		}
+		return p.unmet(), nil
 	default:
-		return fmt.Errorf("%w: an order %.32q without its content", ErrRefused, m.Kind)
+		return nil, fmt.Errorf("%w: an order %.32q without its content", ErrRefused, m.Kind)
 	}
 }

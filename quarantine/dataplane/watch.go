@@ -1,11 +1,13 @@
 package dataplane
 
 import (
+	"errors"
 	"maps"
 	"slices"
 	"time"
 
 	"lazaret/firewall"
+	"lazaret/quarantine"
 	"lazaret/quarantine/tunnel"
 )
 
@@ -78,7 +80,8 @@ func (p *Plane) rotate(k tunnel.Key) {
 	next := old
 	next.moved = true
 	p.mirror.put(next)
-	if err := p.applyLink(tunnel.Diff(old.peers(), next.peers())); err != nil {
+	err := p.applyLink(next, tunnel.Diff(old.peers(), next.peers()))
+	if err != nil && (!errors.Is(err, quarantine.ErrPeer) || p.lacking[k] != nil) {
 		p.log.Error("moving addresses to the next key failed", "device", id, "error", err)
 		p.mirror.put(old) // tried again at the next look
 		return

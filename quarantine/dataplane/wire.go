@@ -18,6 +18,7 @@ const version = 1
 
 const (
 	maxFrame = 1 << 20 // bytes of one frame's JSON
+	maxText  = 4096    // bytes of an answer's text
 	perFrame = 500     // entries of one frame, under 400 bytes each
 )
 
@@ -53,6 +54,8 @@ type message struct {
 	Entries []quarantine.Entry    `json:"entries,omitempty"`
 	Code    code                  `json:"code,omitempty"` // of an answer; empty: done
 	Text    string                `json:"text,omitempty"`
+	Faults  []fault               `json:"faults,omitempty"` // of an answer: devices that are not as the order says
+	More    int                   `json:"more,omitempty"`   // of an answer: faults that it does not list
 	Event   *Event                `json:"event,omitempty"`
 }
 
@@ -127,6 +130,7 @@ const (
 	notEnforced code = "not_enforced"
 	refused     code = "refused"
 	badVersion  code = "version"
+	noPeer      code = "peer"
 )
 
 var codes = []struct {
@@ -137,6 +141,7 @@ var codes = []struct {
 	{conflict, quarantine.ErrConflict},
 	{badVersion, ErrVersion},
 	{refused, ErrRefused},
+	{noPeer, quarantine.ErrPeer},
 	{notEnforced, quarantine.ErrNotEnforced}, // last: the answer to everything else
 }
 
@@ -153,10 +158,7 @@ func encode(id uint64, err error) message {
 			break
 		}
 	}
-	const enough = 4096
-	if len(m.Text) > enough {
-		m.Text = m.Text[:enough]
-	}
+	m.Text = short(m.Text, maxText)
 	return m
 }
 

@@ -157,7 +157,7 @@ func FuzzOrders(f *testing.F) {
 			}
 			x.current.out = make(chan message, 1000)
 			if err == nil {
-				err = x.order(s, m, plan)
+				_, err = x.order(s, m, plan)
 				plan = nil
 			}
 			if back := decode(encode(m.ID, err)); (back == nil) != (err == nil) {
