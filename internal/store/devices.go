@@ -64,7 +64,7 @@ func (s *Store) taken(ctx context.Context, id quarantine.ID, want []claim, ch *c
 	}
 	ops := make([]clientv3.Op, len(want))
 	for i, c := range want {
-		ops[i] = clientv3.OpGet(c.key)
+		ops[i] = readOp(c.key)
 	}
 	got, err := s.read(ctx, ops...)
 	if err != nil {

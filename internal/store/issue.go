@@ -55,11 +55,11 @@ type issueView struct {
 
 func (s *Store) issueView(ctx context.Context, i enroll.Issuance) (issueView, error) {
 	got, err := s.read(ctx,
-		clientv3.OpGet(otpPrefix+i.OTP.Reference), clientv3.OpGet(deviceKey(i.Record.ID)),
-		clientv3.OpGet(timeKey), clientv3.OpGet(seatKey), clientv3.OpGet(poolsKey),
-		clientv3.OpGet(poolPrefix, clientv3.WithPrefix()),
-		clientv3.OpGet(freePrefix, clientv3.WithPrefix(), clientv3.WithLimit(64)),
-		clientv3.OpGet(gatewayPrefix, clientv3.WithPrefix()),
+		readOp(otpPrefix+i.OTP.Reference), readOp(deviceKey(i.Record.ID)),
+		readOp(timeKey), readOp(seatKey), readOp(poolsKey),
+		readOp(poolPrefix, clientv3.WithPrefix()),
+		readOp(freePrefix, clientv3.WithPrefix(), clientv3.WithLimit(64)),
+		readOp(gatewayPrefix, clientv3.WithPrefix()),
 	)
 	if err != nil {
 		return issueView{}, err

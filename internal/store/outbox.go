@@ -157,7 +157,9 @@ func (s *Store) acknowledge(ctx context.Context, some []waiting) error {
 // logged and tried again after a pause: the entries wait in the outbox.
 func (s *Store) chainLoop(ctx context.Context) error {
 	const pause = 5 * time.Second
-	var wake clientv3.WatchChan // nil until the next try
+	const gather = 100 * time.Millisecond // entries come in bursts, and the work is beside somebody's request
+	var wake clientv3.WatchChan           // nil until the next try
+	armed := true
 	retry := time.NewTimer(0)
 	defer retry.Stop()
 	for {
@@ -166,17 +168,22 @@ func (s *Store) chainLoop(ctx context.Context) error {
 			return nil
 		case r, ok := <-wake:
 			if !ok || r.Err() != nil {
-				wake = nil
+				wake, armed = nil, true
 				retry.Reset(pause)
-				continue
+			} else if !armed {
+				armed = true
+				retry.Reset(gather)
 			}
+			continue
 		case <-retry.C:
+			armed = false
 			if wake == nil {
 				wake = s.client.Watch(ctx, outboxPrefix, clientv3.WithPrefix(), clientv3.WithFilterDelete())
 			}
 		}
 		if err := s.FlushAudit(ctx); err != nil && ctx.Err() == nil {
 			s.cfg.Log.Error("audit entries wait to be chained", "err", err)
+			armed = true
 			retry.Reset(pause)
 		}
 	}

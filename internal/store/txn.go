@@ -99,7 +99,13 @@ func (s *Store) self() quarantine.Actor {
 	return quarantine.Actor{Kind: "gateway", Name: s.cfg.Gateway}
 }
 
-// read gets several keys or ranges at one revision, linearizably.
+// readOp reads a key or range that the transaction built on it compares again, so that a
+// stale read costs a retry and nothing else.
+func readOp(key string, opts ...clientv3.OpOption) clientv3.Op {
+	return clientv3.OpGet(key, append(opts, clientv3.WithSerializable())...)
+}
+
+// read gets several keys or ranges at one revision.
 func (s *Store) read(ctx context.Context, ops ...clientv3.Op) ([][]*mvccpb.KeyValue, error) {
 	r, err := s.client.Txn(ctx).Then(ops...).Commit()
 	if err != nil {
@@ -112,9 +118,12 @@ func (s *Store) read(ctx context.Context, ops ...clientv3.Op) ([][]*mvccpb.KeyVa
 	return out, nil
 }
 
-// get returns one key, or nil.
+// get returns one key, or nil. The only member of its cluster has applied whatever it
+// answered, so a serializable read shows every write that has returned and costs no round
+// of consensus; whoever writes on the strength of it compares revisions anyway. Once there
+// are other members, reads that admit somebody must be linearizable again.
 func (s *Store) get(ctx context.Context, key string) (*mvccpb.KeyValue, error) {
-	r, err := s.client.Get(ctx, key)
+	r, err := s.client.Get(ctx, key, clientv3.WithSerializable())
 	if err != nil || len(r.Kvs) == 0 {
 		return nil, err
 	}
