@@ -59,10 +59,7 @@ func (e *exchange) tryConfirm() (*cmp.Message, error) {
 		}
 		e.otp = o
 	}
-	// The confirmation stands. A gate that has not heard of the device yet is told by housekeeping.
-	if err := e.desk.confirmed(e.ctx, e.by, o); err != nil {
-		e.desk.cfg.Log.Info("telling the gate of a confirmed device: left to housekeeping", "device", o.Answer.Device, "error", err)
-	}
+	e.desk.tell(e.ctx, confirmation{e.by, o}) // the confirmation stands, whatever the gate says
 	return e.answerWith(cmp.Body{Kind: cmp.PKIConf}), nil
 }
 

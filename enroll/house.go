@@ -19,16 +19,50 @@ var keeper = quarantine.Actor{Kind: "gateway", Name: "housekeeping"}
 func (d *Desk) Run(ctx context.Context) error {
 	tick := time.NewTicker(d.cfg.Sweep)
 	defer tick.Stop()
-	for {
-		d.summarize(ctx, d.now())
-		if err := d.sweep(ctx); err != nil && ctx.Err() == nil {
-			d.cfg.Log.Error("keeping house of one-time passwords", "error", err)
+	d.keeps.Store(true)
+	defer d.keeps.Store(false)
+	for sweep := true; ; {
+		if sweep {
+			d.summarize(ctx, d.now())
+			if err := d.sweep(ctx); err != nil && ctx.Err() == nil {
+				d.cfg.Log.Error("keeping house of one-time passwords", "error", err)
+			}
 		}
 		select {
 		case <-ctx.Done():
 			return nil
+		case c := <-d.later:
+			d.tellNow(ctx, c)
+			sweep = false
 		case <-tick.C:
+			sweep = true
 		}
+	}
+}
+
+// confirmation is an OTP that was just confirmed, and by whom.
+type confirmation struct {
+	by  quarantine.Actor
+	otp OTP
+}
+
+// tell tells the gate that a device has its certificate, behind the answer where Run
+// keeps house. What is lost by a crash meanwhile is found by the next sweep.
+func (d *Desk) tell(ctx context.Context, c confirmation) {
+	if d.keeps.Load() {
+		select {
+		case d.later <- c:
+			return
+		default: // a burst: this one waits
+		}
+	}
+	d.tellNow(ctx, c)
+}
+
+func (d *Desk) tellNow(ctx context.Context, c confirmation) {
+	if err := d.confirmed(ctx, c.by, c.otp); err != nil && ctx.Err() == nil {
+		// A gate that has not heard of the device yet, for one.
+		d.cfg.Log.Info("telling the gate of a confirmed device: left to the next sweep", "device", c.otp.Answer.Device, "error", err)
 	}
 }
 
