@@ -1,6 +1,9 @@
 package quarantine
 
-import "errors"
+import (
+	"errors"
+	"fmt"
+)
 
 var (
 	ErrUnknownDevice = errors.New("no such device")
@@ -21,3 +24,17 @@ var (
 	// has to be planned anew for it.
 	ErrPeer = errors.New("the tunnel does not take the device's key")
 )
+
+// Kept is an Enforcer's word that it holds a device stricter than it was told, since
+// what it was told is outdated: it wraps ErrOutdated, and concerns that device alone.
+// A Tighten above the record's means that the record has lost a tightening.
+type Kept struct {
+	Revision int64  // of what is enforced
+	Tighten  uint64 // of what is enforced; an entry that is to loosen must have taken in as many
+}
+
+func (k *Kept) Error() string {
+	return fmt.Sprintf("enforced are revision %d and tightening %d: %v", k.Revision, k.Tighten, ErrOutdated)
+}
+
+func (k *Kept) Unwrap() error { return ErrOutdated }

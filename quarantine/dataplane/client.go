@@ -187,7 +187,7 @@ func (c *Client) note(order, answer message, err error) {
 		for _, f := range answer.Faults {
 			c.faults[f.Device] = f.err()
 		}
-	case order.Kind == apply && errors.Is(err, quarantine.ErrPeer):
+	case order.Kind == apply && (errors.Is(err, quarantine.ErrPeer) || errors.Is(err, quarantine.ErrOutdated)):
 		c.faults[order.Entry.Device] = err
 	case order.Kind == apply && err == nil:
 		delete(c.faults, order.Entry.Device)
@@ -195,7 +195,8 @@ func (c *Client) note(order, answer message, err error) {
 }
 
 // Faults returns the devices that are not as the last plan, or a later move, says, and
-// why: quarantine.ErrPeer where the tunnel does not take the peer. more is how many
+// why: quarantine.ErrPeer where the tunnel does not take the peer, a quarantine.Kept where
+// the data plane holds the device stricter than an outdated entry says. more is how many
 // devices the data plane did not name, since an answer has a limit. Nothing of it
 // concerns any other device.
 func (c *Client) Faults() (faults map[quarantine.ID]error, more int) {
@@ -226,7 +227,7 @@ func (c *Client) order(ctx context.Context, parts ...message) error {
 	}
 	select {
 	case m := <-w.answers:
-		err := decode(m)
+		err := m.err()
 		c.note(parts[len(parts)-1], m, err)
 		return err
 	case <-ctx.Done():

@@ -51,6 +51,9 @@ const (
 	Rotated EventKind = "rotated"
 	// NoPeer: a plan was applied, but the tunnel does not take Device's peer.
 	NoPeer EventKind = "no_peer"
+	// Kept: a plan was applied, but what it says of Device is outdated and would loosen
+	// it; it is held as before, with the counters Revision and Tighten.
+	Kept EventKind = "kept"
 	// ClockJump: the clocks jumped; the data plane refilled its table with what was left.
 	ClockJump EventKind = "clock"
 )
@@ -59,7 +62,10 @@ const (
 // an unknown kind as none.
 type Event struct {
 	Kind   EventKind     `json:"kind"`
-	Device quarantine.ID `json:"device,omitempty"` // Rotated, NoPeer
+	Device quarantine.ID `json:"device,omitempty"` // Rotated, NoPeer, Kept
 	Key    tunnel.Key    `json:"key,omitzero"`     // Rotated
 	Detail string        `json:"detail,omitempty"` // one sentence for the log
+
+	Revision int64  `json:"revision,omitempty"` // Kept
+	Tighten  uint64 `json:"tighten,omitempty"`  // Kept
 }

@@ -2,6 +2,8 @@ package dataplane
 
 import (
 	"cmp"
+	"errors"
+	"fmt"
 	"maps"
 	"slices"
 
@@ -14,10 +16,29 @@ type fault struct {
 	Device quarantine.ID `json:"device"`
 	Code   code          `json:"code"`
 	Text   string        `json:"text,omitempty"`
+
+	// Of an outdated one: the counters of what is enforced.
+	Revision int64  `json:"revision,omitempty"`
+	Tighten  uint64 `json:"tighten,omitempty"`
+}
+
+// newFault puts err on the wire.
+func newFault(id quarantine.ID, err error) fault {
+	m := encode(0, err)
+	f := fault{Device: id, Code: m.Code, Text: short(m.Text, maxReason)}
+	if k, ok := errors.AsType[*quarantine.Kept](err); ok {
+		f.Revision, f.Tighten = k.Revision, k.Tighten
+	}
+	return f
 }
 
 // err is what the control plane makes of it.
-func (f fault) err() error { return decode(message{Code: cmp.Or(f.Code, notEnforced), Text: f.Text}) }
+func (f fault) err() error {
+	if f.Code == outdated {
+		return &remote{&quarantine.Kept{Revision: f.Revision, Tighten: f.Tighten}, f.Text}
+	}
+	return decode(message{Code: cmp.Or(f.Code, notEnforced), Text: f.Text})
+}
 
 const (
 	maxFaults = 2048 // of one answer, at the most
@@ -27,10 +48,13 @@ const (
 
 // unmet is what the last plan left undone, ordered by device.
 func (p *Plane) unmet() []fault {
-	all := make(map[quarantine.ID]fault, len(p.lacking))
+	all := make(map[quarantine.ID]fault, len(p.lacking)+len(p.kept))
 	for k, why := range p.lacking {
 		id := p.mirror.keys[k]
-		all[id] = fault{Device: id, Code: noPeer, Text: short(why.Error(), maxReason)}
+		all[id] = newFault(id, fmt.Errorf("%w: %w", quarantine.ErrPeer, why))
+	}
+	for id, why := range p.kept { // of both, the one that a person must mend
+		all[id] = newFault(id, why)
 	}
 	return slices.SortedFunc(maps.Values(all), func(a, b fault) int { return cmp.Compare(a.Device, b.Device) })
 }
@@ -45,11 +69,11 @@ func (p *Plane) reportUnmet() {
 			return
 		}
 		p.log.Error("a device is not as the plan says", "device", f.Device, "error", f.Text)
-		p.tell(Event{Kind: eventOf[f.Code], Device: f.Device, Detail: f.Text})
+		p.tell(Event{Kind: eventOf[f.Code], Device: f.Device, Detail: f.Text, Revision: f.Revision, Tighten: f.Tighten})
 	}
 }
 
-var eventOf = map[code]EventKind{noPeer: NoPeer}
+var eventOf = map[code]EventKind{noPeer: NoPeer, outdated: Kept}
 
 func short(text string, most int) string { return text[:min(most, len(text))] }
 

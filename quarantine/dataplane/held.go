@@ -125,7 +125,8 @@ func meet(old, next held) held {
 // admit decides what is enforced when entry e arrives. A loosening that has not taken
 // in the last tightening, or that is older than what is applied, gets only what both
 // let pass, and ErrOutdated. Revisions are compared only where they come from the same
-// control plane: a store that was restored counts from an older one.
+// control plane: a store that was restored counts from an older one. ErrOutdated comes
+// as a quarantine.Kept, which says what old's counters are.
 func admit(old held, e quarantine.Entry, now firewall.Deadline, sameControl bool) (held, error) {
 	next := take(old, e, now)
 	stale := e.Tighten < old.Tighten || sameControl && e.Revision < old.Revision
@@ -133,7 +134,7 @@ func admit(old held, e quarantine.Entry, now firewall.Deadline, sameControl bool
 		next.Revision = max(e.Revision, old.Revision)
 	}
 	if stale && loosens(old, next) {
-		return meet(old, next), quarantine.ErrOutdated
+		return meet(old, next), &quarantine.Kept{Revision: old.Revision, Tighten: old.Tighten}
 	}
 	return next, nil
 }

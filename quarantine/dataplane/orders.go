@@ -37,8 +37,7 @@ func (p *Plane) move(e quarantine.Entry) error {
 	delete(p.failed, e.Device)
 	p.applied = max(p.applied, e.Revision)
 	if stale != nil {
-		stale = fmt.Errorf("revision %d with tightening %d, enforced are %d and %d: %w",
-			e.Revision, e.Tighten, old.Revision, old.Tighten, stale)
+		stale = fmt.Errorf("revision %d with tightening %d: %w", e.Revision, e.Tighten, stale)
 	}
 	if err = errors.Join(stale, err); err != nil {
 		return fmt.Errorf("moving device %s: %w", e.Device, err)

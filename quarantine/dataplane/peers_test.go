@@ -193,7 +193,7 @@ func TestFaultsAreTold(t *testing.T) {
 	evil.Revision = 13
 	want(t, c.Apply(ctx, evil), quarantine.ErrPeer)
 	told(evil.Device)
-	want(t, c.Replace(ctx, somePlan(14, in77(1, 5))), nil)
+	want(t, c.Replace(ctx, somePlan(14, in77(1, 14))), nil)
 	told()
 }
 

@@ -9,7 +9,8 @@ import (
 
 // replace makes the table and the tunnel hold plan and nothing else. A plan with a
 // fault is refused whole, and changes nothing. One whose peers the tunnel does not all
-// take is taken, and p.lacking names the devices without.
+// take is taken, and p.lacking names the devices without; p.kept names those that it would
+// loosen by outdated entries, and which stay as they are.
 func (p *Plane) replace(plan quarantine.Plan) error {
 	if plan.Control == p.control && plan.Revision < p.planAt {
 		return fmt.Errorf("taking plan %d: a later one is applied: %w", plan.Revision, quarantine.ErrOutdated)
@@ -22,10 +23,7 @@ func (p *Plane) replace(plan quarantine.Plan) error {
 	if err != nil {
 		return fmt.Errorf("taking plan %d: %w", plan.Revision, err)
 	}
-	if kept > 0 {
-		p.log.Warn("plan has not taken in the last tightening of some devices; they keep it", "devices", kept)
-	}
-	p.rules, p.mirror = r, next
+	p.rules, p.mirror, p.kept = r, next, kept
 	if err := p.refill(); err != nil { // the old table's rules may be gone: there is no way back but shut
 		return fmt.Errorf("taking plan %d: %w", plan.Revision, err)
 	}
@@ -74,25 +72,25 @@ func (p *Plane) raise() error {
 	return nil
 }
 
-// project returns what will be held under plan, and of how many devices less than the
+// project returns what will be held under plan, and the devices that get less than the
 // plan says, since it lacks their last tightening. A device that the plan leaves out
 // has nothing, and keeps its counters.
-func (p *Plane) project(r rules, plan quarantine.Plan) (*mirror, int, error) {
+func (p *Plane) project(r rules, plan quarantine.Plan) (*mirror, map[quarantine.ID]error, error) {
 	next := newMirror(max(len(plan.Entries), len(p.mirror.held)))
-	now, kept := p.now(), 0
+	now, kept := p.now(), make(map[quarantine.ID]error)
 	for _, e := range plan.Entries {
 		if err := r.check(e); err != nil {
-			return nil, 0, err
+			return nil, nil, err
 		}
 		if _, twice := next.held[e.Device]; twice {
-			return nil, 0, fmt.Errorf("%w: device %s stands in it twice", ErrRefused, e.Device)
+			return nil, nil, fmt.Errorf("%w: device %s stands in it twice", ErrRefused, e.Device)
 		}
 		h, stale := admit(p.mirror.held[e.Device], e, now, plan.Control == p.control)
 		if stale != nil {
-			kept++
+			kept[e.Device] = fmt.Errorf("revision %d with tightening %d: %w", e.Revision, e.Tighten, stale)
 		}
 		if err := next.clash(h); err != nil {
-			return nil, 0, fmt.Errorf("device %s: %w", e.Device, err)
+			return nil, nil, fmt.Errorf("device %s: %w", e.Device, err)
 		}
 		next.put(h)
 	}

@@ -40,11 +40,12 @@ type Plane struct {
 	mirror  *mirror
 	rules   rules // of the last plan
 	control string
-	planned bool                   // a complete plan is in the table
-	applied int64                  // revision up to which it is
-	planAt  int64                  // revision of the last plan
-	failed  map[quarantine.ID]bool // devices whose last move failed; freshness ends until they are mended
-	lacking map[tunnel.Key]error   // peers of the mirror that the tunnel lacks, and why; nobody else's matter
+	planned bool                    // a complete plan is in the table
+	applied int64                   // revision up to which it is
+	planAt  int64                   // revision of the last plan
+	failed  map[quarantine.ID]bool  // devices whose last move failed; freshness ends until they are mended
+	lacking map[tunnel.Key]error    // peers of the mirror that the tunnel lacks, and why; nobody else's matter
+	kept    map[quarantine.ID]error // devices that the last plan would have loosened by an outdated entry, and why not
 	fresh   firewall.Deadline
 	alive   firewall.Deadline
 	forward bool // forwarding was switched on

@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"lazaret/quarantine"
 )
 
 // Listen makes the socket at path for Config.Listener, whole or not at all, with
@@ -227,7 +229,7 @@ func (p *Plane) listen(s *session) error {
 }
 
 // order does what one message asks; plan is there for a commit. It returns the devices
-// that a plan which was taken does not fit.
+// that are not as it says, though it was taken.
 func (p *Plane) order(s *session, m message, plan *assembly) ([]fault, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -235,7 +237,11 @@ func (p *Plane) order(s *session, m message, plan *assembly) ([]fault, error) {
 	case p.current != s:
 		return nil, net.ErrClosed // a newer control plane spoke meanwhile
 	case m.Kind == apply && m.Entry != nil:
-		return nil, p.move(*m.Entry)
+		err := p.move(*m.Entry)
+		if errors.Is(err, quarantine.ErrOutdated) {
+			return []fault{newFault(m.Entry.Device, err)}, err
+		}
+		return nil, err
 	case m.Kind == refresh && m.Fresh != nil:
 		return nil, p.prolong(*m.Fresh)
 	case m.Kind == commit && plan != nil:

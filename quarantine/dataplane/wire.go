@@ -175,6 +175,15 @@ func decode(m message) error {
 	return &remote{quarantine.ErrNotEnforced, m.Text}
 }
 
+// err is the error that answer m tells of. One about a single device may stand in its
+// faults, with more about it.
+func (m message) err() error {
+	if m.Code != "" && len(m.Faults) == 1 && m.Faults[0].Code == m.Code {
+		return &remote{m.Faults[0].err(), m.Text}
+	}
+	return decode(m)
+}
+
 // remote is an error that the data plane told of.
 type remote struct {
 	is   error
