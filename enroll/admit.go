@@ -213,6 +213,11 @@ func (e *exchange) believe(p quarantine.Profile) (belief, error) {
 // vacate makes sure the WireGuard key is no other device's. A device that never proved
 // it yields to one that does; everything else keeps its key.
 func (e *exchange) vacate(key tunnel.Key, own quarantine.ID, proven bool) error {
+	for _, g := range e.desk.cfg.Gateways() {
+		if g.WireGuard == key.String() { // no tunnel takes its own key for a peer
+			return &refusal{cmp.BadCertTemplate, "the WireGuard key belongs to a gateway", true}
+		}
+	}
 	holder, err := e.desk.cfg.Store.ByWireGuard(e.ctx, key)
 	switch {
 	case errors.Is(err, quarantine.ErrUnknownDevice):

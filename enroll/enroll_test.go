@@ -18,6 +18,7 @@ import (
 
 	"lazaret/enroll/cmp"
 	"lazaret/quarantine"
+	"lazaret/quarantine/tunnel"
 )
 
 func TestEnrollment(t *testing.T) {
@@ -301,6 +302,23 @@ func TestSomebodyElsesKeys(t *testing.T) {
 	}
 	if !g.log.has("enroll.alarm", "belongs to another device") {
 		t.Error("no alarm was raised")
+	}
+}
+
+// TestGatewaysOwnKey: a peer with the tunnel's own key could not be set, and would be in
+// the way of every plan.
+func TestGatewaysOwnKey(t *testing.T) {
+	g := newGateway(t)
+	d := g.device(t, Request{User: "thief@example.com"})
+	d.proof = false
+	key, err := tunnel.ParseKey(g.Desk.cfg.Gateways()[0].WireGuard)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.change = func(r *x509.CertificateRequest) { r.URIs[0], _ = url.Parse(cmp.WireGuardURI(key)) }
+	d.refused(d.p10cr(), cmp.BadCertTemplate, "belongs to a gateway")
+	if g.store.live() != 0 {
+		t.Error("a device was made")
 	}
 }
 
