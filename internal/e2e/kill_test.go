@@ -242,6 +242,9 @@ func TestKillControlPlane(t *testing.T) {
 		busy.Wait()
 		cancel()
 		packets(t, "with the control plane dead", subjects)
+		if t.Failed() {
+			t.FailNow()
+		}
 		g.startServe(t)
 		g.awaitReady(t)
 		for _, s := range subjects {
@@ -249,6 +252,9 @@ func TestKillControlPlane(t *testing.T) {
 		}
 		packets(t, "after the restart", subjects)
 		whole(t, g, applicants)
+		if t.Failed() {
+			t.FailNow() // what follows would only say it again
+		}
 	}
 	for _, a := range applicants { // whoever was cut off gets the certificate there is, or the first
 		if a.result != nil {
