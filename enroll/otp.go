@@ -80,7 +80,9 @@ type Store interface {
 	// OTPs returns all, oldest first.
 	OTPs(ctx context.Context) ([]OTP, error)
 	// UpdateOTP records o if the stored one still has o.Revision, else
-	// quarantine.ErrConflict; action names the audit entry ("otp.cancel").
+	// quarantine.ErrConflict; action names the audit entry ("otp.cancel"). An OTP that
+	// becomes Confirmed may confirm, in the same transaction, the device that still has the
+	// certificate it yielded; where it does not, the desk has the gate do so.
 	UpdateOTP(ctx context.Context, by quarantine.Actor, action string, o OTP) error
 	// SigningTime is what certificates are dated by: the later of the clock and the highest
 	// time the store ever saw. It is ErrClock where the clock is far ahead of that time, or

@@ -3,6 +3,8 @@ package store
 import (
 	"cmp"
 	"context"
+	"crypto/sha256"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -93,10 +95,17 @@ func (s *Store) UpdateOTP(ctx context.Context, by quarantine.Actor, action strin
 		return fmt.Errorf("recording %s of %s: %w", action, o.Reference, quarantine.ErrConflict)
 	}
 	key := otpPrefix + o.Reference
-	ch := change{entry: otpEntry(by, action, o)}
-	ch.require(unchanged(key, o.Revision))
-	ch.put(key, value)
+	update := change{entry: otpEntry(by, action, o)}
+	update.require(unchanged(key, o.Revision))
+	update.put(key, value)
+	ch, with, err := s.withDevice(ctx, o, update)
+	if err != nil {
+		return fmt.Errorf("recording %s of %s: %w", action, o.Reference, err)
+	}
 	_, ok, err := s.commit(ctx, ch)
+	if err == nil && !ok && with { // the device moved meanwhile: it is confirmed on its own
+		_, ok, err = s.commit(ctx, update)
+	}
 	if err == nil && !ok {
 		err = quarantine.ErrConflict
 		if kv, e := s.get(ctx, key); e == nil && kv == nil {
@@ -107,6 +116,32 @@ func (s *Store) UpdateOTP(ctx context.Context, by quarantine.Actor, action strin
 		return fmt.Errorf("recording %s of %s: %w", action, o.Reference, err)
 	}
 	return nil
+}
+
+// withDevice adds the device to the transaction that confirms its OTP, so that the two
+// cost one write; with is false where there is nothing to add. A device that has moved on
+// to another certificate is not confirmed by an old OTP.
+func (s *Store) withDevice(ctx context.Context, o enroll.OTP, update change) (ch change, with bool, err error) {
+	if o.State != enroll.Confirmed || o.Answer.Device == "" {
+		return update, false, nil
+	}
+	r, err := s.Device(ctx, o.Answer.Device)
+	if errors.Is(err, quarantine.ErrUnknownDevice) {
+		return update, false, nil
+	}
+	if err != nil || r.Confirmed || r.Stage == quarantine.Revoked || r.Certificate.Sum != sha256.Sum256(o.Answer.Certificate) {
+		return update, false, err
+	}
+	r.Confirmed = true
+	value, err := encodeRecord(r)
+	if err != nil {
+		return update, false, err
+	}
+	ch = change{state: true, entry: update.entry, compares: slices.Clone(update.compares), ops: slices.Clone(update.ops)}
+	ch.entry.Device = string(r.ID)
+	ch.require(unchanged(deviceKey(r.ID), r.Revision))
+	ch.put(deviceKey(r.ID), value)
+	return ch, true, nil
 }
 
 func otpEntry(by quarantine.Actor, action string, o enroll.OTP) audit.Entry {
