@@ -314,7 +314,7 @@ func TestRequestForMore(t *testing.T) {
 			t.Errorf("the certificate holds %q:\n%s", text, got)
 		}
 	}
-	id := g.devices(t)[0].ID
+	id := g.one(t, o.User).ID
 	for _, text := range []string{"CA:FALSE", "TLS Web Client Authentication", "Subject: CN = " + id + "\n", "URI:" + cmp.WireGuardURI(s.wg.Public()) + "\n"} {
 		if !strings.Contains(got, text) {
 			t.Errorf("the certificate lacks %q:\n%s", text, got)

@@ -94,6 +94,9 @@ func (d *device) enroll(ctx context.Context, t testing.TB, text string, claim *c
 		t.Fatal(err)
 	}
 	_, err = d.client(t, client.Config{Claim: claim, Attempts: 1}).Enroll(ctx, c, d)
+	if err == nil {
+		d.g.show(t, d.id) // and so waits until the API knows it
+	}
 	return err
 }
 

@@ -450,17 +450,42 @@ func (c *operator) of(t testing.TB, user string) []api.Device {
 	return slices.DeleteFunc(c.devices(t), func(d api.Device) bool { return d.Owner != user })
 }
 
-func (c *operator) show(t testing.TB, device string) api.Device {
+// one returns the one device of a user. The API follows the store, so that a device that
+// was enrolled this moment may take another to be seen.
+func (c *operator) one(t testing.TB, user string) api.Device {
 	t.Helper()
-	var d api.Device
-	c.want(t, http.StatusOK, "GET", "/api/v1/devices/"+device, nil, &d)
+	var list []api.Device
+	until(t, "a device of "+user+" is listed", func() bool {
+		list = c.of(t, user)
+		return len(list) > 0
+	})
+	if len(list) != 1 {
+		t.Fatalf("%s has %d devices, want 1: %+v", user, len(list), list)
+	}
+	return list[0]
+}
+
+// show returns a device that there must be.
+func (c *operator) show(t testing.TB, device string) (d api.Device) {
+	t.Helper()
+	c.seen(t, "/api/v1/devices/"+device, &d)
 	return d
 }
 
-func (c *operator) explain(t testing.TB, device string) api.Explanation {
+func (c *operator) seen(t testing.TB, path string, out any) {
 	t.Helper()
-	var e api.Explanation
-	c.want(t, http.StatusOK, "GET", "/api/v1/devices/"+device+"/explain", nil, &e)
+	until(t, path+" is there", func() bool {
+		a := c.call(t, "GET", path, nil, out)
+		if a.status != http.StatusOK && a.status != http.StatusNotFound {
+			t.Fatalf("%s: %s", path, a)
+		}
+		return a.status == http.StatusOK
+	})
+}
+
+func (c *operator) explain(t testing.TB, device string) (e api.Explanation) {
+	t.Helper()
+	c.seen(t, "/api/v1/devices/"+device+"/explain", &e)
 	return e
 }
 

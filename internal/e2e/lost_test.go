@@ -133,7 +133,7 @@ func loseAnswer(t *testing.T, g *gateway, lost int) {
 			if g.otpState(t, o.Reference) != want {
 				return false
 			}
-			before = g.of(t, o.User)[0]
+			before = g.one(t, o.User)
 			return true
 		}
 	}
@@ -174,7 +174,7 @@ func loseForLong(t *testing.T, g *gateway) {
 	defer e.Close()
 	var before api.Device
 	f.arm(func(int) bool {
-		before = g.of(t, o.User)[0]
+		before = g.one(t, o.User)
 		return true
 	})
 	if r, err := e.Request(soon(t), d.keys); err == nil || f.cut != 1 {
@@ -198,11 +198,11 @@ func loseForLong(t *testing.T, g *gateway) {
 // lost, with the certificate that the client holds in the end.
 func oneDevice(t *testing.T, g *gateway, d *device, o api.OTPCreated, before api.Device, got *client.Result) {
 	t.Helper()
-	list := g.of(t, o.User)
-	if len(list) != 1 || list[0].Certificate != hexSerial(got.Certificate) || list[0].Key != d.wg.Public().String() {
-		t.Fatalf("%d devices %+v; want one with certificate %s", len(list), list, hexSerial(got.Certificate))
+	now := g.one(t, o.User)
+	if now.Certificate != hexSerial(got.Certificate) || now.Key != d.wg.Public().String() {
+		t.Fatalf("%+v; want certificate %s", now, hexSerial(got.Certificate))
 	}
-	if now := list[0]; before.ID != "" && (before.ID != now.ID || before.Certificate != now.Certificate || before.Seat != now.Seat) {
+	if before.ID != "" && (before.ID != now.ID || before.Certificate != now.Certificate || before.Seat != now.Seat) {
 		t.Errorf("asking again made another: %+v, then %+v", before, now)
 	}
 	if state := g.otpState(t, o.Reference); state != "confirmed" {

@@ -63,6 +63,7 @@ func TestOneCodeForAHundred(t *testing.T) {
 	if winner == nil {
 		t.Fatal("nobody was enrolled")
 	}
+	g.show(t, winner.id)
 	list := g.devices(t)
 	if len(list) != 1 || list[0].ID != winner.id || list[0].Certificate != winner.serial() || list[0].Key != winner.wg.Public().String() {
 		t.Errorf("the gateway has %d devices %+v; want %s alone", len(list), list, winner.id)

@@ -197,8 +197,8 @@ func TestStockClient(t *testing.T) {
 				t.Error("asking again gave another certificate")
 			}
 			s.cmp("duplicateCertReq", ask("other.key", "other.crt", o.Code)...)
-			if list := g.of(t, user); len(list) != 1 || list[0].ID != s.certificate("dev.crt").Subject.CommonName {
-				t.Fatalf("%d devices, want the one that the certificate names", len(list))
+			if d := g.one(t, user); d.ID != s.certificate("dev.crt").Subject.CommonName {
+				t.Fatalf("the device is %s, and the certificate names another", d.ID)
 			}
 			s.renews()
 			s.proves(user)
@@ -216,6 +216,7 @@ func (s *stock) renews() {
 	if bytes.Equal(old.RawSubjectPublicKeyInfo, renewed.RawSubjectPublicKeyInfo) || old.Subject.CommonName != renewed.Subject.CommonName {
 		s.t.Errorf("renewed %s as %s", old.Subject, renewed.Subject)
 	}
+	until(s.t, "the API shows the renewal", func() bool { return s.g.show(s.t, old.Subject.CommonName).Certificate != hexSerial(old) })
 	if d := s.g.show(s.t, old.Subject.CommonName); !strings.EqualFold(d.Certificate, hexSerial(renewed)) || d.Proven {
 		s.t.Errorf("after the renewal the API shows certificate %s, proven %v; want %s, unproven", d.Certificate, d.Proven, hexSerial(renewed))
 	}
@@ -225,7 +226,7 @@ func (s *stock) renews() {
 func (s *stock) proves(user string) {
 	t, g := s.t, s.g
 	t.Helper()
-	a := g.of(t, user)[0]
+	a := g.one(t, user)
 	if a.Proven || a.Stage != "quarantined" {
 		t.Fatalf("a stock client's device is %s, proven %v", a.Stage, a.Proven)
 	}
