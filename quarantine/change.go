@@ -40,7 +40,7 @@ func (g *Gate) change(ctx context.Context, by Actor, c Change) (Placement, error
 		g.mu.Unlock()
 		return Placement{}, err
 	}
-	known := st.rec.replay(st.pending)
+	known := st.known()
 	if g.repeats(known, c, now) {
 		defer g.mu.Unlock()
 		return g.inForce(st, now), nil
@@ -50,8 +50,14 @@ func (g *Gate) change(ctx context.Context, by Actor, c Change) (Placement, error
 		defer g.mu.Unlock()
 		return g.inForce(st, now), err
 	}
-	before := g.look(st, now).Meet(st.rec.standing(), g.settings.quarantine)
-	after := placeQuietly(g.facts(next, now)).Meet(st.rec.standing(), g.settings.quarantine)
+	before, after := g.look(st, now), placeQuietly(g.facts(next, now))
+	if after.same(before) && g.canWait(st, known, c, now) {
+		defer g.mu.Unlock()
+		g.putOff(st, c, now)
+		return g.inForce(st, now), nil
+	}
+	standing := st.rec.standing()
+	before, after = before.Meet(standing, g.settings.quarantine), after.Meet(standing, g.settings.quarantine)
 	if c.tightens() || c.Kind == Reported && !before.within(after) {
 		g.push(st, &c, now)
 		g.mu.Unlock()
@@ -94,44 +100,12 @@ func (g *Gate) admissible(by Actor, c Change) (*state, error) {
 	return st, nil
 }
 
-// repeats reports whether c says nothing that is worth a write: what is known already, or a compliant one in the first half of the life of another, which it does
-// not cut short. The lease stays at what is stored.
-func (g *Gate) repeats(known Record, c Change, now time.Time) bool {
-	switch {
-	case known.Revocation.Set():
-		return false
-	case c.Kind == Prove:
-		return known.Proven && c.Key == known.Key
-	case c.Kind == Rotate:
-		return !c.Key.IsZero() && c.Key == known.Key
-	case c.Kind == Confirm:
-		return known.Confirmed
-	case c.Kind != Reported:
-		return false
-	}
-	r := *c.Report
-	last, ok := known.Reports[r.Source]
-	if !ok || r.Verdict != last.Verdict || r.Device != last.Device {
-		return false
-	}
-	if r.At.Equal(last.At) && r.Sequence == last.Sequence && r.Validity == last.Validity {
-		return true
-	}
-	if r.Verdict != Compliant || r.Validity < 0 || !r.newer(last) || r.At.After(now.Add(MaxAhead)) {
-		return false
-	}
-	source := g.settings.sources[r.Source]
-	old, fresh := lifeOf(last, source), lifeOf(r, source)
-	half := old.from.Add(old.until.Sub(old.from) / 2)
-	return now.Before(half) && !fresh.until.Before(old.until)
-}
-
 // push adds a tightening to what is known of the device and gives it its counter. The
 // caller holds mu.
 func (g *Gate) push(st *state, c *Change, now time.Time) {
 	st.tighten++
 	c.Tighten = st.tighten
-	st.pending = append(slices.Clip(st.pending), *c)
+	st.pending = merged(st.pending, *c)
 	st.generation = 0
 	g.decide(st, now)
 }
@@ -146,14 +120,29 @@ func (g *Gate) tighten(ctx context.Context, c Change) (Placement, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.enqueue(c.Device)
+	g.journalled(c)
 	st := g.index[c.Device]
-	if st == nil || !slices.ContainsFunc(st.pending, func(p Change) bool { return p.Tighten == c.Tighten }) {
-		g.strike(c.Device, c.Tighten) // recorded, or gone, before it was journalled
-	}
 	if st == nil {
 		return Placement{}, ErrUnknownDevice
 	}
 	return g.inForce(st, g.Clock.Now().Wall), err
+}
+
+// journalled strikes c off again if it was recorded, superseded or gone before the journal
+// had it. The caller holds mu.
+func (g *Gate) journalled(c Change) {
+	upTo := c.Tighten
+	if st := g.index[c.Device]; st != nil {
+		for _, p := range st.pending {
+			if p.Tighten == c.Tighten {
+				return
+			}
+			upTo = min(upTo, p.Tighten-1) // what is pending before it stays
+		}
+	}
+	if upTo > 0 {
+		g.strike(c.Device, upTo)
+	}
 }
 
 // maxJournal is how long a tightening waits for the journal before it is applied anyway.
@@ -206,7 +195,7 @@ func (g *Gate) recordChange(ctx context.Context, c Change) error {
 		g.mu.Unlock()
 		return err
 	}
-	next = next.Settle(Place(g.facts(next.replay(st.pending), now)), now)
+	next = next.Settle(Place(g.facts(next.replay(st.pending).replay(st.later), now)), now)
 	g.mu.Unlock()
 	return g.write(ctx, c, next)
 }

@@ -24,11 +24,42 @@ func (g *Gate) seize(ctx context.Context) error {
 // enforce makes the data plane hold what is in force for one device now. It goes on when
 // its caller is gone; on failure a complete plan follows.
 func (g *Gate) enforce(ctx context.Context, id ID) error {
+	g.mu.Lock()
+	st := g.index[id]
+	if st == nil {
+		g.mu.Unlock()
+		return nil // whoever dropped it removes it
+	}
+	if t := st.turn; t != nil {
+		g.mu.Unlock()
+		<-t.done
+		return t.err
+	}
+	t := &turn{done: make(chan struct{})}
+	st.turn = t
+	g.mu.Unlock()
+	t.err = g.takeTurn(ctx, st)
+	close(t.done)
+	return t.err
+}
+
+// turn is an apply of one device that waits for the data plane. It reads the device when
+// it begins, so that whoever needs one until then shares it: however many changes of a
+// device arrive at once, others wait for two applies of it at most.
+type turn struct {
+	done chan struct{} // closed at its end, after err is set
+	err  error
+}
+
+func (g *Gate) takeTurn(ctx context.Context, st *state) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), g.Timeout)
 	defer cancel()
 	err := g.seize(ctx)
+	g.mu.Lock()
+	st.turn = nil // what changes from here on needs another
+	g.mu.Unlock()
 	if err == nil {
-		err = g.applyNow(ctx, id)
+		err = g.applyNow(ctx, st)
 		<-g.applying
 	}
 	if err == nil {
@@ -36,9 +67,7 @@ func (g *Gate) enforce(ctx context.Context, id ID) error {
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if st := g.index[id]; st != nil {
-		st.problem = err
-	}
+	st.problem = err
 	g.dirty, g.problem = true, err
 	signal(g.unplanned)
 	return fmt.Errorf("%w: %w", ErrNotEnforced, err)
@@ -46,10 +75,9 @@ func (g *Gate) enforce(ctx context.Context, id ID) error {
 
 // applyNow applies the device's entry as it is at this moment, so that entries reach the
 // data plane in the order of the facts, whoever calls.
-func (g *Gate) applyNow(ctx context.Context, id ID) error {
+func (g *Gate) applyNow(ctx context.Context, st *state) error {
 	g.mu.Lock()
-	st := g.index[id]
-	if st == nil {
+	if st.nth < 0 {
 		g.mu.Unlock()
 		return nil // whoever dropped it removes it
 	}

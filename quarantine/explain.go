@@ -30,9 +30,9 @@ func (g *Gate) Explain(idOrName string) (Explanation, error) {
 	now := g.Clock.Now()
 	x := Explanation{
 		Record:   *st.rec,
-		Decided:  Place(g.facts(st.rec.replay(st.pending), now.Wall)),
+		Decided:  Place(g.facts(st.known(), now.Wall)),
 		InForce:  g.inForce(st, now.Wall),
-		Pending:  slices.Clone(st.pending),
+		Pending:  slices.Concat(st.pending, st.later),
 		Enforced: g.planned && !g.dirty && st.problem == nil,
 		Fresh:    g.fresh > now.Boot,
 	}
@@ -75,7 +75,7 @@ func (g *Gate) Device(idOrName string) (Record, error) {
 
 // view is the device as it stands, with reasons. The caller holds mu.
 func (g *Gate) view(st *state, now time.Time) Record {
-	return st.rec.replay(st.pending).Settle(g.inForce(st, now), now)
+	return st.known().Settle(g.inForce(st, now), now)
 }
 
 // Wait returns the device as it stands once its record is newer than revision after; at

@@ -168,6 +168,30 @@ func (r *Record) renew(c Change) error {
 	return nil
 }
 
+// supersededBy reports whether n makes c idle: a newer report of the same source, taken in
+// later. The record comes out the same without c.
+func (c Change) supersededBy(n Change) bool {
+	return c.Kind == Reported && n.Kind == Reported && c.Report != nil && n.Report != nil &&
+		c.Report.Source == n.Report.Source && c.Tighten <= n.Tighten && n.Report.newer(*c.Report)
+}
+
+// merged returns pending with c in its place, by tighten counter, and without what is
+// superseded: there is one report of each source at most. pending stays as it is.
+func merged(pending []Change, c Change) []Change {
+	all := make([]Change, 0, len(pending)+1)
+	for _, p := range pending {
+		switch {
+		case c.supersededBy(p):
+			return pending
+		case !p.supersededBy(c):
+			all = append(all, p)
+		}
+	}
+	all = append(all, c)
+	slices.SortStableFunc(all, func(a, b Change) int { return cmp.Compare(a.Tighten, b.Tighten) })
+	return all
+}
+
 // tightens reports whether the change can only take away, whatever else is known: it must
 // not wait for the store, and must not be lost.
 func (c Change) tightens() bool {
@@ -175,7 +199,10 @@ func (c Change) tightens() bool {
 	case Hold, Block, Revoke:
 		return true
 	case Reported:
-		return c.Report != nil && c.Report.Verdict != Compliant
+		if c.Report == nil || c.Report.Verdict == "" && c.Report.Source == AgentSource {
+			return false // a device that does not know of itself is as if it said nothing
+		}
+		return c.Report.Verdict != Compliant
 	default:
 		return false
 	}

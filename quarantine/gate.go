@@ -110,6 +110,7 @@ type Gate struct {
 	waiters  map[ID]chan struct{} // closed when the device changes
 	busy     map[ID]chan struct{} // devices whose record is being written; closed when done
 	todo     []ID                 // devices whose record must be written, oldest first
+	unsafe   []Change             // repeats that are pending now and not in the journal yet
 	struck   []doneLine           // recorded tightenings that the journal still holds
 	wakes    wakes
 
@@ -166,6 +167,7 @@ func (g *Gate) Run(ctx context.Context) error {
 		parts.Go(func() { part(ctx) })
 	}
 	parts.Wait()
+	g.keepRepeats()
 	return nil
 }
 

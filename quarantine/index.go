@@ -11,7 +11,9 @@ import (
 type state struct {
 	rec     *Record  // as stored, but without Reasons, which Place can tell again; never written to
 	pending []Change // tightenings the record has not taken in; never changed in place
+	later   []Change // repeats of bad reports that are in rec or pending; see canWait
 	tighten uint64   // highest counter given out
+	turn    *turn    // an apply that has not begun
 	problem error    // why the data plane does not hold it, nil if it does
 
 	// What was decided last, without reasons, good for one generation of the settings and
@@ -42,7 +44,7 @@ func (g *Gate) look(st *state, now time.Time) Placement {
 	if g.current(st, now) {
 		return st.decided
 	}
-	return placeQuietly(g.facts(st.rec.replay(st.pending), now))
+	return placeQuietly(g.facts(st.known(), now))
 }
 
 // decide returns what all known facts say now, without reasons, and sees to the device's
@@ -52,10 +54,11 @@ func (g *Gate) decide(st *state, now time.Time) (p Placement, changed bool) {
 	if g.current(st, now) {
 		return st.decided, false
 	}
+	ripe := g.ripen(st, now)
 	p = g.look(st, now)
 	changed = !p.same(st.decided) || st.generation != g.settings.generation
 	st.decided, st.at, st.generation = p, now, g.settings.generation
-	g.schedule(st, p.Again)
+	g.schedule(st, soonest(now, p.Again, ripe))
 	if len(st.pending) > 0 || !p.same(st.rec.standing()) {
 		g.enqueue(st.rec.ID)
 	}
@@ -69,20 +72,20 @@ func (g *Gate) current(st *state, now time.Time) bool {
 
 // settled reports whether the device stands where its record says. The caller holds mu.
 func (g *Gate) settled(st *state, now time.Time) bool {
-	return g.current(st, now) && len(st.pending) == 0 && st.decided.same(st.rec.standing())
+	return g.current(st, now) && len(st.pending)+len(st.later) == 0 && st.decided.same(st.rec.standing())
 }
 
 // inForce is what is to be enforced: what is decided, but no freer than what is recorded.
 // It comes with reasons. The caller holds mu.
 func (g *Gate) inForce(st *state, now time.Time) Placement {
-	p := Place(g.facts(st.rec.replay(st.pending), now))
+	p := Place(g.facts(st.known(), now))
 	return p.Meet(st.rec.standing(), g.settings.quarantine)
 }
 
 // entry is what the data plane must hold of a device. The caller holds mu.
 func (g *Gate) entry(st *state, now Instant) (Entry, error) {
 	p, _ := g.decide(st, now.Wall)
-	f := g.facts(st.rec.replay(st.pending), now.Wall)
+	f := g.facts(st.known(), now.Wall)
 	return EntryFor(f, p.Meet(st.rec.standing(), g.settings.quarantine), now)
 }
 
@@ -96,11 +99,11 @@ func (g *Gate) put(r Record) bool {
 		st = &state{nth: len(g.all)}
 		g.index[r.ID] = st
 		g.all = append(g.all, st)
-		if pending := g.orphaned[r.ID]; len(pending) > 0 {
-			st.pending = pending
-			st.tighten = pending[len(pending)-1].Tighten
-			delete(g.orphaned, r.ID)
+		for _, c := range g.orphaned[r.ID] {
+			st.pending = merged(st.pending, c)
+			st.tighten = max(st.tighten, c.Tighten)
 		}
+		delete(g.orphaned, r.ID)
 	case r.Revision <= st.rec.Revision:
 		return false
 	default:

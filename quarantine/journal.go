@@ -104,7 +104,7 @@ func readJournal(b []byte) (pending map[ID][]Change, good int, err error) {
 
 func applyLine(pending map[ID][]Change, l line) {
 	if l.Change != nil {
-		pending[l.Change.Device] = append(pending[l.Change.Device], *l.Change)
+		pending[l.Change.Device] = merged(pending[l.Change.Device], *l.Change)
 		return
 	}
 	left := slices.DeleteFunc(pending[l.Done.Device], func(c Change) bool { return c.Tighten <= l.Done.Tighten })

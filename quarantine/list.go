@@ -59,6 +59,7 @@ func (g *Gate) unlist(st *state) {
 type glimpse struct {
 	rec     *Record
 	pending []Change
+	later   []Change
 	settled bool // stands where its record says
 }
 
@@ -78,7 +79,7 @@ func (g *Gate) glance(states []*state) []glimpse {
 		g.mu.Lock()
 		for _, st := range some {
 			if st.nth >= 0 {
-				all = append(all, glimpse{st.rec, st.pending, g.settled(st, now)})
+				all = append(all, glimpse{st.rec, st.pending, st.later, g.settled(st, now)})
 			}
 		}
 		g.mu.Unlock()
@@ -104,7 +105,7 @@ func (j judge) view(l glimpse) Record {
 	if l.settled {
 		return *l.rec
 	}
-	known := l.rec.replay(l.pending)
+	known := l.rec.replay(l.pending).replay(l.later)
 	p := Place(j.settings.facts(known, j.policy, j.now)).Meet(l.rec.standing(), j.settings.quarantine)
 	known = known.Settle(p, j.now)
 	known.Reasons = nil

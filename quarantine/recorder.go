@@ -37,6 +37,7 @@ func (g *Gate) records(ctx context.Context) {
 	var wait backoff
 	for {
 		g.strikeOut()
+		g.secure()
 		id, ok := g.dequeue()
 		if !ok {
 			select {
@@ -108,6 +109,9 @@ func (g *Gate) writeOut(ctx context.Context, id ID) error {
 		}
 		g.mu.Lock()
 		g.settle(id, c.Tighten)
+		if st := g.index[id]; st != nil {
+			g.decide(st, g.Clock.Now().Wall) // enforced right below
+		}
 		g.mu.Unlock()
 		if err := g.enforce(ctx, id); err != nil {
 			g.Log.Warn("applying a record", "device", id, "error", err)
@@ -127,7 +131,7 @@ func (g *Gate) nextWrite(id ID) (c Change, next Record, ok bool) {
 		g.settle(id, st.pending[0].Tighten)
 	}
 	now := g.Clock.Now().Wall
-	p := Place(g.facts(st.rec.replay(st.pending), now))
+	p := Place(g.facts(st.known(), now))
 	switch {
 	case len(st.pending) > 0:
 		c = st.pending[0]
