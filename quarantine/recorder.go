@@ -36,8 +36,8 @@ func (g *Gate) dequeue() (ID, bool) {
 func (g *Gate) records(ctx context.Context) {
 	var wait backoff
 	for {
-		g.strikeOut()
 		g.secure()
+		g.strikeOut()
 		id, ok := g.dequeue()
 		if !ok {
 			select {

@@ -113,7 +113,8 @@ func (g *Gate) makePending(st *state, c Change) {
 	g.enqueue(st.rec.ID)
 }
 
-// secure journals repeats that became pending. The file is not touched under mu.
+// secure journals repeats that became pending. The file is not touched under mu. The recorder
+// calls it before strikeOut, so that what was recorded meanwhile is struck off after it.
 func (g *Gate) secure() {
 	g.mu.Lock()
 	unsafe := g.unsafe
@@ -124,9 +125,6 @@ func (g *Gate) secure() {
 			g.Log.Warn("repeated reports are not safe from a crash before the store takes them in", "error", err)
 			return // they are recorded next; a disk that does not answer is not waited for again
 		}
-		g.mu.Lock()
-		g.journalled(c)
-		g.mu.Unlock()
 	}
 }
 

@@ -75,12 +75,12 @@ func TestFlood(t *testing.T) {
 				for i := range 200 {
 					at := time.Now().Add(time.Duration(i) * time.Microsecond)
 					flood.Go(func() {
-						if _, err := b.report("scan", quarantine.NonCompliant, at, time.Hour-time.Duration(i)*time.Minute/4, "d1"); err != nil && !errors.Is(err, quarantine.ErrStale) {
+						if _, err := b.report("scan", quarantine.NonCompliant, at, time.Hour-time.Duration(i)*time.Minute/4, "d1"); err != nil {
 							t.Error(err)
 						}
 					})
+					synctest.Wait() // one after the other, and all of them waiting
 				}
-				synctest.Wait()
 				began := time.Now()
 				if _, err := b.report("mdm", quarantine.NonCompliant, time.Now().Add(time.Second), 0, "d2"); err != nil {
 					t.Fatal(err)
@@ -155,6 +155,30 @@ func TestRecordedBeforeJournalled(t *testing.T) {
 		if stored, _ := b.store.Get("d1"); stored.Reports["mdm"].At.Equal(began) {
 			t.Fatal("the repeat was not recorded before the approval")
 		}
+		time.Sleep(time.Minute)
+		if p := b.journal.Pending(); len(p) != 0 {
+			t.Errorf("recorded, and still in the journal: %v", p)
+		}
+	})
+}
+
+// A repeat whose time to be recorded comes while the store is down is journalled.
+func TestRipeRepeatIsJournalled(t *testing.T) {
+	bubble(t, func(t *testing.T, b *bench) {
+		b.enroll(enrolled(1, "staff", time.Now()))
+		began := time.Now()
+		for range 2 {
+			if _, err := b.report("mdm", quarantine.NonCompliant, time.Now(), time.Hour, "d1"); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(time.Minute)
+		}
+		b.down()
+		time.Sleep(time.Until(began.Add(31 * time.Minute)))
+		if p := b.journal.Pending()["d1"]; len(p) != 1 || !p[0].Report.At.Equal(began.Add(time.Minute)) {
+			t.Errorf("the journal holds %+v, want the repeat", p)
+		}
+		b.up()
 		time.Sleep(time.Minute)
 		if p := b.journal.Pending(); len(p) != 0 {
 			t.Errorf("recorded, and still in the journal: %v", p)
