@@ -121,6 +121,7 @@ type bench struct {
 	journal  quarantine.Keeper
 	clock    quarantine.Clock
 	start    time.Time
+	through  func(quarantine.Store) quarantine.Store // what the gate sees of store; nil: all
 	gate     *quarantine.Gate
 	runs     int
 	policy   quarantine.Policy
@@ -141,7 +142,11 @@ func (b *bench) boot() firewall.Deadline { return firewall.Deadline(b.clock.Boot
 func (b *bench) run() {
 	b.t.Helper()
 	b.runs++
-	g, err := quarantine.NewGate(quarantine.Config{Store: b.store, Enforcer: b.enforcer, Journal: b.journal,
+	store := quarantine.Store(b.store)
+	if b.through != nil {
+		store = b.through(store)
+	}
+	g, err := quarantine.NewGate(quarantine.Config{Store: store, Enforcer: b.enforcer, Journal: b.journal,
 		Policy: b.policy, Control: fmt.Sprintf("run %d", b.runs), Clock: b.clock, Gateway: "gw", Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		b.t.Fatal(err)

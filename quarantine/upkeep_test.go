@@ -176,6 +176,69 @@ func TestCompactedAndGone(t *testing.T) {
 	})
 }
 
+// late is a store whose watch begins with events that are over.
+type late struct {
+	quarantine.Store
+	over []quarantine.Event
+}
+
+func (l late) Watch(ctx context.Context, after int64) <-chan quarantine.Event {
+	out := make(chan quarantine.Event)
+	go func() {
+		defer close(out)
+		for _, e := range l.over {
+			select {
+			case out <- e:
+			case <-ctx.Done():
+				return
+			}
+		}
+		for e := range l.Store.Watch(ctx, after) {
+			select {
+			case out <- e:
+			case <-ctx.Done():
+				return
+			}
+		}
+	}()
+	return out
+}
+
+// Events that are not newer than what was read bring no deleted device back, and take none
+// away that is there.
+func TestLateEvents(t *testing.T) {
+	bubble(t, func(t *testing.T, b *bench) {
+		ghost := b.enroll(enrolled(1, "skip", time.Now()))
+		b.store.Delete("d1")
+		b.enroll(enrolled(2, "skip", time.Now()))
+		now, err := b.store.Now(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		b.stop()
+		b.through = func(s quarantine.Store) quarantine.Store {
+			return late{s, []quarantine.Event{
+				{Revision: ghost.Revision, Records: []quarantine.Record{ghost}},
+				{Revision: now - 1, Gone: []quarantine.ID{"d2"}},
+				{Revision: now, Gone: []quarantine.ID{"d2"}},
+			}}
+		}
+		b.run()
+		if _, err := b.gate.Device("d1"); !errors.Is(err, quarantine.ErrUnknownDevice) {
+			t.Errorf("a deleted device is back: %v", err)
+		}
+		if e := b.enforcer.Entry("d1"); !e.Key.IsZero() {
+			t.Errorf("a deleted device has a peer: %+v", e)
+		}
+		b.wantRouted("d2", true, "after late events")
+		if got := b.gate.Status().Revision; got != now {
+			t.Errorf("at revision %d, want %d", got, now)
+		}
+		b.enroll(enrolled(3, "skip", time.Now()))
+		b.wantRouted("d3", true, "the watch goes on")
+	})
+}
+
 func TestClockJump(t *testing.T) {
 	bubble(t, func(t *testing.T, b *bench) {
 		b.enroll(enrolled(1, "staff", time.Now()))
