@@ -9,8 +9,10 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"pgregory.net/rapid"
 
 	"lazaret/quarantine"
 )
@@ -209,6 +211,77 @@ func TestJournalHeals(t *testing.T) {
 	must(t, j.Close())
 	if p := openJournal(t, path).Pending(); len(p) != 3 {
 		t.Errorf("after healing: %v, want three devices", p)
+	}
+}
+
+// What is merged folds to the same record as everything one after the other.
+func TestMerged(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		base := enrolled(1, "staff", noon)
+		whole := base
+		var all []quarantine.Change
+		for n := range uint64(rapid.IntRange(1, 12).Draw(t, "changes")) {
+			c := holdOf("d1", n+1)
+			if rapid.IntRange(0, 4).Draw(t, "hold") > 0 {
+				c = reportChange(rapid.SampledFrom([]string{"mdm", "scan"}).Draw(t, "source"),
+					rapid.SampledFrom([]quarantine.Verdict{quarantine.Compliant, quarantine.NonCompliant, ""}).Draw(t, "verdict"),
+					noon.Add(time.Duration(rapid.IntRange(0, 5).Draw(t, "at"))), 0)
+				c.Tighten = n + 1
+			}
+			next, err := whole.With(c)
+			if err != nil {
+				continue // the gate takes nothing older in
+			}
+			whole, all = next, append(all, c)
+		}
+		var merged []quarantine.Change
+		reports := 0
+		for _, c := range rapid.Permutation(all).Draw(t, "order of the journal") {
+			merged = quarantine.Merged(merged, c)
+		}
+		got := base
+		for i, c := range merged {
+			if c.Kind == quarantine.Reported {
+				reports++
+			}
+			if i > 0 && merged[i-1].Tighten >= c.Tighten {
+				t.Fatalf("out of order: %+v", merged)
+			}
+			next, err := got.With(c)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got = next
+		}
+		if reports > 2 {
+			t.Fatalf("%d reports of two sources", reports)
+		}
+		if diff := cmp.Diff(whole, got); diff != "" {
+			t.Fatalf("(-all +merged):\n%s", diff)
+		}
+	})
+}
+
+// A report that comes to the journal after a newer one of its source has been recorded and
+// struck off takes nothing else with it.
+func TestJournalSupersedes(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "journal")
+	j := openJournal(t, path)
+	bad := func(n uint64) quarantine.Change {
+		c := reportChange("mdm", quarantine.NonCompliant, noon.Add(time.Duration(n)), 0)
+		c.Tighten = n
+		return c
+	}
+	for _, c := range []quarantine.Change{bad(1), holdOf("d1", 2), bad(4), bad(3)} {
+		must(t, j.Append(c))
+	}
+	want := map[quarantine.ID][]quarantine.Change{"d1": {holdOf("d1", 2), bad(4)}}
+	for range 2 {
+		if diff := cmp.Diff(want, j.Pending()); diff != "" {
+			t.Errorf("pending (-want +got):\n%s", diff)
+		}
+		must(t, j.Close())
+		j = openJournal(t, path)
 	}
 }
 
