@@ -27,8 +27,16 @@ type Gate interface {
 	Change(ctx context.Context, by quarantine.Actor, c quarantine.Change) (quarantine.Placement, error)
 	// Explain says where a device is and why, by ID or name.
 	Explain(idOrName string) (quarantine.Explanation, error)
-	// Devices returns every record, by name.
+	// Devices returns every record, by name. It is for listings; the following are cheap.
 	Devices() []quarantine.Record
+	// BySerial returns the devices whose one-time password named that serial number.
+	BySerial(serial string) []quarantine.Record
+	// HighestSeat is the highest seat any device has.
+	HighestSeat() quarantine.Seat
+	// Counts counts devices by stage.
+	Counts() map[quarantine.Stage]int
+	// UsesProfile returns a device of the profile that is not revoked, if there is one.
+	UsesProfile(name string) (quarantine.Record, bool)
 	// Wait returns the record once it is newer than after, or an error when ctx ends.
 	Wait(ctx context.Context, id quarantine.ID, after int64) (quarantine.Record, error)
 	// Ready is closed once a complete plan is enforced.

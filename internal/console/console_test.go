@@ -68,7 +68,22 @@ func (g *fakeGate) Explain(ref string) (quarantine.Explanation, error) {
 	return quarantine.Explanation{}, quarantine.ErrUnknownDevice
 }
 func (g *fakeGate) Devices() []quarantine.Record { return g.records }
-func (g *fakeGate) Ready() <-chan struct{}       { return g.ready }
+func (g *fakeGate) BySerial(serial string) (out []quarantine.Record) {
+	for _, r := range g.records {
+		if serial != "" && r.Serial == serial {
+			out = append(out, r)
+		}
+	}
+	return out
+}
+func (g *fakeGate) HighestSeat() quarantine.Seat { return 3 }
+func (g *fakeGate) Counts() map[quarantine.Stage]int {
+	return map[quarantine.Stage]int{"quarantined": len(g.records)}
+}
+func (g *fakeGate) UsesProfile(name string) (quarantine.Record, bool) {
+	return g.records[0], name == "default"
+}
+func (g *fakeGate) Ready() <-chan struct{} { return g.ready }
 func (g *fakeGate) Wait(ctx context.Context, _ quarantine.ID, _ int64) (quarantine.Record, error) {
 	<-ctx.Done()
 	return quarantine.Record{}, ctx.Err()

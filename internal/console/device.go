@@ -14,25 +14,25 @@ import (
 	"lazaret/quarantine"
 )
 
-// find looks a device up by id, name or, where only one has it, serial number. None of
-// them is a credential: they only say which device is meant.
+// find looks a device up by id, name or, where only one has it, the serial number that
+// its one-time password named. None of them is a credential: they only say which device
+// is meant.
 func (s *Server) find(ref string) (quarantine.Record, error) {
-	var serial []quarantine.Record
-	for _, d := range s.cfg.Gate.Devices() {
-		if string(d.ID) == ref || (d.Name == ref && d.Stage != quarantine.Revoked) {
-			return d, nil
-		}
-		if d.Serial != "" && d.Serial == ref && d.Stage != quarantine.Revoked {
-			serial = append(serial, d)
-		}
+	e, err := s.cfg.Gate.Explain(ref)
+	if err == nil {
+		return e.Record, nil
 	}
-	switch len(serial) {
+	if !errors.Is(err, quarantine.ErrUnknownDevice) {
+		return quarantine.Record{}, err
+	}
+	live := slices.DeleteFunc(s.cfg.Gate.BySerial(ref), func(d quarantine.Record) bool { return d.Stage == quarantine.Revoked })
+	switch len(live) {
 	case 1:
-		return serial[0], nil
+		return live[0], nil
 	case 0:
 		return quarantine.Record{}, fmt.Errorf("looking up %q: %w", ref, quarantine.ErrUnknownDevice)
 	default:
-		return quarantine.Record{}, bad("name the device by its id", "%d devices have the serial number %q", len(serial), ref)
+		return quarantine.Record{}, bad("name the device by its id", "%d devices have the serial number %q", len(live), ref)
 	}
 }
 

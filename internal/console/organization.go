@@ -100,11 +100,7 @@ func (s *Server) putPool(w http.ResponseWriter, r *http.Request, who identity) e
 // checkPools refuses a set of pools that cannot be enforced, or in which a seat that was
 // given out has no address.
 func (s *Server) checkPools(all map[string]quarantine.Pool) error {
-	var highest quarantine.Seat
-	for _, d := range s.cfg.Gate.Devices() {
-		highest = max(highest, d.Seat)
-	}
-	if err := quarantine.CheckPools(all, highest); err != nil {
+	if err := quarantine.CheckPools(all, s.cfg.Gate.HighestSeat()); err != nil {
 		return bad("correct the pool and save it again", "%v", err)
 	}
 	return nil
@@ -268,10 +264,8 @@ func (s *Server) putProfile(w http.ResponseWriter, r *http.Request, who identity
 }
 
 func (s *Server) deleteProfile(w http.ResponseWriter, r *http.Request, who identity) error {
-	for _, d := range s.cfg.Gate.Devices() {
-		if d.Profile == r.PathValue("name") && d.Stage != quarantine.Revoked {
-			return fmt.Errorf("profile %s has device %s: %w", d.Profile, d.Name, ErrInUse)
-		}
+	if d, used := s.cfg.Gate.UsesProfile(r.PathValue("name")); used {
+		return fmt.Errorf("profile %s has device %s: %w", d.Profile, d.Name, ErrInUse)
 	}
 	return deleted(w, r, who, s.cfg.Organization.Profiles)
 }

@@ -83,8 +83,8 @@ func (s *Server) status(w http.ResponseWriter, r *http.Request, _ identity) erro
 		st.Ready = true
 	default:
 	}
-	for _, d := range s.cfg.Gate.Devices() {
-		st.Devices[string(d.Stage)]++
+	for stage, n := range s.cfg.Gate.Counts() {
+		st.Devices[string(stage)] = n
 	}
 	reply(w, http.StatusOK, st)
 	return nil
