@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -20,7 +22,8 @@ import (
 const publicKeyFile = "wireguard.pub"
 
 // Dataplane runs the privileged process until ctx ends: the table first, then the link,
-// forwarding last. What it enforces stays when it ends.
+// then the public key's file and the socket, forwarding last. What it enforces stays when
+// it ends. Where another one runs it fails, and touches nothing of that one's.
 func Dataplane(ctx context.Context, c config.Config, log *slog.Logger, ready func()) error {
 	if err := preflight(); err != nil {
 		return err
@@ -32,18 +35,11 @@ func Dataplane(ctx context.Context, c config.Config, log *slog.Logger, ready fun
 	if err != nil {
 		return err
 	}
-	if err := publish(c.Dataplane.Socket, key.Public()); err != nil {
-		return err
-	}
 	table, err := firewall.Open(firewall.Config{Log: log})
 	if err != nil {
 		return fmt.Errorf("opening nftables: %w", err)
 	}
 	defer table.Close()
-	listener, err := dataplane.Listen(c.Dataplane.Socket, -1)
-	if err != nil {
-		return fmt.Errorf("listening for the control plane: %w", err)
-	}
 	plane, err := dataplane.New(dataplane.Config{
 		Table: table,
 		OpenLink: func(ctx context.Context) (dataplane.Link, error) {
@@ -52,10 +48,15 @@ func Dataplane(ctx context.Context, c config.Config, log *slog.Logger, ready fun
 				ForceUserspace: c.Tunnel.Userspace, Log: log,
 			})
 		},
-		Host:     hostRules(c),
-		Listener: listener,
-		UIDs:     c.Dataplane.ControlUser,
-		Log:      log,
+		Host: hostRules(c),
+		Listen: func() (*net.UnixListener, error) {
+			if err := publish(c.Dataplane.Socket, key.Public()); err != nil {
+				return nil, err
+			}
+			return dataplane.Listen(c.Dataplane.Socket, -1)
+		},
+		UIDs: c.Dataplane.ControlUser,
+		Log:  log,
 	})
 	if err != nil {
 		return err
@@ -109,14 +110,18 @@ func addService(list []firewall.Service, s firewall.Service) []firewall.Service 
 // publish writes the link's public key for the control plane, whole or not at all.
 func publish(socket string, key tunnel.Key) error {
 	dir := filepath.Dir(socket)
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return fmt.Errorf("making the socket's directory: %w", err)
+	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
+		err = errors.Join(os.MkdirAll(dir, 0o755), os.Chmod(dir, 0o755)) // whatever the umask: the control plane is another user
+		if err != nil {
+			return fmt.Errorf("making the socket's directory: %w", err)
+		}
 	}
 	path := filepath.Join(dir, publicKeyFile)
-	if err := os.WriteFile(path+".new", []byte(key.String()+"\n"), 0o644); err != nil {
-		return fmt.Errorf("publishing the tunnel's public key: %w", err)
+	err := os.WriteFile(path+".new", []byte(key.String()+"\n"), 0o644)
+	if err == nil {
+		err = errors.Join(os.Chmod(path+".new", 0o644), os.Rename(path+".new", path))
 	}
-	if err := os.Rename(path+".new", path); err != nil {
+	if err != nil {
 		return fmt.Errorf("publishing the tunnel's public key: %w", err)
 	}
 	return nil

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"net"
 	"sync"
@@ -14,7 +15,7 @@ import (
 
 // Client is the control plane's end: a quarantine.Enforcer that keeps itself
 // connected. An order while there is no data plane, or whose answer is lost, fails
-// with quarantine.ErrNotEnforced. It is safe for concurrent use; orders go one at a time.
+// with quarantine.ErrNotEnforced, and says why there is none. It is safe for concurrent use; orders go one at a time.
 type Client struct {
 	path   string // where to connect again; empty: nowhere
 	cancel context.CancelFunc
@@ -25,6 +26,7 @@ type Client struct {
 
 	mu     sync.Mutex
 	wire   *wire                   // nil: not connected
+	lost   error                   // why not: what the last attempt met
 	faults map[quarantine.ID]error // what the last plan, and moves since, left undone
 	more   int                     // devices beyond those
 }
@@ -40,7 +42,7 @@ const (
 // Dial connects to the socket at path, waiting for it until ctx ends, and connects
 // again whenever the connection breaks, until Close.
 func Dial(ctx context.Context, path string) (*Client, error) {
-	conn, err := redial(ctx, path)
+	conn, err := redial(ctx, path, func(error) {})
 	if err != nil {
 		return nil, fmt.Errorf("connecting to the data plane at %s: %w", path, err)
 	}
@@ -58,7 +60,7 @@ func NewClient(conn net.Conn) *Client { return start(conn, "") }
 
 func start(conn net.Conn, path string) *Client {
 	ctx, cancel := context.WithCancel(context.Background())
-	c := &Client{path: path, cancel: cancel, turn: make(chan struct{}, 1), faults: make(map[quarantine.ID]error)}
+	c := &Client{path: path, cancel: cancel, turn: make(chan struct{}, 1), faults: make(map[quarantine.ID]error), lost: errNotYet}
 	c.turn <- struct{}{}
 	c.events = queue{out: make(chan Event), wake: make(chan struct{}, 1)}
 	c.runs.Go(func() { c.events.run(ctx) })
@@ -66,14 +68,20 @@ func start(conn net.Conn, path string) *Client {
 	return c
 }
 
-// redial tries until it succeeds or ctx ends.
-func redial(ctx context.Context, path string) (net.Conn, error) {
+var (
+	errNotYet = errors.New("not tried yet")
+	errHungUp = errors.New("it hung up without a greeting: does it list this user in its control_uids?")
+)
+
+// redial tries until it succeeds or ctx ends, and tells lost why an attempt failed.
+func redial(ctx context.Context, path string, lost func(error)) (net.Conn, error) {
 	var dialer net.Dialer
 	for wait := firstWait; ; wait = min(2*wait, lastWait) {
 		conn, err := dialer.DialContext(ctx, "unix", path)
 		if err == nil {
 			return conn, nil
 		}
+		lost(err)
 		retry := time.NewTimer(wait)
 		select {
 		case <-ctx.Done():
@@ -88,7 +96,7 @@ func redial(ctx context.Context, path string) (net.Conn, error) {
 func (c *Client) run(ctx context.Context, conn net.Conn) {
 	if conn == nil {
 		var err error
-		if conn, err = redial(ctx, c.path); err != nil {
+		if conn, err = redial(ctx, c.path, c.disconnect); err != nil {
 			return
 		}
 	}
@@ -98,7 +106,10 @@ func (c *Client) run(ctx context.Context, conn net.Conn) {
 		greeted, err := c.listen(w)
 		stop()
 		w.close()
-		c.set(nil)
+		if !greeted && errors.Is(err, io.EOF) {
+			err = errHungUp
+		}
+		c.disconnect(err)
 		if ctx.Err() != nil {
 			return
 		}
@@ -116,7 +127,7 @@ func (c *Client) run(ctx context.Context, conn net.Conn) {
 			return
 		case <-retry.C:
 		}
-		if conn, err = redial(ctx, c.path); err != nil {
+		if conn, err = redial(ctx, c.path, c.disconnect); err != nil {
 			return
 		}
 	}
@@ -132,7 +143,9 @@ func (c *Client) listen(w *wire) (greeted bool, err error) {
 		switch {
 		case m.Kind == hello:
 			greeted = true
-			c.set(w)
+			c.mu.Lock()
+			c.wire = w
+			c.mu.Unlock()
 			c.events.put(Event{Kind: Connected})
 		case m.Kind == answer && m.ID == 0: // to nothing we sent: the end of the connection
 			return greeted, decode(m)
@@ -144,10 +157,11 @@ func (c *Client) listen(w *wire) (greeted bool, err error) {
 	}
 }
 
-func (c *Client) set(w *wire) {
+// disconnect notes why there is no connection.
+func (c *Client) disconnect(why error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.wire = w
+	c.wire, c.lost = nil, why
 }
 
 // Events returns what the data plane tells, in order; none is dropped. On Connected
@@ -214,10 +228,10 @@ func (c *Client) order(ctx context.Context, parts ...message) error {
 	}
 	defer func() { c.turn <- struct{}{} }()
 	c.mu.Lock()
-	w := c.wire
+	w, lost := c.wire, c.lost
 	c.mu.Unlock()
 	if w == nil {
-		return fmt.Errorf("no data plane is connected: %w", quarantine.ErrNotEnforced)
+		return fmt.Errorf("no data plane is connected (%w): %w", lost, quarantine.ErrNotEnforced)
 	}
 	c.ids++
 	w.expect(c.ids)

@@ -2,6 +2,7 @@ package dataplane
 
 import (
 	"errors"
+	"net"
 	"net/netip"
 	"slices"
 	"testing"
@@ -482,6 +483,9 @@ func TestNewRefuses(t *testing.T) {
 		"no names":       func(c *Config) { c.Host.Tunnel = "" },
 		"pools already":  func(c *Config) { c.Host.Pools = somePlan(1).Pools },
 		"nobody to hear": func(c *Config) { c.Conn = nil },
+		"two sockets": func(c *Config) {
+			c.Listener, c.Listen = new(net.UnixListener), func() (*net.UnixListener, error) { return nil, nil }
+		},
 	} {
 		c := newFixture(t).config
 		spoil(&c)

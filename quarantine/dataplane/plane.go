@@ -20,9 +20,10 @@ type Config struct {
 	Table    Table                               // required: opened, not yet adopted; Run does not close it
 	OpenLink func(context.Context) (Link, error) // required: called once the table stands
 	Host     firewall.Ruleset                    // required: the gateway's own rules, without pools
-	Listener *net.UnixListener                   // where control planes connect; this or Conn is required
-	Conn     net.Conn                            // an inherited connection to a control plane
-	UIDs     []uint32                            // users that may connect to Listener; empty: the process's own
+	Listen   func() (*net.UnixListener, error)   // makes the socket for control planes; called once the table is this process's own and the link is open
+	Listener *net.UnixListener                   // instead of Listen: an inherited socket
+	Conn     net.Conn                            // an inherited connection to a control plane; one of these three is required
+	UIDs     []uint32                            // users that may connect by the socket; empty: the process's own
 	Forward  func() error                        // switches forwarding on; nil: writes /proc/sys
 	Clock    func() Times                        // nil: SystemTimes
 	Log      *slog.Logger                        // optional
@@ -77,7 +78,8 @@ func New(c Config) (*Plane, error) {
 	need(c.OpenLink != nil, "OpenLink is required")
 	need(c.Host.Table != "" && c.Host.Tunnel != "", "Host must name the table and the tunnel")
 	need(len(c.Host.Pools) == 0, "Host must have no pools: they come with a plan")
-	need(c.Listener != nil || c.Conn != nil, "Listener or Conn is required")
+	need(c.Listen != nil || c.Listener != nil || c.Conn != nil, "Listen, Listener or Conn is required")
+	need(c.Listen == nil || c.Listener == nil, "Listen and Listener exclude each other")
 	if len(faults) > 0 {
 		return nil, fmt.Errorf("making the data plane: %w", errors.Join(faults...))
 	}
@@ -107,7 +109,8 @@ func (p *Plane) Ready() <-chan struct{} { return p.ready }
 //
 // The order is the point: the table drops everything before there is an interface,
 // the interface is there before any peer, and forwarding comes last, with the first
-// complete plan.
+// complete plan. Another data plane that runs already owns the table, and is left with
+// its socket too.
 func (p *Plane) Run(ctx context.Context) error {
 	if err := p.config.Table.Adopt(p.config.Host); err != nil {
 		return fmt.Errorf("setting up the firewall table: %w", err)
@@ -119,13 +122,19 @@ func (p *Plane) Run(ctx context.Context) error {
 	p.mu.Lock()
 	p.link, p.seen = link, p.config.Clock()
 	p.mu.Unlock()
+	listener := p.config.Listener
+	if p.config.Listen != nil {
+		if listener, err = p.config.Listen(); err != nil {
+			return errors.Join(fmt.Errorf("listening for the control plane: %w", err), link.Close())
+		}
+	}
 	p.log.Info("data plane is up", "table", p.config.Host.Table, "tunnel", p.config.Host.Tunnel)
-	err = p.serve(ctx)
+	err = p.serve(ctx, listener)
 	return errors.Join(err, link.Close())
 }
 
 // serve owns the goroutines of Run.
-func (p *Plane) serve(ctx context.Context) error {
+func (p *Plane) serve(ctx context.Context, l *net.UnixListener) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer p.talks.Wait()
 	defer p.hangUp()
@@ -134,7 +143,7 @@ func (p *Plane) serve(ctx context.Context) error {
 	if p.config.Conn != nil {
 		p.talks.Go(func() { p.talk(p.config.Conn) })
 	}
-	if l := p.config.Listener; l != nil {
+	if l != nil {
 		defer l.Close()
 		p.talks.Go(func() { failed <- p.accept(ctx, l) })
 	}

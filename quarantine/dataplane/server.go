@@ -17,9 +17,15 @@ import (
 	"lazaret/quarantine"
 )
 
-// Listen makes the socket at path for Config.Listener, whole or not at all, with
-// mode 0600, or 0660 for group when that is not negative. A socket that a dead process
-// left there is replaced. It stays when the listener closes.
+// Listen makes the socket at path, whole or not at all. Whatever is there is replaced,
+// so only the owner of the table may call it: see Config.Listen. The socket stays when
+// the listener closes.
+//
+// With a negative group its mode is 0666, else 0660 for that group. Everybody may
+// connect then, and that is safe: the kernel says whose each connection is
+// (SO_PEERCRED), the data plane hangs up on everyone who is not in Config.UIDs before it
+// reads or writes a byte, and the control plane, which is a user of its own, could not
+// reach a socket that is the data plane's alone.
 func Listen(path string, group int) (*net.UnixListener, error) {
 	dir, err := os.MkdirTemp(filepath.Dir(path), ".socket-") // mode 0700: nobody connects before the modes are right
 	if err != nil {
@@ -32,7 +38,7 @@ func Listen(path string, group int) (*net.UnixListener, error) {
 		return nil, fmt.Errorf("making the socket %s: %w", path, err)
 	}
 	l.SetUnlinkOnClose(false)
-	mode := os.FileMode(0o600)
+	mode := os.FileMode(0o666)
 	if group >= 0 {
 		mode = 0o660
 		err = os.Chown(made, -1, group)
@@ -50,6 +56,8 @@ func Listen(path string, group int) (*net.UnixListener, error) {
 func (p *Plane) accept(ctx context.Context, l *net.UnixListener) error {
 	stop := context.AfterFunc(ctx, func() { l.Close() })
 	defer stop()
+	var logged time.Time
+	var refused int // since then
 	for {
 		conn, err := l.AcceptUnix()
 		if ctx.Err() != nil {
@@ -62,8 +70,12 @@ func (p *Plane) accept(ctx context.Context, l *net.UnixListener) error {
 			return fmt.Errorf("taking connections: %w", err)
 		}
 		if err := p.admitUser(conn); err != nil {
-			p.log.Warn("refused a connection", "error", err)
 			conn.Close()
+			refused++
+			if time.Since(logged) >= time.Minute { // anybody may try, and fill the log
+				p.log.Warn("refused connections", "number", refused, "last", err)
+				logged, refused = time.Now(), 0
+			}
 			continue
 		}
 		p.talks.Go(func() { p.talk(conn) })
