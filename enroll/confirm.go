@@ -52,14 +52,9 @@ func (e *exchange) tryConfirm() (*cmp.Message, error) {
 		e.note("enroll.note", "the device refuses its certificate; unless it is seen, it will be revoked")
 		return e.answerWith(cmp.Body{Kind: cmp.PKIConf}), nil
 	}
-	if o.State == Issued {
-		o.State, o.Answer.Confirmed = Confirmed, e.now
-		if err := e.desk.cfg.Store.UpdateOTP(e.ctx, e.by, "otp.confirm", o); err != nil {
-			return nil, fmt.Errorf("confirming by one-time password %s: %w", o.Reference, err)
-		}
-		e.otp = o
+	if err := e.desk.take(e.ctx, confirmation{e.by, o, e.now}); err != nil {
+		return nil, err
 	}
-	e.desk.tell(e.ctx, confirmation{e.by, o}) // the confirmation stands, whatever the gate says
 	return e.answerWith(cmp.Body{Kind: cmp.PKIConf}), nil
 }
 

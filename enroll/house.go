@@ -32,7 +32,9 @@ func (d *Desk) Run(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case c := <-d.later:
-			d.tellNow(ctx, c)
+			if err := d.takeNow(ctx, c); err != nil && ctx.Err() == nil {
+				d.cfg.Log.Warn("recording a confirmation", "error", err)
+			}
 			sweep = false
 		case <-tick.C:
 			sweep = true
@@ -40,30 +42,40 @@ func (d *Desk) Run(ctx context.Context) error {
 	}
 }
 
-// confirmation is an OTP that was just confirmed, and by whom.
+// confirmation is a certConf that was checked.
 type confirmation struct {
 	by  quarantine.Actor
-	otp OTP
+	otp OTP // as read, Issued or Confirmed
+	at  time.Time
 }
 
-// tell tells the gate that a device has its certificate, behind the answer where Run
-// keeps house. What is lost by a crash meanwhile is found by the next sweep.
-func (d *Desk) tell(ctx context.Context, c confirmation) {
+// take takes a confirmation in, behind the answer where Run keeps house. The device has its
+// certificate by then, so nothing it needs rests on this write: what a crash loses is made
+// good the first time the device is seen, and a repeated certConf is answered all the same.
+func (d *Desk) take(ctx context.Context, c confirmation) error {
 	if d.keeps.Load() {
 		select {
 		case d.later <- c:
-			return
+			return nil
 		default: // a burst: this one waits
 		}
 	}
-	d.tellNow(ctx, c)
+	return d.takeNow(ctx, c)
 }
 
-func (d *Desk) tellNow(ctx context.Context, c confirmation) {
-	if err := d.confirmed(ctx, c.by, c.otp); err != nil && ctx.Err() == nil {
-		// A gate that has not heard of the device yet, for one.
-		d.cfg.Log.Info("telling the gate of a confirmed device: left to the next sweep", "device", c.otp.Answer.Device, "error", err)
+func (d *Desk) takeNow(ctx context.Context, c confirmation) error {
+	o := c.otp
+	if o.State == Issued {
+		o.State, o.Answer.Confirmed = Confirmed, c.at
+		if err := d.cfg.Store.UpdateOTP(ctx, c.by, "otp.confirm", o); err != nil {
+			return fmt.Errorf("confirming by one-time password %s: %w", o.Reference, err)
+		}
 	}
+	if err := d.confirmed(ctx, c.by, o); err != nil && ctx.Err() == nil {
+		// A gate that has not heard of the device yet, for one. The next sweep sees to it.
+		d.cfg.Log.Info("telling the gate of a confirmed device: left to the next sweep", "device", o.Answer.Device, "error", err)
+	}
+	return nil
 }
 
 // sweep is one round. One OTP's failure does not keep the others from their turn.

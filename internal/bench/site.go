@@ -116,6 +116,7 @@ func openSite(ctx context.Context) (s *site, err error) {
 	if err := s.openDesk(ctx, ring, log); err != nil {
 		return s, err
 	}
+	s.parts.Go(func() error { return s.desk.Run(ctx) })
 	select {
 	case <-s.gate.Ready():
 		return s, nil
