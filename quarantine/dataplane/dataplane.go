@@ -26,6 +26,8 @@ type Table interface {
 	Apply(firewall.Change) error
 	// Refresh sets the two freshness deadlines.
 	Refresh(fresh, alive firewall.Deadline) error
+	// Verify asks the kernel whether the table is there, this process's own, and drops.
+	Verify() error
 }
 
 // Link is the tunnel as the data plane uses it; *tunnel.Link is one.

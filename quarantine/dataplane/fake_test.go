@@ -119,6 +119,12 @@ func (t *fakeTable) Refresh(fresh, alive firewall.Deadline) error {
 	return nil
 }
 
+func (t *fakeTable) Verify() error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.enter("verify")
+}
+
 // calls returns and forgets what was called.
 func (t *fakeTable) calls() []string {
 	t.mu.Lock()

@@ -83,6 +83,19 @@ func (p *Plane) syncPeers(device quarantine.ID) error {
 	}))
 }
 
+// removePeers leaves the tunnel without any; the next plan brings them back.
+func (p *Plane) removePeers() error {
+	have, err := p.link.Peers()
+	if err != nil {
+		return err
+	}
+	seen := make([]tunnel.Peer, len(have))
+	for i, s := range have {
+		seen[i] = s.Peer
+	}
+	return p.link.Apply(tunnel.Diff(seen, nil))
+}
+
 // weigh finds out what an error of the tunnel comes to, by looking at all of it. A
 // peer that is missing, or has too few addresses, costs its device the tunnel and
 // nobody else anything: p.lacking has it, and why, and that is no error. errTunnel

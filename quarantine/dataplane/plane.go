@@ -54,6 +54,7 @@ type Plane struct {
 	current *session // the control plane that is listened to; nil: none
 
 	nextLook time.Time // Run's own: when to look for handshakes again
+	ticks    int       // Run's own
 	hooks    hooks     // tests' own
 }
 
@@ -166,6 +167,9 @@ func (p *Plane) serve(ctx context.Context, l *net.UnixListener) error {
 func (p *Plane) tick() {
 	p.watchClocks()
 	p.watchHandshakes()
+	if p.ticks++; p.ticks%verifyEvery == 0 {
+		p.watchTable()
+	}
 }
 
 // forwardAll lets the kernel forward packets, in this network namespace.

@@ -40,6 +40,31 @@ func (p *Plane) watchClocks() {
 
 func earlier(d, by firewall.Deadline) firewall.Deadline { return max(d-by, 0) }
 
+// verifyEvery is how many ticks, of a second each, lie between two looks at the table.
+const verifyEvery = 5
+
+// watchTable looks whether the table still stands as this process left it. While it
+// owns the table nobody else can change it, so if not, nothing is certain: the table is
+// made anew, empty, and the control plane asked for a plan. Without a table there are no
+// peers either. It is tried again at every look.
+func (p *Plane) watchTable() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	err := p.config.Table.Verify()
+	if err != nil {
+		err = p.config.Table.Verify() // somebody else's change interrupts a listing
+	}
+	if err == nil {
+		return
+	}
+	p.log.Error("the firewall table is not as it was left; making it anew", "error", err)
+	p.planned, p.fresh, p.alive = false, 0, 0
+	if err := p.config.Table.Adopt(p.config.Host); err != nil {
+		p.log.Error("making the firewall table anew failed; removing every peer", "error", errors.Join(err, p.removePeers()))
+	}
+	p.tell(Event{Kind: NeedPlan, Detail: "the firewall table was made anew: " + short(err.Error(), maxReason)})
+}
+
 // share is the part of the time that looking for handshakes may take: a twentieth.
 const share = 20
 
