@@ -138,9 +138,9 @@ const page = 4000
 func (s *Store) scan(ctx context.Context, prefix string, revision int64, f func(*mvccpb.KeyValue) error) (int64, error) {
 	end := clientv3.GetPrefixRangeEnd(prefix)
 	for from := prefix; ; {
-		opts := []clientv3.OpOption{clientv3.WithRange(end), clientv3.WithLimit(page)}
+		opts := []clientv3.OpOption{clientv3.WithRange(end), clientv3.WithLimit(page), clientv3.WithSerializable()} // see get
 		if revision > 0 {
-			opts = append(opts, clientv3.WithRev(revision), clientv3.WithSerializable())
+			opts = append(opts, clientv3.WithRev(revision))
 		}
 		r, err := s.client.Get(ctx, from, opts...)
 		if err != nil {
