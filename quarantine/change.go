@@ -128,21 +128,18 @@ func (g *Gate) tighten(ctx context.Context, c Change) (Placement, error) {
 	return g.inForce(st, g.Clock.Now().Wall), err
 }
 
-// journalled strikes c off again if it was recorded, superseded or gone before the journal
-// had it. The caller holds mu.
+// journalled strikes c off again if it was recorded, or its device gone, before the journal
+// had it. One that is superseded by what is pending stays until the journal has that. The
+// caller holds mu.
 func (g *Gate) journalled(c Change) {
-	upTo := c.Tighten
 	if st := g.index[c.Device]; st != nil {
 		for _, p := range st.pending {
-			if p.Tighten == c.Tighten {
+			if p.Tighten == c.Tighten || c.supersededBy(p) {
 				return
 			}
-			upTo = min(upTo, p.Tighten-1) // what is pending before it stays
 		}
 	}
-	if upTo > 0 {
-		g.strike(c.Device, upTo)
-	}
+	g.strike(c)
 }
 
 // maxJournal is how long a tightening waits for the journal before it is applied anyway.

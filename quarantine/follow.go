@@ -149,7 +149,7 @@ func (g *Gate) resync(ctx context.Context) error {
 func (g *Gate) forgetOrphans() {
 	for id, pending := range g.orphaned {
 		g.Log.Warn("the journal holds a tightening of a device that is no more", "device", id)
-		g.strike(id, pending[len(pending)-1].Tighten)
+		g.strike(pending...)
 	}
 	g.orphaned = nil
 }

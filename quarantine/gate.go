@@ -23,9 +23,9 @@ const (
 type Keeper interface {
 	// Append returns when c is safe from a crash.
 	Append(c Change) error
-	// Done forgets the device's changes up to and including that tighten counter.
-	Done(device ID, tighten uint64) error
-	// Pending returns what was appended and not done, oldest first.
+	// Done forgets c, and the reports that c superseded, and nothing else.
+	Done(c Change) error
+	// Pending returns what was appended and not done.
 	Pending() map[ID][]Change
 }
 
@@ -111,7 +111,7 @@ type Gate struct {
 	busy     map[ID]chan struct{} // devices whose record is being written; closed when done
 	todo     []ID                 // devices whose record must be written, oldest first
 	unsafe   []Change             // repeats that are pending now and not in the journal yet
-	struck   []doneLine           // recorded tightenings that the journal still holds
+	struck   []Change             // recorded tightenings that the journal still holds
 	wakes    wakes
 
 	planned   bool              // a complete plan was taken

@@ -91,18 +91,21 @@ func (k *keeper) Append(c quarantine.Change) error {
 	if k.fail != nil {
 		return k.fail
 	}
-	k.pending[c.Device] = append(k.pending[c.Device], c)
+	k.pending[c.Device] = quarantine.Merged(k.pending[c.Device], c)
 	return nil
 }
 
-func (k *keeper) Done(id quarantine.ID, tighten uint64) error {
+func (k *keeper) Done(done quarantine.Change) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	left := slices.DeleteFunc(slices.Clone(k.pending[id]), func(c quarantine.Change) bool { return c.Tighten <= tighten })
+	left := slices.DeleteFunc(slices.Clone(k.pending[done.Device]), func(c quarantine.Change) bool {
+		superseded := c.Report != nil && done.Report != nil && c.Report.Source == done.Report.Source && c.Tighten < done.Tighten
+		return c.Tighten == done.Tighten || superseded
+	})
 	if len(left) == 0 {
-		delete(k.pending, id)
+		delete(k.pending, done.Device)
 	} else {
-		k.pending[id] = left
+		k.pending[done.Device] = left
 	}
 	return nil
 }

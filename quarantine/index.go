@@ -133,16 +133,17 @@ func (g *Gate) drop(id ID) (last Entry, ok bool) {
 	g.all[st.nth].nth = st.nth
 	g.all[end], st.nth = nil, -1
 	g.all = g.all[:end]
-	if len(st.pending) > 0 {
-		g.strike(id, st.tighten)
-	}
+	g.strike(st.pending...)
 	g.notify(id)
 	return last, true
 }
 
-// strike has the recorder take the device's tightenings off the journal. The caller holds mu.
-func (g *Gate) strike(id ID, tighten uint64) {
-	g.struck = append(g.struck, doneLine{id, tighten})
+// strike has the recorder take tightenings off the journal. The caller holds mu.
+func (g *Gate) strike(changes ...Change) {
+	if len(changes) == 0 {
+		return
+	}
+	g.struck = append(g.struck, changes...)
 	signal(g.unrecorded)
 }
 

@@ -48,9 +48,29 @@ type line struct {
 	Done   *doneLine `json:"done,omitempty"`
 }
 
+// doneLine strikes one change off, and the reports of its source before it.
 type doneLine struct {
 	Device  ID     `json:"device"`
 	Tighten uint64 `json:"tighten"`
+	Source  string `json:"source,omitempty"` // of a report
+}
+
+func doneWith(c Change) doneLine {
+	d := doneLine{Device: c.Device, Tighten: c.Tighten}
+	if c.Kind == Reported && c.Report != nil {
+		d.Source = c.Report.Source
+	}
+	return d
+}
+
+// strikes reports whether d takes c off the journal. A report goes with a later one of its
+// source, which superseded it; nothing else goes with a change but itself, since what is
+// before it may not be recorded.
+func (d doneLine) strikes(c Change) bool {
+	if c.Tighten == d.Tighten {
+		return true
+	}
+	return d.Source != "" && d.Source == doneWith(c).Source && c.Tighten < d.Tighten
 }
 
 // OpenJournal opens or creates the journal at path, mode 0600, and reads what is pending.
@@ -107,7 +127,7 @@ func applyLine(pending map[ID][]Change, l line) {
 		pending[l.Change.Device] = merged(pending[l.Change.Device], *l.Change)
 		return
 	}
-	left := slices.DeleteFunc(pending[l.Done.Device], func(c Change) bool { return c.Tighten <= l.Done.Tighten })
+	left := slices.DeleteFunc(pending[l.Done.Device], l.Done.strikes)
 	if len(left) == 0 {
 		delete(pending, l.Done.Device)
 		return
@@ -177,16 +197,18 @@ func (j *Journal) Append(c Change) error {
 	return nil
 }
 
-// Done forgets the device's changes up to and including a tighten counter. It is not
-// synced: a change that comes back after a crash is found in its record and forgotten again.
-func (j *Journal) Done(device ID, tighten uint64) error {
-	if _, err := j.write(line{Done: &doneLine{device, tighten}}); err != nil {
+// Done forgets c, and the reports that c superseded. It is not synced: a change that comes
+// back after a crash is found in its record and forgotten again.
+func (j *Journal) Done(c Change) error {
+	done := doneWith(c)
+	if _, err := j.write(line{Done: &done}); err != nil {
 		return fmt.Errorf("striking off the journal: %w", err)
 	}
 	return nil
 }
 
-// Pending returns what was appended and not done, oldest first.
+// Pending returns what was appended and not done, by tighten counter: appends at the same
+// time may stand in the file in another order.
 func (j *Journal) Pending() map[ID][]Change {
 	j.mu.Lock()
 	defer j.mu.Unlock()

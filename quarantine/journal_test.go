@@ -47,8 +47,8 @@ func TestJournalReopens(t *testing.T) {
 	for _, c := range []quarantine.Change{holdOf("d1", 1), holdOf("d1", 2), holdOf("d2", 1), report, holdOf("d3", 1)} {
 		must(t, j.Append(c))
 	}
-	must(t, j.Done("d1", 1))
-	must(t, j.Done("d2", 9))
+	must(t, j.Done(holdOf("d1", 1)))
+	must(t, j.Done(holdOf("d2", 1)))
 	if diff := cmp.Diff(want, j.Pending()); diff != "" {
 		t.Errorf("pending (-want +got):\n%s", diff)
 	}
@@ -156,7 +156,7 @@ func TestJournalCompacts(t *testing.T) {
 	var largest int64
 	for i := range uint64(500) {
 		must(t, j.Append(holdOf("d1", i+1)))
-		must(t, j.Done("d1", i+1))
+		must(t, j.Done(holdOf("d1", i+1)))
 		info, err := os.Stat(path)
 		must(t, err)
 		largest = max(largest, info.Size())
@@ -181,8 +181,10 @@ func TestJournalConcurrent(t *testing.T) {
 					t.Error(err)
 				}
 			}
-			if err := j.Done(quarantine.ID(fmt.Sprintf("d%d", i)), 49); err != nil {
-				t.Error(err)
+			for n := range uint64(49) {
+				if err := j.Done(holdOf(fmt.Sprintf("d%d", i), n+1)); err != nil {
+					t.Error(err)
+				}
 			}
 		})
 	}
@@ -285,12 +287,37 @@ func TestJournalSupersedes(t *testing.T) {
 	}
 }
 
+// What is done goes with the reports that it superseded; a change with a lower counter that
+// was not recorded stays, wherever in the file it stands.
+func TestJournalStrikesExactly(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "journal")
+	j := openJournal(t, path)
+	bad := func(source string, n uint64) quarantine.Change {
+		c := reportChange(source, quarantine.NonCompliant, noon.Add(time.Duration(n)), 0)
+		c.Tighten = n
+		return c
+	}
+	for _, c := range []quarantine.Change{bad("mdm", 4), holdOf("d1", 2), bad("scan", 3), bad("mdm", 1), bad("scan", 6), holdOf("d1", 5)} {
+		must(t, j.Append(c))
+	}
+	must(t, j.Done(holdOf("d1", 5)))
+	must(t, j.Done(bad("scan", 7)))
+	want := map[quarantine.ID][]quarantine.Change{"d1": {holdOf("d1", 2), bad("mdm", 4)}}
+	for range 2 {
+		if diff := cmp.Diff(want, j.Pending()); diff != "" {
+			t.Errorf("pending (-want +got):\n%s", diff)
+		}
+		must(t, j.Close())
+		j = openJournal(t, path)
+	}
+}
+
 func FuzzReadJournal(f *testing.F) {
 	path := filepath.Join(f.TempDir(), "journal")
 	j := openJournal(f, path)
 	must(f, j.Append(holdOf("d1", 1)))
 	must(f, j.Append(holdOf("d2", 1)))
-	must(f, j.Done("d1", 1))
+	must(f, j.Done(holdOf("d1", 1)))
 	b, err := os.ReadFile(path)
 	must(f, err)
 	f.Add(b)

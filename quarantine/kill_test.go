@@ -47,11 +47,11 @@ func (m *mortal) Append(c quarantine.Change) error {
 	return m.step("journalled")
 }
 
-func (m *mortal) Done(id quarantine.ID, tighten uint64) error {
+func (m *mortal) Done(c quarantine.Change) error {
 	if err := m.step("strike"); err != nil {
 		return err
 	}
-	return m.Keeper.Done(id, tighten)
+	return m.Keeper.Done(c)
 }
 
 func (m *mortal) killed() bool {

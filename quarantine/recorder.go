@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 )
 
 // enqueue has the device's record written soon. The caller holds mu.
@@ -69,9 +70,9 @@ func (g *Gate) strikeOut() {
 	struck := g.struck
 	g.struck = nil
 	g.mu.Unlock()
-	for _, d := range struck {
-		if err := g.Journal.Done(d.Device, d.Tighten); err != nil {
-			g.Log.Warn("a recorded tightening stays in the journal", "device", d.Device, "error", err)
+	for _, c := range struck {
+		if err := g.Journal.Done(c); err != nil {
+			g.Log.Warn("a recorded tightening stays in the journal", "device", c.Device, "error", err)
 		}
 	}
 }
@@ -108,7 +109,7 @@ func (g *Gate) writeOut(ctx context.Context, id ID) error {
 			return err
 		}
 		g.mu.Lock()
-		g.settle(id, c.Tighten)
+		g.settle(id, c)
 		if st := g.index[id]; st != nil {
 			g.decide(st, g.Clock.Now().Wall) // enforced right below
 		}
@@ -128,7 +129,7 @@ func (g *Gate) nextWrite(id ID) (c Change, next Record, ok bool) {
 		return Change{}, Record{}, false
 	}
 	for len(st.pending) > 0 && st.rec.tookIn(st.pending[0]) {
-		g.settle(id, st.pending[0].Tighten)
+		g.settle(id, st.pending[0])
 	}
 	now := g.Clock.Now().Wall
 	p := Place(g.facts(st.known(), now))
@@ -148,21 +149,19 @@ func (g *Gate) nextWrite(id ID) (c Change, next Record, ok bool) {
 	return c, next.Settle(p, now), true
 }
 
-// settle takes what is pending up to a tighten counter as recorded. The caller holds mu.
-func (g *Gate) settle(id ID, tighten uint64) {
+// settle takes a pending change, and nothing else, as recorded. The caller holds mu.
+func (g *Gate) settle(id ID, c Change) {
 	st := g.index[id]
-	if st == nil || tighten == 0 {
+	if st == nil {
 		return
 	}
-	n := 0
-	for n < len(st.pending) && st.pending[n].Tighten <= tighten {
-		n++
+	at := slices.IndexFunc(st.pending, func(p Change) bool { return p.Tighten == c.Tighten })
+	if at < 0 {
+		return // nothing that was pending, or superseded meanwhile: its successor strikes it off
 	}
-	if n > 0 {
-		st.pending = st.pending[n:]
-		st.generation = 0
-		g.strike(id, tighten)
-	}
+	st.pending = slices.Delete(slices.Clone(st.pending), at, at+1)
+	st.generation = 0
+	g.strike(c)
 }
 
 // write records one change and takes the new record into the index. On ErrConflict it

@@ -257,7 +257,95 @@ func TestRecordedTighteningStaysLifted(t *testing.T) {
 	})
 }
 
+// Whatever the order in which tightenings of one device came to the file before a crash,
+// each of them is recorded after it.
+func TestJournalInAnyOrder(t *testing.T) {
+	for _, order := range [][]uint64{{1, 2, 3}, {1, 3, 2}, {2, 1, 3}, {2, 3, 1}, {3, 1, 2}, {3, 2, 1}} {
+		bubble(t, func(t *testing.T, b *bench) {
+			b.enroll(enrolled(1, "staff", time.Now()))
+			b.compliant("d1")
+			b.stop()
+			path := filepath.Join(t.TempDir(), "journal")
+			j := openJournal(t, path)
+			now := time.Now().UTC().Round(0)
+			for _, n := range order {
+				c := quarantine.Change{Kind: quarantine.Block, Device: "d1", By: admin, At: now, Why: "stolen", Tighten: n}
+				switch n {
+				case 2:
+					c.Kind, c.By, c.Report = quarantine.Reported, token, &quarantine.Report{Device: "d1", Source: "mdm",
+						Verdict: quarantine.NonCompliant, At: now.Add(time.Second), Received: now}
+				case 3:
+					c.Kind = quarantine.Hold
+				}
+				must(t, j.Append(c))
+			}
+			must(t, j.Close())
+			j = openJournal(t, path)
+			b.journal = j
+			b.run()
+			time.Sleep(10 * time.Second)
+			synctest.Wait()
+			stored, _ := b.store.Get("d1")
+			if !stored.Block.Set() || !stored.Hold.Set() || stored.Reports["mdm"].Verdict != quarantine.NonCompliant || stored.Tighten != 3 {
+				t.Errorf("order %v: stored %+v", order, stored)
+			}
+			if p := j.Pending(); len(p) != 0 {
+				t.Errorf("order %v: the journal still holds %v", order, p)
+			}
+		})
+	}
+}
+
+// A report stays in the journal until it is recorded or the journal has the one that
+// superseded it, whatever is recorded before that.
+func TestSupersededStaysJournalled(t *testing.T) {
+	bubble(t, func(t *testing.T, b *bench) {
+		b.enroll(enrolled(1, "staff", time.Now()))
+		b.compliant("d1")
+		b.down()
+		if _, err := b.report("mdm", "", time.Now().Add(time.Second), time.Hour, "d1"); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := b.gate.Block(t.Context(), admin, "d1", "stolen"); err != nil {
+			t.Fatal(err)
+		}
+		k := b.journal.(*keeper)
+		stall := make(chan struct{})
+		k.mu.Lock()
+		k.stall = stall
+		k.mu.Unlock()
+		if _, err := b.report("mdm", quarantine.NonCompliant, time.Now().Add(2*time.Second), 2*time.Hour, "d1"); err != nil {
+			t.Fatal(err)
+		}
+		left := 1 // the block is recorded, and nothing after it
+		b.store.SetHook(func(_ context.Context, step string, _ quarantine.ID) error {
+			if step == "record" {
+				left--
+			}
+			if left < 0 {
+				return storetest.ErrDown
+			}
+			return nil
+		})
+		time.Sleep(10 * time.Second)
+		synctest.Wait()
+		if stored, _ := b.store.Get("d1"); !stored.Block.Set() || stored.Reports["mdm"].Verdict != quarantine.Compliant {
+			t.Fatalf("stored %+v; want the block, and nothing after it", stored)
+		}
+		if p := k.Pending()["d1"]; len(p) != 1 || p[0].Kind != quarantine.Reported {
+			t.Errorf("the journal holds %+v, want the first report", p)
+		}
+		close(stall)
+		b.up()
+		time.Sleep(10 * time.Second)
+		synctest.Wait()
+		if p := k.Pending(); len(p) != 0 {
+			t.Errorf("the journal still holds %v", p)
+		}
+	})
+}
+
 // sticky is a journal from which nothing goes.
 type sticky struct{ *keeper }
 
-func (sticky) Done(quarantine.ID, uint64) error { return errors.New("read-only file system") }
+func (sticky) Done(quarantine.Change) error { return errors.New("read-only file system") }
