@@ -26,7 +26,7 @@ func (g *Gate) Change(ctx context.Context, by Actor, c Change) (Placement, error
 }
 
 func (g *Gate) change(ctx context.Context, by Actor, c Change) (Placement, error) {
-	now := g.Clock.Now().Wall
+	now := g.now().Wall
 	c.By, c.Tighten = by, 0
 	c.At = now
 	if c.Report != nil {
@@ -125,7 +125,7 @@ func (g *Gate) tighten(ctx context.Context, c Change) (Placement, error) {
 	if st == nil {
 		return Placement{}, ErrUnknownDevice
 	}
-	return g.inForce(st, g.Clock.Now().Wall), err
+	return g.inForce(st, g.now().Wall), err
 }
 
 // journalled strikes c off again if it was recorded, or its device gone, before the journal
@@ -186,7 +186,7 @@ func (g *Gate) recordChange(ctx context.Context, c Change) error {
 		g.mu.Unlock()
 		return ErrUnknownDevice
 	}
-	now := g.Clock.Now().Wall
+	now := g.now().Wall
 	next, err := st.rec.With(c)
 	if err != nil {
 		g.mu.Unlock()
@@ -208,7 +208,7 @@ func (g *Gate) loosened(ctx context.Context, id ID, err error) (Placement, error
 	if st == nil {
 		return Placement{}, errors.Join(err, ErrUnknownDevice)
 	}
-	return g.inForce(st, g.Clock.Now().Wall), err
+	return g.inForce(st, g.now().Wall), err
 }
 
 // Report takes a source's report.

@@ -1,6 +1,7 @@
 package quarantine
 
 import (
+	"sync"
 	"time"
 
 	"lazaret/firewall"
@@ -42,6 +43,38 @@ func (i Instant) Deadline(t time.Time) firewall.Deadline {
 	}
 	return d
 }
+
+// steady is the wall clock as decisions read it: it never goes back. Set forward, the clock
+// shortens every lease; set back again, it gives nothing of that back, nor anything else.
+type steady struct {
+	mu     sync.Mutex
+	known  bool
+	offset time.Duration // the most that the wall clock was seen ahead of boot time
+}
+
+// now reads c: the wall clock, or the highest time seen on it plus the boot time since,
+// whichever is later.
+func (s *steady) now(c Clock) Instant {
+	read := c.Now()
+	if read.Wall.IsZero() {
+		return read
+	}
+	// An offset by a later reading of boot time is none too large, however long the machine
+	// stood still between the two.
+	offset := Instant{Wall: read.Wall, Boot: firewall.Deadline(c.Boot())}.offset()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.known || offset > s.offset {
+		s.known, s.offset = true, offset
+	}
+	if least := time.Unix(0, int64(read.Boot)).Add(s.offset).UTC(); read.Wall.Before(least) {
+		read.Wall = least
+	}
+	return read
+}
+
+// now is the time to decide by.
+func (g *Gate) now() Instant { return g.steady.now(g.Clock) }
 
 // offset is how far the wall clock is ahead of boot time; a step of it is a clock jump.
 func (i Instant) offset() time.Duration {

@@ -85,7 +85,7 @@ func (g *Gate) applyNow(ctx context.Context, st *state) error {
 		g.mu.Unlock()
 		return errors.New("the data plane has no plan yet")
 	}
-	e, fault := g.entry(st, g.Clock.Now())
+	e, fault := g.entry(st, g.now())
 	g.mu.Unlock()
 	if err := g.Enforcer.Apply(ctx, e); err != nil {
 		return err
@@ -174,7 +174,7 @@ func (g *Gate) warm() {
 		ids = append(ids, id)
 	}
 	for some := range slices.Chunk(ids, chunk) {
-		now := g.Clock.Now().Wall
+		now := g.now().Wall
 		for _, id := range some {
 			if st := g.index[id]; st != nil {
 				g.decide(st, now)
@@ -195,7 +195,7 @@ func (g *Gate) replace(ctx context.Context) (Plan, error) {
 		g.mu.Unlock()
 		return Plan{}, err
 	}
-	p, faults := g.buildPlan(g.Clock.Now())
+	p, faults := g.buildPlan(g.now())
 	g.dirty = false // what changes from here on says so again
 	g.mu.Unlock()
 

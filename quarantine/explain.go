@@ -27,7 +27,7 @@ func (g *Gate) Explain(idOrName string) (Explanation, error) {
 	if err != nil {
 		return Explanation{}, err
 	}
-	now := g.Clock.Now()
+	now := g.now()
 	x := Explanation{
 		Record:   *st.rec,
 		Decided:  Place(g.facts(st.known(), now.Wall)),
@@ -70,7 +70,7 @@ func (g *Gate) Device(idOrName string) (Record, error) {
 	if err != nil {
 		return Record{}, err
 	}
-	return g.view(st, g.Clock.Now().Wall), nil
+	return g.view(st, g.now().Wall), nil
 }
 
 // view is the device as it stands, with reasons. The caller holds mu.
@@ -94,7 +94,7 @@ func (g *Gate) Wait(ctx context.Context, id ID, after int64) (Record, error) {
 			return Record{}, fmt.Errorf("%w: %q", ErrUnknownDevice, id)
 		}
 		if st.rec.Revision > after {
-			r := g.view(st, g.Clock.Now().Wall)
+			r := g.view(st, g.now().Wall)
 			g.mu.Unlock()
 			return r, nil
 		}
@@ -117,7 +117,7 @@ func (g *Gate) Admit(r Record) (Record, error) {
 	if g.settings.generation == 0 {
 		return Record{}, ErrNotReady
 	}
-	now := g.Clock.Now().Wall
+	now := g.now().Wall
 	seated := r
 	seated.Seat = max(r.Seat, 1)
 	if seated.Key.IsZero() || seated.ID == "" {
@@ -147,7 +147,7 @@ func (g *Gate) Status() Status {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	s := Status{Revision: g.revision, Devices: len(g.index), Pending: pending, Planned: g.planned && !g.dirty,
-		Fresh: g.fresh > g.Clock.Now().Boot}
+		Fresh: g.fresh > g.now().Boot}
 	if g.problem != nil {
 		s.Problem = g.problem.Error()
 	}

@@ -65,7 +65,7 @@ func (g *Gate) take(ctx context.Context, e Event) {
 		g.mu.Unlock()
 		return
 	}
-	now := g.Clock.Now().Wall
+	now := g.now().Wall
 	var moved []ID
 	var gone []Entry
 	for _, r := range e.Records {

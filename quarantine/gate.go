@@ -99,6 +99,8 @@ type Gate struct {
 	unrecorded  chan struct{} // capacity 1: todo has grown
 	rescheduled chan struct{} // capacity 1: the first wake is another
 
+	steady steady // has a lock of its own
+
 	mu       sync.Mutex // guards all below
 	settings settings
 	index    map[ID]*state

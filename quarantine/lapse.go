@@ -26,13 +26,16 @@ func (g *Gate) lapses(ctx context.Context) {
 		case <-t.C:
 		}
 		t.Stop()
-		now := g.Clock.Now()
-		if jump := now.offset() - before.offset(); jump.Abs() > maxJump {
-			g.Log.Warn("the clock jumped", "by", jump)
+		read := g.Clock.Now()
+		switch jump := read.offset() - before.offset(); {
+		case jump > maxJump:
+			g.Log.Warn("the clock was set forward", "by", jump)
 			g.decideAnew()
+		case jump < -maxJump:
+			g.Log.Warn("the clock was set back; until the gate is started again, it decides as if it were not", "by", jump)
 		}
-		before = now
-		for _, id := range g.due(now.Wall) {
+		before = read
+		for _, id := range g.due(g.now().Wall) {
 			if err := g.enforce(ctx, id); err != nil {
 				g.Log.Warn("applying a lapse", "device", id, "error", err)
 			}
@@ -47,7 +50,7 @@ func (g *Gate) untilWake() time.Duration {
 	if len(g.wakes) == 0 {
 		return tick
 	}
-	return min(max(g.wakes[0].wake.Sub(g.Clock.Now().Wall), 0), tick)
+	return min(max(g.wakes[0].wake.Sub(g.now().Wall), 0), tick)
 }
 
 // due decides on every device whose time has come, and returns those that move.

@@ -75,7 +75,7 @@ func (g *Gate) everyone() []*state {
 func (g *Gate) glance(states []*state) []glimpse {
 	all := make([]glimpse, 0, len(states))
 	for some := range slices.Chunk(states, chunk) {
-		now := g.Clock.Now().Wall
+		now := g.now().Wall
 		g.mu.Lock()
 		for _, st := range some {
 			if st.nth >= 0 {
@@ -97,7 +97,7 @@ type judge struct {
 func (g *Gate) judge() judge {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return judge{g.settings, g.Policy, g.Clock.Now().Wall}
+	return judge{g.settings, g.Policy, g.now().Wall}
 }
 
 // view is the device as it stands, without reasons.

@@ -111,7 +111,7 @@ func (g *Gate) writeOut(ctx context.Context, id ID) error {
 		g.mu.Lock()
 		g.settle(id, c)
 		if st := g.index[id]; st != nil {
-			g.decide(st, g.Clock.Now().Wall) // enforced right below
+			g.decide(st, g.now().Wall) // enforced right below
 		}
 		g.mu.Unlock()
 		if err := g.enforce(ctx, id); err != nil {
@@ -131,7 +131,7 @@ func (g *Gate) nextWrite(id ID) (c Change, next Record, ok bool) {
 	for len(st.pending) > 0 && st.rec.tookIn(st.pending[0]) {
 		g.settle(id, st.pending[0])
 	}
-	now := g.Clock.Now().Wall
+	now := g.now().Wall
 	p := Place(g.facts(st.known(), now))
 	switch {
 	case len(st.pending) > 0:
@@ -184,7 +184,7 @@ func (g *Gate) write(ctx context.Context, c Change, next Record) error {
 		return ErrUnknownDevice // dropped meanwhile
 	}
 	if g.put(next) {
-		g.decide(g.index[next.ID], g.Clock.Now().Wall)
+		g.decide(g.index[next.ID], g.now().Wall)
 	}
 	return nil
 }

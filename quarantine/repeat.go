@@ -134,7 +134,7 @@ const keepers = 32
 // keepRepeats journals, at the end of a run, every report that is only remembered.
 func (g *Gate) keepRepeats() {
 	g.mu.Lock()
-	now := g.Clock.Now().Wall
+	now := g.now().Wall
 	for _, st := range g.all {
 		g.ripen(st, now)
 		for _, c := range st.later {
