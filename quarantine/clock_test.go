@@ -19,56 +19,67 @@ func astray(b *bench) *atomic.Int64 {
 	return &off
 }
 
-// A wall clock that is set back again and again prolongs no lease: the report's hour ends an
-// hour of boot time after it.
+// A wall clock that is set back again and again, by less than what passed or by more,
+// prolongs no lease: the report's hour ends an hour of boot time after it.
 func TestClockSetBack(t *testing.T) {
-	bubble(t, func(t *testing.T, b *bench) {
-		off := astray(b)
-		r := enrolled(1, "staff", time.Now())
-		r.Certificate.NotBefore = r.Certificate.NotBefore.Add(-24 * time.Hour) // valid whatever the clock says
-		b.enroll(r)
-		b.compliant("d1")
-		stored, _ := b.store.Get("d1")
-		until, deadline := stored.Until, b.enforcer.Entry("d1").Until
-		if want := b.boot() + firewall.Deadline(time.Hour); deadline != want {
-			t.Fatalf("routed until %d, want %d", deadline, want)
-		}
-		check := func(when string) {
-			t.Helper()
-			synctest.Wait()
-			if got := b.enforcer.Entry("d1").Until; got > deadline {
-				t.Errorf("%s: routed for %s longer", when, time.Duration(got-deadline))
-			}
-			stored, _ := b.store.Get("d1")
-			x, err := b.gate.Explain("d1")
-			if err != nil || stored.Until.After(until) || x.Decided.Until.After(until) {
-				t.Errorf("%s: stored until %s, decided until %s, %v; want %s at most", when, stored.Until, x.Decided.Until, err, until)
-			}
-		}
-		for range 4 {
-			off.Add(-int64(45 * time.Minute))
-			b.gate.Replan()
-			check("set back")
-			time.Sleep(10 * time.Minute)
-			check("ten minutes later")
-			b.wantRouted("d1", true, "within its hour")
-		}
-		time.Sleep(20*time.Minute - time.Second)
-		b.wantRouted("d1", true, "in the last second of its hour")
-		time.Sleep(2 * time.Second)
-		synctest.Wait()
-		b.wantRouted("d1", false, "after its hour")
-		if stored, _ := b.store.Get("d1"); stored.Stage != quarantine.Quarantined {
-			t.Errorf("stored as %s, want quarantined", stored.Stage)
-		}
-		b.reconciled("after its hour")
+	for _, c := range []struct{ wait, back time.Duration }{
+		{12 * time.Minute, 10 * time.Minute},
+		{14 * time.Minute, 45 * time.Minute},
+	} {
+		t.Run(c.back.String(), func(t *testing.T) {
+			bubble(t, func(t *testing.T, b *bench) { setBack(t, b, c.wait, c.back) })
+		})
+	}
+}
 
-		// A source whose clock is right is believed, and gives no more than it says.
-		b.compliant("d1")
-		if got, most := b.enforcer.Entry("d1").Until, b.boot()+firewall.Deadline(time.Hour); got != most {
-			t.Errorf("a new report: routed until %d, want %d", got, most)
+// setBack waits and sets the clock back four times within the hour of a report.
+func setBack(t *testing.T, b *bench, wait, back time.Duration) {
+	off := astray(b)
+	r := enrolled(1, "staff", time.Now())
+	r.Certificate.NotBefore = r.Certificate.NotBefore.Add(-24 * time.Hour) // valid whatever the clock says
+	b.enroll(r)
+	b.compliant("d1")
+	stored, _ := b.store.Get("d1")
+	until, deadline := stored.Until, b.enforcer.Entry("d1").Until
+	if want := b.boot() + firewall.Deadline(time.Hour); deadline != want {
+		t.Fatalf("routed until %d, want %d", deadline, want)
+	}
+	check := func(when string) {
+		t.Helper()
+		synctest.Wait()
+		if got := b.enforcer.Entry("d1").Until; got > deadline {
+			t.Errorf("%s: routed for %s longer", when, time.Duration(got-deadline))
 		}
-	})
+		stored, _ := b.store.Get("d1")
+		x, err := b.gate.Explain("d1")
+		if err != nil || stored.Until.After(until) || x.Decided.Until.After(until) {
+			t.Errorf("%s: stored until %s, decided until %s, %v; want %s at most", when, stored.Until, x.Decided.Until, err, until)
+		}
+	}
+	for range 4 {
+		time.Sleep(wait)
+		off.Add(-int64(back))
+		b.gate.Replan()
+		check("set back")
+		time.Sleep(3 * time.Second)
+		check("three seconds later")
+		b.wantRouted("d1", true, "within its hour")
+	}
+	time.Sleep(time.Hour - 4*(wait+3*time.Second) - time.Second)
+	b.wantRouted("d1", true, "in the last second of its hour")
+	time.Sleep(2 * time.Second)
+	synctest.Wait()
+	b.wantRouted("d1", false, "after its hour")
+	if stored, _ := b.store.Get("d1"); stored.Stage != quarantine.Quarantined {
+		t.Errorf("stored as %s, want quarantined", stored.Stage)
+	}
+	b.reconciled("after its hour")
+
+	// A source whose clock is right is believed, and gives no more than it says.
+	b.compliant("d1")
+	if got, most := b.enforcer.Entry("d1").Until, b.boot()+firewall.Deadline(time.Hour); got != most {
+		t.Errorf("a new report: routed until %d, want %d", got, most)
+	}
 }
 
 // A wall clock that was ahead for a while has shortened the lease, and setting it right
