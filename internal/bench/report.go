@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"time"
 
@@ -40,8 +41,25 @@ type field struct {
 
 // measureReports counts from the moment a management server sends its report until the
 // first packet arrives, and compares that with the two kernel changes it comes down to.
+//
+// A report is answered when its record is on the disk, and the disks of shared machines
+// take anything from microseconds to tens of milliseconds for that. So it is measured
+// twice: with the gateway's state in memory, for what our own work takes, and on the disk
+// that is here, for what it comes to.
 func measureReports(ctx context.Context, s *session) error {
-	f, err := openField(ctx, s)
+	memory, err := os.MkdirTemp("/dev/shm", "lazaret-bench-")
+	if err != nil {
+		return fmt.Errorf("making a directory in memory: %w", err)
+	}
+	defer os.RemoveAll(memory)
+	if err := measureReportsIn(ctx, s, memory, "state in memory", number(5)); err != nil {
+		return err
+	}
+	return measureReportsIn(ctx, s, "", "state on disk", nil)
+}
+
+func measureReportsIn(ctx context.Context, s *session, dir, where string, bound *float64) error {
+	f, err := openField(ctx, s, dir)
 	if err != nil {
 		return err
 	}
@@ -67,8 +85,8 @@ func measureReports(ctx context.Context, s *session) error {
 			got.full, got.bare, got.answered = append(got.full, next.full...), append(got.bare, next.bare...), append(got.answered, next.answered...)
 		}
 	}
-	disk.rows(s, "between the following; a report waits for its record")
-	got.rows(s)
+	disk.rows(s, where+"; between the following: a report waits for its record")
+	got.rows(s, where, bound)
 	return nil
 }
 
@@ -90,12 +108,12 @@ func (r *reports) take(ctx context.Context, f *field) error {
 	return nil
 }
 
-func (r *reports) rows(s *session) {
+func (r *reports) rows(s *session, where string, bound *float64) {
 	const way = "HTTPS on the loopback, API, gate, store, control socket, data plane, nftables, WireGuard"
 	const least = "one nftables transaction and one peer set; a packet every 0.2 ms"
 	n := fmt.Sprintf("%d samples", len(r.full))
 	add := func(name string, d time.Duration, with string, bound *float64) {
-		s.add(row{Name: name, Value: millis(d), Unit: "ms", ComparedWith: with, Bound: bound})
+		s.add(row{Name: name + ", " + where, Value: millis(d), Unit: "ms", ComparedWith: with, Bound: bound})
 	}
 	add("report to its answer, p50", r.answered.median(), way, nil)
 	add("bare change to first packet, p50", r.bare.median(), least, nil)
@@ -104,7 +122,7 @@ func (r *reports) rows(s *session) {
 	add("report to first packet, p99", r.full.quantile(0.99), n, nil)
 	add("report to first packet in excess of the bare change, p50", r.full.median()-r.bare.median(), "p50 less p50", nil)
 	add("report to first packet in excess of the bare change, p99", r.full.quantile(0.99)-r.bare.quantile(0.99),
-		"p99 less p99, of "+n+" each, taken in turns", number(5))
+		"p99 less p99, of "+n+" each, taken in turns", bound)
 	add("demotion: last packet that passed, sent after the answer, max", r.late.quantile(1),
 		fmt.Sprintf("negative: sent before; %d demotions", len(r.late)), number(0))
 }
@@ -145,9 +163,9 @@ func (f *field) trial(ctx context.Context, w *worker) (trial, error) {
 
 // openField makes the lab, and in it a gateway with its two processes, one enrolled
 // device and its tunnel.
-func openField(ctx context.Context, s *session) (*field, error) {
+func openField(ctx context.Context, s *session, dir string) (*field, error) {
 	s.progress("starting a gateway and a device")
-	n, err := testnet.Standard(ctx, testnet.Config{}, testnet.Params{})
+	n, err := testnet.Standard(ctx, testnet.Config{Dir: dir}, testnet.Params{})
 	if err != nil {
 		return nil, err
 	}
