@@ -35,7 +35,9 @@ func (r Record) With(c Change) (Record, error) {
 	case Block:
 		r.Block = decision
 	case Unblock:
-		r.Block = Decision{}
+		if r.Block.Set() {
+			r.Block, r.Unblocking = Decision{}, decision
+		}
 	case Revoke:
 		r.Revocation = decision
 	case Prove:
@@ -225,7 +227,7 @@ func (r Record) tookIn(c Change) bool {
 	case Hold:
 		return r.Hold.Set() || !r.Approval.At.Before(c.At)
 	case Block:
-		return r.Block.Set()
+		return r.Block.Set() || r.Unblocking.At.After(c.At)
 	case Revoke:
 		return r.Revocation.Set()
 	default:

@@ -198,7 +198,8 @@ func (j *Journal) Append(c Change) error {
 }
 
 // Done forgets c, and the reports that c superseded. It is not synced: a change that comes
-// back after a crash is found in its record and forgotten again.
+// back after a crash is forgotten again, since its record holds it, or a later decision that
+// lifted it.
 func (j *Journal) Done(c Change) error {
 	done := doneWith(c)
 	if _, err := j.write(line{Done: &done}); err != nil {

@@ -26,10 +26,11 @@ type Record struct {
 	Platform    string            `json:"platform,omitempty"`
 	Ownership   string            `json:"ownership,omitempty"`
 	Certificate Certificate       `json:"certificate"`
-	Reports     map[string]Report `json:"reports"`           // latest of each source
-	Approval    Decision          `json:"approval,omitzero"` // admitted by a person (X10)
-	Hold        Decision          `json:"hold,omitzero"`     // kept in quarantine by a person
-	Block       Decision          `json:"block,omitzero"`    // without a peer, by a person
+	Reports     map[string]Report `json:"reports"`             // latest of each source
+	Approval    Decision          `json:"approval,omitzero"`   // admitted by a person (X10)
+	Hold        Decision          `json:"hold,omitzero"`       // kept in quarantine by a person
+	Block       Decision          `json:"block,omitzero"`      // without a peer, by a person
+	Unblocking  Decision          `json:"unblocking,omitzero"` // of the last block that was lifted
 	Revocation  Decision          `json:"revocation,omitzero"`
 	Proven      bool              `json:"proven"`    // holds the WireGuard private key, as it showed
 	Confirmed   bool              `json:"confirmed"` // certConf arrived or the device was seen

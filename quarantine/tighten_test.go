@@ -231,30 +231,47 @@ func TestRestartReplaysJournal(t *testing.T) {
 }
 
 // A tightening that was recorded, and lifted by a person since, does not come back from a
-// journal that could not be struck.
+// journal that could not be struck; one that came after that does.
 func TestRecordedTighteningStaysLifted(t *testing.T) {
-	bubble(t, func(t *testing.T, b *bench) {
-		b.stop()
-		b.journal = sticky{newKeeper()}
-		b.run()
-		b.enroll(enrolled(1, "staff", time.Now()))
-		b.compliant("d1")
-		if _, err := b.gate.Hold(t.Context(), admin, "d1", "odd"); err != nil {
-			t.Fatal(err)
-		}
-		time.Sleep(time.Second)
-		if p, err := b.gate.Approve(t.Context(), admin, "d1", "fine"); err != nil || p.Stage != quarantine.Routed {
-			t.Fatalf("approved: %+v, %v", p, err)
-		}
-		b.stop()
-		writes := len(b.store.Changes())
-		b.run()
-		time.Sleep(10 * time.Second)
-		b.wantRouted("d1", true, "restarted")
-		if n := len(b.store.Changes()); n != writes {
-			t.Errorf("the restart wrote %d records", n-writes)
-		}
-	})
+	for tightening, lift := range map[quarantine.Kind]quarantine.Kind{quarantine.Hold: quarantine.Approve, quarantine.Block: quarantine.Unblock} {
+		bubble(t, func(t *testing.T, b *bench) {
+			b.stop()
+			b.journal = sticky{newKeeper()}
+			b.run()
+			b.enroll(enrolled(1, "staff", time.Now()))
+			b.compliant("d1")
+			change := func(kind quarantine.Kind, want quarantine.Stage) {
+				t.Helper()
+				p, err := b.gate.Change(t.Context(), admin, quarantine.Change{Kind: kind, Device: "d1", Why: "odd"})
+				if err != nil || p.Stage != want {
+					t.Fatalf("%s: %s, %v; want %s", kind, p.Stage, err, want)
+				}
+				time.Sleep(time.Second)
+			}
+			tight := map[quarantine.Kind]quarantine.Stage{quarantine.Hold: quarantine.Quarantined, quarantine.Block: quarantine.Blocked}[tightening]
+			change(tightening, tight)
+			change(lift, quarantine.Routed)
+			b.stop()
+			writes := len(b.store.Changes())
+			b.run()
+			time.Sleep(10 * time.Second)
+			b.wantRouted("d1", true, string(tightening)+", lifted and restarted")
+			if n := len(b.store.Changes()); n != writes {
+				t.Errorf("%s: the restart wrote %d records", tightening, n-writes)
+			}
+
+			b.down()
+			change(tightening, tight)
+			b.stop()
+			b.up()
+			b.run()
+			time.Sleep(10 * time.Second)
+			synctest.Wait()
+			if r, _ := b.store.Get("d1"); r.Stage != tight {
+				t.Errorf("%s again, and restarted: stored as %s, want %s", tightening, r.Stage, tight)
+			}
+		})
+	}
 }
 
 // Whatever the order in which tightenings of one device came to the file before a crash,

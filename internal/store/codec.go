@@ -68,6 +68,7 @@ type storedRecord struct {
 	Approval    quarantine.Decision          `json:"approval,omitzero"`
 	Hold        quarantine.Decision          `json:"hold,omitzero"`
 	Block       quarantine.Decision          `json:"block,omitzero"`
+	Unblocking  quarantine.Decision          `json:"unblocking,omitzero"`
 	Revocation  quarantine.Decision          `json:"revocation,omitzero"`
 	Proven      bool                         `json:"proven,omitempty"`
 	Confirmed   bool                         `json:"confirmed,omitempty"`
@@ -85,7 +86,7 @@ func encodeRecord(r quarantine.Record) (string, error) {
 			r.Certificate.Serial, r.Certificate.NotBefore, r.Certificate.NotAfter,
 			r.Certificate.SPKI, r.Certificate.Sum,
 		},
-		Reports: r.Reports, Approval: r.Approval, Hold: r.Hold, Block: r.Block, Revocation: r.Revocation,
+		Reports: r.Reports, Approval: r.Approval, Hold: r.Hold, Block: r.Block, Unblocking: r.Unblocking, Revocation: r.Revocation,
 		Proven: r.Proven, Confirmed: r.Confirmed, Tighten: r.Tighten, Reasons: r.Reasons, Until: r.Until,
 	})
 	if err != nil {
@@ -109,7 +110,7 @@ func decodeRecord(kv *mvccpb.KeyValue) (quarantine.Record, error) {
 			Serial: r.Certificate.Serial, NotBefore: r.Certificate.NotBefore, NotAfter: r.Certificate.NotAfter,
 			SPKI: r.Certificate.SPKI, Sum: r.Certificate.Sum,
 		},
-		Reports: r.Reports, Approval: r.Approval, Hold: r.Hold, Block: r.Block, Revocation: r.Revocation,
+		Reports: r.Reports, Approval: r.Approval, Hold: r.Hold, Block: r.Block, Unblocking: r.Unblocking, Revocation: r.Revocation,
 		Proven: r.Proven, Confirmed: r.Confirmed, Tighten: r.Tighten, Reasons: r.Reasons, Until: r.Until,
 		Revision: kv.ModRevision,
 	}, nil

@@ -74,7 +74,7 @@ func Sample(n int) quarantine.Record {
 			SPKI: [32]byte(key(n, 3)), Sum: [32]byte(key(n, 4))},
 		Reports: map[string]quarantine.Report{"mdm": {Device: id, Source: "mdm", Verdict: quarantine.NonCompliant, At: at, Sequence: 7,
 			Validity: time.Hour, Received: at.Add(time.Second), Facts: map[string]string{"os": "linux"}, Detail: "disk"}},
-		Approval: person, Hold: person, Block: person, Revocation: person,
+		Approval: person, Hold: person, Block: person, Unblocking: person, Revocation: person,
 		Proven: true, Confirmed: true, Tighten: 9, Until: at.Add(time.Hour),
 		Reasons: []quarantine.Reason{{Rule: "release.report", Holds: true, Text: "text", Source: "mdm", At: at}, {Rule: "hold"}},
 	}
