@@ -79,8 +79,8 @@ func (r Ruleset) checkPools(f *faults) {
 		f.add(p.IPv4.IsValid() && !p.IPv4.Addr().Is4(), "pool %q: %s is no IPv4 prefix", p.Name, p.IPv4)
 		f.add(p.IPv6.IsValid() && (!p.IPv6.Addr().Is6() || p.IPv6.Addr().Is4In6()), "pool %q: %s is no IPv6 prefix", p.Name, p.IPv6)
 		for _, x := range p.prefixes() {
-			f.add(!masked(x), "pool %q: %s: want %s", p.Name, x, x.Masked())
-			f.add(!unicast(x), "pool %q: %s is not for hosts", p.Name, x)
+			err := CheckPrefix(x)
+			f.add(err != nil, "pool %q: %w", p.Name, err)
 			for _, y := range inside {
 				f.add(x.Overlaps(y), "pool %q: %s overlaps %s", p.Name, x, y)
 			}
@@ -95,14 +95,24 @@ func (r Ruleset) checkPools(f *faults) {
 	}
 }
 
-// unicast holds for prefixes without multicast, unspecified, loopback and link-local addresses.
-func unicast(p netip.Prefix) bool {
-	for _, bad := range []string{"0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/3", "::/16", "fe80::/10", "ff00::/8"} {
-		if p.Overlaps(netip.MustParsePrefix(bad)) {
-			return false
+// notForHosts are the prefixes of unspecified, loopback, link-local, multicast and reserved
+// addresses; ::/16 holds the mapped ones too (RFC 4291, sections 2.5 and 2.7).
+var notForHosts = []netip.Prefix{
+	netip.MustParsePrefix("0.0.0.0/8"), netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("169.254.0.0/16"),
+	netip.MustParsePrefix("224.0.0.0/3"), netip.MustParsePrefix("::/16"), netip.MustParsePrefix("fe80::/10"), netip.MustParsePrefix("ff00::/8"),
+}
+
+// CheckPrefix says why devices cannot have the addresses of p; nil if they can.
+func CheckPrefix(p netip.Prefix) error {
+	if !masked(p) {
+		return fmt.Errorf("%s: want %s", p, p.Masked())
+	}
+	for _, bad := range notForHosts {
+		if p.Overlaps(bad) {
+			return fmt.Errorf("%s is not for hosts: it shares addresses with %s", p, bad)
 		}
 	}
-	return true
+	return nil
 }
 
 func masked(p netip.Prefix) bool { return p.IsValid() && p == p.Masked() && !p.Addr().Is4In6() }

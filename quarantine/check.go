@@ -65,23 +65,16 @@ func (p Pool) checkPrefixes(highest Seat) error {
 			faults = append(faults, fmt.Errorf("%s prefix: %w", family.name, err))
 		case family.prefix.Addr().Is4() != family.v4:
 			faults = append(faults, fmt.Errorf("%s is not an %s prefix", family.prefix, family.name))
-		case special(family.prefix):
-			faults = append(faults, fmt.Errorf("%s holds addresses that no device can have (unspecified, loopback, link-local or multicast)", family.prefix))
+		default:
+			if err := firewall.CheckPrefix(family.prefix); err != nil {
+				faults = append(faults, fmt.Errorf("%s prefix: %w", family.name, err))
+			}
 		}
 	}
 	if last := p.LastSeat(); len(faults) == 0 && (last == 0 || last < highest) {
 		faults = append(faults, fmt.Errorf("the prefixes have room for seats up to %d, and %d is needed: take a larger prefix", last, max(highest, 1)))
 	}
 	return errors.Join(faults...)
-}
-
-func special(prefix netip.Prefix) bool {
-	for _, s := range []string{"0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/3", "::/128", "::1/128", "fe80::/10", "ff00::/8"} {
-		if netip.MustParsePrefix(s).Overlaps(prefix) {
-			return true
-		}
-	}
-	return false
 }
 
 func checkPrefix(prefix netip.Prefix) error {

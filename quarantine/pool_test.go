@@ -1,11 +1,13 @@
 package quarantine_test
 
 import (
+	"encoding/binary"
 	"errors"
 	"math/big"
 	"net/netip"
 	"strings"
 	"testing"
+	"time"
 
 	"pgregory.net/rapid"
 
@@ -104,8 +106,10 @@ func TestCheckPools(t *testing.T) {
 		{"host bits", edit("full", func(p *quarantine.Pool) { p.IPv4 = netip.MustParsePrefix("10.2.0.1/16") }), "write 10.2.0.0/16"},
 		{"mapped", edit("full", func(p *quarantine.Pool) { p.IPv6 = netip.MustParsePrefix("::ffff:10.9.0.0/112") }), "IPv4 address in IPv6 clothes"},
 		{"IPv6 as IPv4", edit("full", func(p *quarantine.Pool) { p.IPv4, p.IPv6 = p.IPv6, netip.Prefix{} }), "is not an IPv4 prefix"},
-		{"loopback", edit("full", func(p *quarantine.Pool) { p.IPv4 = netip.MustParsePrefix("127.1.0.0/16") }), "no device can have"},
-		{"everything", edit("full", func(p *quarantine.Pool) { p.IPv6 = netip.MustParsePrefix("::/0") }), "no device can have"},
+		{"loopback", edit("full", func(p *quarantine.Pool) { p.IPv4 = netip.MustParsePrefix("127.1.0.0/16") }), "is not for hosts"},
+		{"everything", edit("full", func(p *quarantine.Pool) { p.IPv6 = netip.MustParsePrefix("::/0") }), "is not for hosts"},
+		{"reserved", edit("full", func(p *quarantine.Pool) { p.IPv6 = netip.MustParsePrefix("0:1::/64") }), "is not for hosts: it shares addresses with ::/16"},
+		{"translated", edit("full", func(p *quarantine.Pool) { p.IPv6 = netip.MustParsePrefix("64:ff9b:1::/64") }), ""},
 		{"same mark", func(m map[string]quarantine.Pool) {
 			edit("full", func(p *quarantine.Pool) { p.Mark = 4 })(m)
 			edit("other", func(p *quarantine.Pool) { p.Mark = 4 })(m)
@@ -136,6 +140,55 @@ func TestCheckPools(t *testing.T) {
 			t.Errorf("%s: %v, want %q", c.name, err, c.want)
 		}
 	}
+}
+
+// What can be saved can be enforced: the firewall takes every set of pools that CheckPools
+// takes.
+func TestCheckedPoolsAreEnforceable(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		prefix := func(label string, bytes int) netip.Prefix {
+			if rapid.IntRange(0, 3).Draw(t, label+" is left out") == 0 {
+				return netip.Prefix{}
+			}
+			begins := map[int][]uint16{ // two bytes; about one in two not for hosts
+				4:  {10<<8 + 1, 10<<8 + 2, 172<<8 + 16, 192<<8 + 168, 0, 127 << 8, 169<<8 + 254, 224 << 8},
+				16: {0xfd00, 0xfd01, 0x2001, 0x0064, 1, 0, 0, 0xfe80, 0xff02},
+			}[bytes]
+			b := binary.BigEndian.AppendUint16(nil, rapid.SampledFrom(begins).Draw(t, label))
+			b = append(b, make([]byte, bytes-2)...)
+			b[3] = rapid.SampledFrom([]byte{0, 0, 0, 1}).Draw(t, label+" byte 3")
+			addr, _ := netip.AddrFromSlice(b)
+			p := netip.PrefixFrom(addr, rapid.IntRange(12, 7*bytes).Draw(t, label+" length"))
+			if rapid.IntRange(0, 19).Draw(t, label+" has host bits") > 0 {
+				p = p.Masked()
+			}
+			return p
+		}
+		reach := func(label string) []firewall.Reach {
+			var all []firewall.Reach
+			for range rapid.SampledFrom([]int{0, 0, 1}).Draw(t, label) {
+				all = append(all, firewall.Reach{To: prefix(label+" to", rapid.SampledFrom([]int{4, 16}).Draw(t, label+" family")),
+					Protocol: rapid.SampledFrom([]firewall.Protocol{"tcp", "udp", "icmp", "", "sctp"}).Draw(t, label+" protocol"),
+					From:     rapid.Uint16Range(0, 3).Draw(t, label+" from"), Up: rapid.Uint16Range(0, 3).Draw(t, label+" up")})
+			}
+			return all
+		}
+		q := quarantine.Pool{Name: "q", Quarantine: true, IPv4: prefix("q4", 4), IPv6: prefix("q6", 16), Reach: reach("q")}
+		f := quarantine.Pool{Name: "f", Mark: 1, IPv4: prefix("f4", 4), IPv6: prefix("f6", 16), Reach: reach("f")}
+		if quarantine.CheckPools(map[string]quarantine.Pool{"q": q, "f": f}, 1) != nil {
+			return
+		}
+		r := firewall.Ruleset{Table: "lazaret", Tunnel: "lz0", ListenPort: 51820, Freshness: time.Minute, QuarantineLife: time.Hour,
+			Pools: []firewall.Pool{q.Kernel(), f.Kernel()}}
+		for _, p := range []quarantine.Pool{q, f} {
+			for _, gateway := range p.GatewayAddresses() {
+				r.Gateway = append(r.Gateway, gateway.Addr())
+			}
+		}
+		if err := r.Check(); err != nil {
+			t.Fatalf("%+v and %+v: %v", q, f, err)
+		}
+	})
 }
 
 func edit(name string, f func(*quarantine.Pool)) func(map[string]quarantine.Pool) {
