@@ -103,7 +103,7 @@ func (g *Gate) admissible(by Actor, c Change) (*state, error) {
 // push adds a tightening to what is known of the device and gives it its counter. The
 // caller holds mu.
 func (g *Gate) push(st *state, c *Change, now time.Time) {
-	st.tighten++
+	st.tighten = max(st.tighten, st.kept) + 1
 	c.Tighten = st.tighten
 	st.pending = merged(st.pending, *c)
 	st.generation = 0

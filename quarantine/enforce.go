@@ -67,10 +67,29 @@ func (g *Gate) takeTurn(ctx context.Context, st *state) error {
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	st.problem = err
-	g.dirty, g.problem = true, err
-	signal(g.unplanned)
+	if !st.alone(err) {
+		st.problem = err
+		g.dirty, g.problem = true, err
+		signal(g.unplanned)
+	}
 	return fmt.Errorf("%w: %w", ErrNotEnforced, err)
+}
+
+// alone notes an Enforcer's word that concerns this device and no other, and reports
+// whether err is one; a complete plan would not mend it. The caller holds mu.
+func (st *state) alone(err error) bool {
+	if kept, ok := errors.AsType[*Kept](err); ok {
+		st.kept = max(st.kept, kept.Tighten)
+	} else if !errors.Is(err, ErrPeer) {
+		return false
+	}
+	st.problem = err
+	return true
+}
+
+// faulty is an Enforcer that took a plan and says of which devices it holds less.
+type faulty interface {
+	Faults() (faults map[ID]error, more int)
 }
 
 // applyNow applies the device's entry as it is at this moment, so that entries reach the
@@ -105,7 +124,7 @@ func (g *Gate) remove(ctx context.Context, last Entry) {
 		err = g.Enforcer.Apply(ctx, last)
 		<-g.applying
 	}
-	if err != nil {
+	if err != nil && !errors.Is(err, ErrPeer) {
 		g.needPlan(fmt.Errorf("removing device %s: %w", last.Device, err))
 	}
 }
@@ -209,6 +228,17 @@ func (g *Gate) replace(ctx context.Context) (Plan, error) {
 	g.planned, g.plannedAt, g.problem = true, p.Revision, nil
 	for id, st := range g.index {
 		st.problem = faults[id]
+	}
+	if f, ok := g.Enforcer.(faulty); ok {
+		told, more := f.Faults()
+		for id, err := range told {
+			if st := g.index[id]; st != nil {
+				st.alone(err)
+			}
+		}
+		if len(told) > 0 {
+			g.Log.Warn("devices are held stricter than planned", "devices", len(told), "not named", more)
+		}
 	}
 	return p, nil
 }

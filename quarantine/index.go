@@ -13,6 +13,7 @@ type state struct {
 	pending []Change // tightenings the record has not taken in; never changed in place
 	later   []Change // repeats of bad reports that are in rec or pending; see canWait
 	tighten uint64   // highest counter given out
+	kept    uint64   // counter that the data plane enforces although it was lost here: the next tightening outbids it, and can be lifted
 	turn    *turn    // an apply that has not begun
 	problem error    // why the data plane does not hold it, nil if it does
 
