@@ -172,7 +172,7 @@ func TestLeaseEnds(t *testing.T) {
 				time.Sleep(10 * time.Second)
 				synctest.Wait()
 				stored, _ := b.store.Get("d1")
-				if stored.Stage != quarantine.Quarantined || !strings.Contains(stored.Reason, "no source with the right") {
+				if stored.Stage != quarantine.Quarantined || !strings.HasSuffix(stored.Reason, "ran out at 2000-01-01 01:00:00 UTC") {
 					t.Errorf("stored after the lease: %s, %q", stored.Stage, stored.Reason)
 				}
 				changes := b.store.Changes()

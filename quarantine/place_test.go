@@ -60,7 +60,11 @@ func TestPlace(t *testing.T) {
 		text   string // in the first reason
 	}{
 		{"released", func(*quarantine.Facts) {}, quarantine.Routed, hour, "release.report", "mdm reported compliant at 2026-03-01 12:00:00 UTC, valid until 2026-03-01 13:00:00 UTC"},
-		{"no report", none, quarantine.Quarantined, time.Time{}, "release", "nobody has reported"},
+		{"no report", none, quarantine.Quarantined, time.Time{}, "release", "nobody has reported on it yet: it waits for mdm"},
+		{"no report, two that may release", both(none, func(f *quarantine.Facts) { f.Sources["fleet"] = quarantine.Source{Name: "fleet", MayRelease: true} }), quarantine.Quarantined, time.Time{}, "release", "it waits for fleet or mdm"},
+		{"no report, and none that may release", both(none, func(f *quarantine.Facts) {
+			f.Sources = map[string]quarantine.Source{"agent": {Name: "agent", MayRelease: true}}
+		}), quarantine.Quarantined, time.Time{}, "release", "and no source has the right to release"},
 		{"bad report", report("mdm", quarantine.NonCompliant, noon, time.Hour), quarantine.Quarantined, time.Time{}, "release.report", "mdm reported not compliant at 2026-03-01 12:00:00 UTC, which stands until 2026-03-01 13:00:00 UTC"},
 		{"unknown report", report("mdm", "", noon, time.Hour), quarantine.Quarantined, time.Time{}, "release", "no source with the right"},
 		{"odd verdict", report("mdm", "COMPLIANT", noon, time.Hour), quarantine.Quarantined, time.Time{}, "release", "no source with the right"},
@@ -71,7 +75,9 @@ func TestPlace(t *testing.T) {
 		{"bad report of the agent, over", report("agent", quarantine.NonCompliant, noon.Add(-time.Hour), 0), quarantine.Routed, hour, "release.report", "mdm reported compliant"},
 		{"bad report dated ahead", report("scan", quarantine.NonCompliant, noon.Add(time.Minute), 0), quarantine.Quarantined, time.Time{}, "release.report", "scan reported not compliant"},
 		{"last second", at(hour.Add(-time.Nanosecond)), quarantine.Routed, hour, "release.report", "mdm"},
-		{"lease over", at(hour), quarantine.Quarantined, time.Time{}, "release", "no source with the right"},
+		{"lease over", at(hour), quarantine.Quarantined, time.Time{}, "release.report", "mdm's report of 2026-03-01 12:00:00 UTC ran out at 2026-03-01 13:00:00 UTC"},
+		{"lease over, and the right too", both(at(hour), func(f *quarantine.Facts) { f.Sources = nil }), quarantine.Quarantined, time.Time{}, "release", "no source with the right"},
+		{"lease over, and a later unknown report", both(at(hour.Add(time.Hour)), report("scan", "", hour, time.Hour)), quarantine.Quarantined, time.Time{}, "release.report", "mdm's report of 2026-03-01 12:00:00 UTC ran out"},
 		{"clock before the report", at(noon.Add(-time.Second)), quarantine.Quarantined, time.Time{}, "release", "no source"},
 		{"validity capped by the source", report("mdm", quarantine.Compliant, noon, 100*time.Hour), quarantine.Routed, noon.Add(2 * time.Hour), "release.report", "mdm"},
 		{"default validity", report("mdm", quarantine.Compliant, noon, 0), quarantine.Routed, hour, "release.report", "mdm"},

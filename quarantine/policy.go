@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -59,13 +60,49 @@ func (PlainPolicy) Judge(f Facts) Judgement {
 		return lifeOf(f.Record.Reports[b.Source], f.Sources[b.Source]).until.Compare(lifeOf(f.Record.Reports[a.Source], f.Sources[a.Source]).until)
 	})
 	if len(against)+len(release) == 0 {
-		against = []Reason{{Rule: "release", Text: "no source with the right to release has reported it compliant"}}
-		if len(idle) == 0 {
-			against[0].Text = "nobody has reported on it yet"
-		}
+		against, idle = whyNone(f, idle)
 	}
 	j.Reasons = slices.Concat(against, release, idle)
 	return j
+}
+
+// whyNone is the reason when nothing live speaks for a device or against it, and the idle
+// reports without the one that it is about.
+func whyNone(f Facts, idle []Reason) (why, others []Reason) {
+	last := -1
+	var until time.Time
+	for i, reason := range idle {
+		r, source := f.Record.Reports[reason.Source], f.Sources[reason.Source]
+		end := lifeOf(r, source).until
+		released := r.Verdict == Compliant && source.MayRelease && reason.Source != AgentSource
+		if released && !f.Now.Before(end) && end.After(until) {
+			last, until = i, end
+		}
+	}
+	if last >= 0 {
+		lapsed := idle[last]
+		lapsed.Text = fmt.Sprintf("%s's report of %s ran out at %s", lapsed.Source, stamp(lapsed.At), stamp(until))
+		return []Reason{lapsed}, slices.Delete(slices.Clone(idle), last, last+1)
+	}
+	text := "no source with the right to release has reported it compliant"
+	if len(idle) == 0 {
+		text = "nobody has reported on it yet, and no source has the right to release"
+		if from := releasing(f.Sources); len(from) > 0 {
+			text = "nobody has reported on it yet: it waits for " + strings.Join(from, " or ")
+		}
+	}
+	return []Reason{{Rule: "release", Text: text}}, idle
+}
+
+// releasing are the names of the sources with the right to release.
+func releasing(sources map[string]Source) []string {
+	var names []string
+	for _, name := range slices.Sorted(maps.Keys(sources)) {
+		if sources[name].MayRelease && name != AgentSource {
+			names = append(names, name)
+		}
+	}
+	return names
 }
 
 // whyIdle says why a report moves nobody.
