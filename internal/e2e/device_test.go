@@ -8,7 +8,6 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/tls"
-	"crypto/x509"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -279,17 +278,4 @@ func (d *device) agentAPI(ctx context.Context, t testing.TB, from netip.Addr, ce
 		TLSClientConfig: &tls.Config{MinVersion: tls.VersionTLS13, RootCAs: d.g.root(t), Certificates: []tls.Certificate{cert}}}}
 	gateway := d.g.quarantine.Addr().Next()
 	return ask(ctx, c, "https://"+netip.AddrPortFrom(gateway, agentPort).String(), "", method, path, in, out)
-}
-
-// certificate is what the device shows in TLS.
-func (d *device) certificate() tls.Certificate {
-	return pair(d.keys.Certificate, append([]*x509.Certificate{d.result.Certificate}, d.result.Chain...)...)
-}
-
-func pair(key crypto.Signer, chain ...*x509.Certificate) tls.Certificate {
-	c := tls.Certificate{PrivateKey: key}
-	for _, x := range chain {
-		c.Certificate = append(c.Certificate, x.Raw)
-	}
-	return c
 }

@@ -146,7 +146,6 @@ type fakeLink struct {
 	most      int                 // peers that it holds at the most; zero: any number
 	tried     int                 // changes asked for
 	closed    bool
-	log       *[]string
 }
 
 func newFakeLink() *fakeLink {
