@@ -128,9 +128,7 @@ func TestSecondDataplane(t *testing.T) {
 // The control plane as a user of its own reaches the data plane by what it is
 // configured with, whatever the umask; a user who is not listed does not.
 func TestControlUserAsRoot(t *testing.T) {
-	if os.Getuid() != 0 {
-		t.Skip("needs root, to connect as another user")
-	}
+	testneed.Root(t, "to connect as another user")
 	if os.Getenv(innerVariable) != t.Name() {
 		again(t, &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET})
 		return

@@ -55,3 +55,11 @@ func missing(t testing.TB, why string) {
 	}
 	t.Skip(why)
 }
+
+// Root skips t unless it runs as root of the machine; why completes the sentence.
+func Root(t testing.TB, why string) {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		missing(t, "needs root, "+why+": run it with sudo")
+	}
+}

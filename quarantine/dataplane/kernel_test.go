@@ -354,9 +354,7 @@ func visitor() int {
 // Everybody may connect, and nobody but the listed user is heard: not even root. Only
 // root can be somebody else.
 func TestUsersAsRoot(t *testing.T) {
-	if os.Getuid() != 0 {
-		t.Skip("needs root, to connect as another user")
-	}
+	testneed.Root(t, "to connect as another user")
 	dir, err := os.MkdirTemp("/tmp", "lazaret-users-") // t.TempDir is closed to other users
 	check(t, err)
 	t.Cleanup(func() { os.RemoveAll(dir) })
