@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -58,6 +59,8 @@ type Agent struct {
 	api *gateway
 
 	moved chan struct{} // a token when the stage changed
+	// renewing is true while the gateway may know a newer certificate than api shows.
+	renewing atomic.Bool
 
 	mu       sync.Mutex // guards what follows
 	state    state

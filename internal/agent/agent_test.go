@@ -416,6 +416,20 @@ func TestEnrollmentUnderARunningAgentIsRefused(t *testing.T) {
 	unlock()
 }
 
+// TestRenewalIsDueAtTwoThirdsOfWhatIsLeft, although certificates are dated back.
+func TestRenewalIsDueAtTwoThirdsOfWhatIsLeft(t *testing.T) {
+	came := time.Date(2026, 1, 31, 8, 0, 0, 0, time.UTC)
+	leaf := &x509.Certificate{NotBefore: came.Add(-5 * time.Minute), NotAfter: came.Add(time.Minute)}
+	if got := renewAt(came, leaf); !got.Equal(came.Add(40 * time.Second)) {
+		t.Errorf("a minute's certificate is renewed at %s", got)
+	}
+	for _, odd := range []time.Time{{}, came.Add(time.Hour)} { // an older enrollment, a clock that jumped
+		if got := renewAt(odd, leaf); !got.Equal(came.Add(-time.Minute)) {
+			t.Errorf("obtained %s: renewed at %s", odd, got)
+		}
+	}
+}
+
 func TestRenewalDoesNotHammer(t *testing.T) {
 	for left, want := range map[time.Duration]time.Duration{
 		-time.Hour: 10 * time.Minute, 0: 10 * time.Minute, time.Minute: 5 * time.Second, 20 * time.Minute: time.Minute, 720 * time.Hour: time.Hour,

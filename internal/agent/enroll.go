@@ -75,7 +75,7 @@ func (e *enrollment) Save(_ context.Context, r *client.Result) error {
 
 // with takes a new certificate and what came with it.
 func (st state) with(r *client.Result) state {
-	st.Root, st.Certificate, st.Settings = r.Root.Raw, r.Certificate.Raw, r.Settings
+	st.Root, st.Certificate, st.Settings, st.Obtained = r.Root.Raw, r.Certificate.Raw, r.Settings, time.Now().UTC()
 	st.Listeners, st.ProofKeyID, st.ProofKey = r.Welcome.ListenerKeys, r.Welcome.ProofKeyID, r.Welcome.ProofKey
 	st.Chain = nil
 	for _, c := range r.Chain {
@@ -135,13 +135,12 @@ func owner() int {
 // intervals that shrink with what is left.
 func (a *Agent) renewals(ctx context.Context) error {
 	for {
-		cert, err := a.store.certificate(a.snapshot())
+		st := a.snapshot()
+		cert, err := a.store.certificate(st)
 		if err != nil {
 			return err
 		}
-		life := cert.Leaf.NotAfter.Sub(cert.Leaf.NotBefore)
-		at := cert.Leaf.NotBefore.Add(life * 2 / 3)
-		if err := wait(ctx, max(time.Until(at), time.Second)); err != nil {
+		if err := wait(ctx, max(time.Until(renewAt(st.Obtained, cert.Leaf)), time.Second)); err != nil {
 			return err
 		}
 		if err := a.renew(ctx); err != nil {
@@ -154,6 +153,15 @@ func (a *Agent) renewals(ctx context.Context) error {
 			}
 		}
 	}
+}
+
+// renewAt is two thirds into the life of a certificate that came at that time. Its
+// NotBefore lies further back, for devices whose clock is behind, and would not do.
+func renewAt(obtained time.Time, leaf *x509.Certificate) time.Time {
+	if obtained.Before(leaf.NotBefore) || obtained.After(leaf.NotAfter) {
+		obtained = leaf.NotBefore
+	}
+	return obtained.Add(leaf.NotAfter.Sub(obtained) * 2 / 3)
 }
 
 // renewAgain is how long to wait after a renewal that failed, with so much of the
@@ -174,6 +182,8 @@ func (a *Agent) snapshot() state {
 // renew exchanges the certificate for one with a new key; the old one stays until the
 // new one is safe.
 func (a *Agent) renew(ctx context.Context) error {
+	a.renewing.Store(true)
+	defer a.renewing.Store(false)
 	st := a.snapshot()
 	current, err := st.result()
 	if err != nil {

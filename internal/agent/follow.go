@@ -24,13 +24,20 @@ func (a *Agent) follow(ctx context.Context) error {
 		a.mu.Lock()
 		after := a.status.Revision
 		a.mu.Unlock()
-		st, err := a.client().status(ctx, after, pollFor)
+		api := a.client()
+		st, err := api.status(ctx, after, pollFor)
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
 		if err == nil {
 			retry, lost = retryFirst, time.Time{}
 			a.take(st)
+			continue
+		}
+		if errors.Is(err, errRefused) && (a.renewing.Load() || api != a.client()) {
+			if err := wait(ctx, retryFirst); err != nil { // the old certificate, while a new one arrives
+				return err
+			}
 			continue
 		}
 		a.trouble(err)

@@ -47,6 +47,7 @@ type state struct {
 	ProofKey    []byte       `json:"proof_key"`
 	Settings    cmp.Settings `json:"settings"`
 	Enrolled    time.Time    `json:"enrolled"`
+	Obtained    time.Time    `json:"obtained"` // when the present certificate came
 	Sequence    uint64       `json:"sequence"` // of the last report
 	Sessions    int          `json:"sessions"` // held since the device was last quarantined
 	Released    bool         `json:"released"` // a session has succeeded since

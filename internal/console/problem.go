@@ -57,6 +57,9 @@ var public = []struct {
 
 // fail answers an error: the public sentence to the caller, the cause to the log.
 func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
+	if r.Context().Err() != nil {
+		return // nobody waits for the answer any more
+	}
 	if b, ok := errors.AsType[badRequest](err); ok {
 		reply(w, http.StatusBadRequest, api.Problem{Error: b.what, Remedy: b.remedy})
 		return
