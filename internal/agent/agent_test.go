@@ -11,6 +11,7 @@ import (
 	"crypto/x509/pkix"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"log/slog"
 	"math/big"
 	"net"
@@ -18,10 +19,12 @@ import (
 	"net/http/httptest"
 	"net/netip"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -370,15 +373,29 @@ func TestFilesAreForTheirOwnerAlone(t *testing.T) {
 	}
 }
 
-// TestOnlyRootAndTheEnrollingUserDriveTheAgent asks over the real socket, as this user.
+const askAt = "LAZARET_TEST_ASK" // the socket that a child asks at
+
+// TestOnlyRootAndTheEnrollingUserDriveTheAgent asks over the real socket: as this user
+// and, where this is root, as another one too.
 func TestOnlyRootAndTheEnrollingUserDriveTheAgent(t *testing.T) {
-	for name, c := range map[string]struct {
-		enrolled int
-		refused  bool
-	}{"the user who enrolled": {os.Getuid(), false}, "somebody else": {os.Getuid() + 1, os.Getuid() != 0}} {
+	if path := os.Getenv(askAt); path != "" {
+		_, err := Ask(t.Context(), path, Request{Op: "status"})
+		fmt.Println("answer:", err)
+		return
+	}
+	dir, err := os.MkdirTemp("/tmp", "lazaret-agent-") // t.TempDir is closed to other users
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	if err := os.Chmod(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	const other = 65534
+	for _, enrolled := range []int{os.Getuid(), other, other - 1} {
 		a, _ := newAgent(t)
-		a.state.User = c.enrolled
-		path := filepath.Join(t.TempDir(), "agent.sock")
+		a.state.User = enrolled
+		path := filepath.Join(dir, fmt.Sprint(enrolled))
 		l, err := listenControl(path)
 		if err != nil {
 			t.Fatal(err)
@@ -386,9 +403,22 @@ func TestOnlyRootAndTheEnrollingUserDriveTheAgent(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error, 1)
 		go func() { done <- a.control(ctx, l) }()
-		_, err = Ask(ctx, path, Request{Op: "status"})
-		if (err != nil) != c.refused {
-			t.Errorf("%s: %v", name, err)
+		if _, err = Ask(ctx, path, Request{Op: "status"}); (err != nil) != (os.Getuid() != 0 && enrolled != os.Getuid()) {
+			t.Errorf("enrolled by %d, asked by %d: %v", enrolled, os.Getuid(), err)
+		}
+		if os.Getuid() == 0 {
+			child := exec.Command("/proc/self/exe", "-test.run=^"+t.Name()+"$")
+			child.Env = append(os.Environ(), askAt+"="+path)
+			child.Dir = "/"
+			child.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: other, Gid: other}}
+			out, err := child.CombinedOutput()
+			want := "answer: only root and the user who enrolled"
+			if enrolled == other {
+				want = "answer: <nil>"
+			}
+			if err != nil || !strings.Contains(string(out), want) {
+				t.Errorf("enrolled by %d, asked by %d: %v\n%s", enrolled, other, err, out)
+			}
 		}
 		if _, err := listenControl(path); err == nil {
 			t.Error("a second agent took the socket of a running one")
