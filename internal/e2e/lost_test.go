@@ -152,8 +152,8 @@ func loseAnswer(t *testing.T, g *gateway, lost int) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if lost == 6 {
-		f.arm(acted("confirmed"))
+	if lost == 6 { // the confirmation is recorded just behind its answer
+		f.arm(func(int) bool { return g.awaitOTP(t, o.Reference, "confirmed") == "confirmed" && acted("confirmed")(0) })
 	}
 	if err := e.Confirm(soon(t)); err != nil {
 		t.Fatal(err)
@@ -205,7 +205,18 @@ func oneDevice(t *testing.T, g *gateway, d *device, o api.OTPCreated, before api
 	if before.ID != "" && (before.ID != now.ID || before.Certificate != now.Certificate || before.Seat != now.Seat) {
 		t.Errorf("asking again made another: %+v, then %+v", before, now)
 	}
-	if state := g.otpState(t, o.Reference); state != "confirmed" {
+	if state := g.awaitOTP(t, o.Reference, "confirmed"); state != "confirmed" {
 		t.Errorf("the password is %s after all, want confirmed", state)
 	}
+}
+
+// awaitOTP returns the password's state once it is the wanted one, or what it is when
+// patience ends.
+func (g *gateway) awaitOTP(t testing.TB, reference, want string) string {
+	t.Helper()
+	state := g.otpState(t, reference)
+	for end := time.Now().Add(patience); state != want && time.Now().Before(end); {
+		state = g.otpState(t, reference)
+	}
+	return state
 }
