@@ -103,7 +103,7 @@ type scripted struct {
 func (s *scripted) run(ts *testscript.TestScript, args []string, wait bool) (string, error) {
 	host := s.hosts[args[0]]
 	spec := testnet.Spec{Dir: ts.Getenv("WORK"), Env: []string{"LAZARET_DIR=" + s.g.admin,
-		"LAZARET_AGENT_DIR=" + filepath.Join(host.Dir(), "agent"), "LAZARET_AGENT_SOCKET=/run/agent.sock"}}
+		"LAZARET_AGENT_DIR=" + filepath.Join(ts.Getenv("WORK"), "agent"), "LAZARET_AGENT_SOCKET=/run/agent.sock"}}
 	args = args[1:]
 	if file, ok := strings.CutPrefix(args[0], "<"); ok {
 		spec.Stdin, args = strings.NewReader(ts.ReadFile(file)), args[1:]
