@@ -173,10 +173,10 @@ func (g *gateway) drain() map[string][][]byte {
 // chatter is what the kernel says by itself at any time: multicast listener reports (RFC
 // 3810, section 5.2) and router solicitations (RFC 4861, section 4.1).
 func chatter(p []byte) bool {
-	if len(p) < 49 || p[0]>>4 != 6 {
+	if len(p) < 48 || p[0]>>4 != 6 {
 		return false
 	}
-	report := p[6] == 0 && p[40] == 58 && p[48] == 143
+	report := len(p) > 48 && p[6] == 0 && p[40] == 58 && p[48] == 143
 	return report || p[6] == 58 && p[40] == 133
 }
 
