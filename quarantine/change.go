@@ -103,6 +103,9 @@ func (g *Gate) admissible(by Actor, c Change) (*state, error) {
 // push adds a tightening to what is known of the device and gives it its counter. The
 // caller holds mu.
 func (g *Gate) push(st *state, c *Change, now time.Time) {
+	if c.Kind == Revoke {
+		g.ripenAll(st, now) // nothing is filed after it
+	}
 	st.tighten = max(st.tighten, st.kept) + 1
 	c.Tighten = st.tighten
 	st.pending = merged(st.pending, *c)

@@ -103,6 +103,15 @@ func (g *Gate) ripen(st *state, now time.Time) (next time.Time) {
 	return next
 }
 
+// ripenAll makes pending all that is only remembered. The caller holds mu.
+func (g *Gate) ripenAll(st *state, now time.Time) {
+	g.ripen(st, now)
+	for _, c := range st.later {
+		g.makePending(st, c)
+	}
+	st.later = nil
+}
+
 // makePending gives a repeat its counter, and has it journalled and recorded soon. The
 // caller holds mu.
 func (g *Gate) makePending(st *state, c Change) {
@@ -136,11 +145,7 @@ func (g *Gate) keepRepeats() {
 	g.mu.Lock()
 	now := g.now().Wall
 	for _, st := range g.all {
-		g.ripen(st, now)
-		for _, c := range st.later {
-			g.makePending(st, c)
-		}
-		st.later = nil
+		g.ripenAll(st, now)
 	}
 	unsafe := g.unsafe
 	g.unsafe = nil
