@@ -2,11 +2,9 @@ package firewall
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net/netip"
 	"sync"
-	"time"
 
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
@@ -36,8 +34,8 @@ func OpenFlows(netNS int) (*Flows, error) {
 
 // Forget deletes every entry that one of the addresses opened, or that was opened towards
 // one of them, masqueraded or not: those with the address as source of the original or of
-// the reply tuple. Entries of others stay. It stops at the first error, or when ctx ends;
-// what it has not deleted then ends by its own timeouts.
+// the reply tuple. Entries of others stay. It stops at the first error, or between two walks
+// when ctx ends; what it has not deleted then ends by its own timeouts.
 //
 // Give it addresses that stand in neither set any more: the pool address of a device that
 // left the pool, both addresses of one that was blocked. Not a fixed address that has
@@ -49,12 +47,6 @@ func OpenFlows(netNS int) (*Flows, error) {
 func (f *Flows) Forget(ctx context.Context, addrs ...netip.Addr) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	stop := context.AfterFunc(ctx, func() { _ = f.conn.SetDeadline(time.Unix(1, 0)) }) // wakes a read; fails only when closed
-	defer func() {
-		if !stop() {
-			_ = f.conn.SetDeadline(time.Time{})
-		}
-	}()
 	for _, a := range addrs {
 		if !a.IsValid() || a.Is4In6() || a.Zone() != "" || a.IsUnspecified() {
 			return fmt.Errorf("forgetting the flows of %s: want a plain address", a)
@@ -68,7 +60,7 @@ func (f *Flows) Forget(ctx context.Context, addrs ...netip.Addr) error {
 				_, err = f.conn.Execute(m)
 			}
 			if err != nil {
-				return fmt.Errorf("forgetting the flows of %s: %w", a, errors.Join(context.Cause(ctx), err))
+				return fmt.Errorf("forgetting the flows of %s: %w", a, err)
 			}
 		}
 	}
