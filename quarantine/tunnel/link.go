@@ -44,11 +44,11 @@ const DefaultMTU = 1420
 // Link is one WireGuard interface and its peers. Its methods may be called at any
 // time from anywhere; changes are made one after the other.
 type Link struct {
-	name   string
-	public Key
-	kind   Kind
+	name string
+	kind Kind
 
 	mu      sync.Mutex // one change at a time
+	public  Key        // guarded by mu
 	back    backend
 	network network
 }
@@ -61,6 +61,7 @@ type backend interface {
 	// peers and handshakes only read, and may be called at any time.
 	peers() ([]PeerStatus, error)
 	handshakes([]Key) (map[Key]time.Time, error)
+	setKey(PrivateKey) error
 	// close ends this process's part: the end of a userspace link.
 	close() error
 }
@@ -113,7 +114,11 @@ func (l *Link) Name() string { return l.name }
 func (l *Link) Kind() Kind { return l.kind }
 
 // Public returns the link's own public key.
-func (l *Link) Public() Key { return l.public }
+func (l *Link) Public() Key {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.public
+}
 
 // SetPeer makes this one peer as p says; its other allowed addresses go, and an
 // address that another peer has moves here. Its session lives on.
@@ -128,6 +133,8 @@ func (l *Link) RemovePeer(k Key) error {
 // made was made, nothing is undone, and the error is a Failures that names every
 // change that could not. A change that fails with ErrPeer was not begun.
 func (l *Link) Apply(changes []PeerChange) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	var failed Failures
 	good := make([]PeerChange, 0, len(changes))
 	for _, c := range changes {
@@ -137,8 +144,6 @@ func (l *Link) Apply(changes []PeerChange) error {
 			good = append(good, c)
 		}
 	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
 	failed = append(failed, l.back.apply(good)...)
 	if len(failed) == 0 {
 		return nil
@@ -146,7 +151,8 @@ func (l *Link) Apply(changes []PeerChange) error {
 	return failed
 }
 
-// check refuses what WireGuard would take and silently not do, before anything happens.
+// check refuses what WireGuard would take and silently not do, before anything happens. The
+// caller holds mu.
 func (l *Link) check(c PeerChange) error {
 	if c.Remove {
 		return nil

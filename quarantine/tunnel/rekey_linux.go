@@ -1,0 +1,37 @@
+package tunnel
+
+import (
+	"encoding/hex"
+	"errors"
+	"fmt"
+
+	"golang.zx2c4.com/wireguard/wgctrl/wgtypes"
+)
+
+// SetKey gives the link another private key. Addresses, routes, peers and the UDP port
+// stay; each peer's session ends, and the next packet to it begins one with the new key.
+// Until the peer knows that key, nothing passes.
+func (l *Link) SetKey(k PrivateKey) error {
+	if k.IsZero() {
+		return fmt.Errorf("changing the key of tunnel %s: no private key", l.name)
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if err := l.back.setKey(k); err != nil {
+		return fmt.Errorf("changing the key of tunnel %s: %w", l.name, err)
+	}
+	l.public = k.Public()
+	return nil
+}
+
+func (b *controlled) setKey(k PrivateKey) error {
+	key := wgtypes.Key(k.Bytes())
+	return b.client.ConfigureDevice(b.name, wgtypes.Config{PrivateKey: &key})
+}
+
+func (b *inProcess) setKey(k PrivateKey) error {
+	if err := b.device.IpcSet("private_key=" + hex.EncodeToString(k.Bytes()) + "\n"); err != nil {
+		return errors.New("wireguard-go refused it") // its error quotes the line
+	}
+	return nil
+}
