@@ -35,7 +35,8 @@ type Config struct {
 	Dataplane  Dataplane
 	Quarantine Quarantine
 	In         []firewall.Service // what else may be reached from outside
-	Out        []firewall.Service // what the gateway itself may open
+	Out        []firewall.Service // what the gateway itself may open; From lists destinations
+	Firewall   Firewall
 	LogLevel   string
 	LogJSON    bool
 }
@@ -117,8 +118,9 @@ func Parse(name string, text []byte) (Config, error) {
 		Tunnel:     d.tunnel(),
 		Dataplane:  d.dataplane(),
 		Quarantine: d.quarantine(),
-		In:         d.services("firewall.in", nil),
-		Out:        d.services("firewall.out", []string{"udp/53", "tcp/53", "udp/123"}),
+		In:         d.services("firewall.in", "from", nil),
+		Out:        d.services("firewall.out", "to", []string{"udp/53", "tcp/53", "udp/123"}),
+		Firewall:   d.firewall(),
 		LogLevel:   d.choice("log.level", "info", "debug", "info", "warn", "error"),
 		LogJSON:    d.choice("log.format", "text", "text", "json") == "json",
 	}
@@ -133,6 +135,7 @@ func Parse(name string, text []byte) (Config, error) {
 			d.fault(key, "lists no address", `write at least one, like "0.0.0.0:443"`)
 		}
 	}
+	d.checkFirewall(c)
 	d.unknown()
 	if err := d.faults.err(); err != nil {
 		return Config{}, err

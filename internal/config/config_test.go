@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"reflect"
 	"regexp"
 	"strings"
 	"testing"
@@ -31,9 +32,13 @@ func TestReferenceIsComplete(t *testing.T) {
 	if want, got := c, bare; !equal(want, got) {
 		t.Errorf("defaults differ from the reference:\n%+v\n%+v", want, got)
 	}
-	source, err := os.ReadFile("config.go")
-	if err != nil {
-		t.Fatal(err)
+	var source []byte
+	for _, name := range []string{"config.go", "firewall.go"} {
+		text, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		source = append(source, text...)
 	}
 	for _, m := range regexp.MustCompile(`d\.\w+\("([a-z_0-9.]+)"|each\(d, "([a-z_0-9.]+)"`).FindAllStringSubmatch(string(source), -1) {
 		key := m[1] + m[2]
@@ -48,7 +53,7 @@ func equal(a, b Config) bool {
 		a.Quarantine == b.Quarantine && a.Dataplane.Socket == b.Dataplane.Socket && a.Dataplane.State == b.Dataplane.State &&
 		a.Dataplane.ControlUser[0] == b.Dataplane.ControlUser[0] && a.API.Listen[0] == b.API.Listen[0] &&
 		a.Enroll.ChannelBinding == b.Enroll.ChannelBinding && a.Enroll.AllowSHA1 == b.Enroll.AllowSHA1 &&
-		len(a.Enroll.Listen) == len(b.Enroll.Listen) && len(a.Out) == len(b.Out) && a.LogLevel == b.LogLevel && a.LogJSON == b.LogJSON
+		len(a.Enroll.Listen) == len(b.Enroll.Listen) && len(a.Out) == len(b.Out) && reflect.DeepEqual(a.Firewall, b.Firewall) && a.LogLevel == b.LogLevel && a.LogJSON == b.LogJSON
 }
 
 func TestAllFaultsAtOnceWithLines(t *testing.T) {

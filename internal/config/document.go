@@ -5,14 +5,11 @@ import (
 	"fmt"
 	"net/netip"
 	"sort"
-	"strconv"
 	"strings"
 	"time"
 
 	"github.com/pelletier/go-toml/v2"
 	"github.com/pelletier/go-toml/v2/unstable"
-
-	"lazaret/firewall"
 )
 
 // document is a parsed file whose keys are asked for one by one, so that every fault
@@ -183,22 +180,6 @@ func (d *document) prefixes(key string) []netip.Prefix {
 		}
 		return p, err
 	})
-}
-
-func (d *document) services(key string, def []string) []firewall.Service {
-	return each(d, key, def, `write services like "tcp/443" or "udp/53"`, parseService)
-}
-
-func parseService(s string) (firewall.Service, error) {
-	proto, port, ok := strings.Cut(s, "/")
-	if !ok || (proto != "tcp" && proto != "udp") {
-		return firewall.Service{}, errors.New("no protocol and port")
-	}
-	n, err := strconv.ParseUint(port, 10, 16)
-	if err != nil || n == 0 {
-		return firewall.Service{}, errors.New("port must be from 1 to 65535")
-	}
-	return firewall.Service{Protocol: firewall.Protocol(proto), Port: uint16(n)}, nil
 }
 
 func (d *document) addrPorts(key string, def []string) []netip.AddrPort {

@@ -79,7 +79,7 @@ func hostRules(c config.Config) firewall.Ruleset {
 	r := firewall.Ruleset{
 		Table: "lazaret", Tunnel: c.Tunnel.Interface, ListenPort: c.Tunnel.Port,
 		Inside: []firewall.Service{{Protocol: "tcp", Port: c.Tunnel.AgentPort}},
-		Out:    c.Out, Freshness: c.Quarantine.Freshness, QuarantineLife: c.Quarantine.Alive,
+		Out:    c.Outgoing(), Freshness: c.Quarantine.Freshness, QuarantineLife: c.Quarantine.Alive,
 	}
 	for _, a := range c.Enroll.Listen {
 		r.Outside = addService(r.Outside, firewall.Service{Protocol: "tcp", Port: a.Port()})
@@ -95,14 +95,17 @@ func hostRules(c config.Config) firewall.Ruleset {
 	return r
 }
 
-// addService adds s unless its port is there already, in which case the wider one stays.
+// addService adds s; where its port is there already, who may reach it are those of both.
 func addService(list []firewall.Service, s firewall.Service) []firewall.Service {
 	i := slices.IndexFunc(list, func(o firewall.Service) bool { return o.Port == s.Port && o.Protocol == s.Protocol })
-	if i < 0 {
+	switch {
+	case i < 0:
 		return append(list, s)
-	}
-	if len(s.From) == 0 {
+	case len(list[i].From) == 0:
+	case len(s.From) == 0:
 		list[i].From = nil
+	default:
+		list[i].From = append(slices.Clip(list[i].From), s.From...)
 	}
 	return list
 }
