@@ -46,3 +46,15 @@ func (f Failures) Unwrap() []error {
 	}
 	return all
 }
+
+// allFailed is every change, failed for the same reason; without any, the reason.
+func allFailed(changes []PeerChange, err error) error {
+	if len(changes) == 0 {
+		return err
+	}
+	out := make(Failures, len(changes))
+	for i, c := range changes {
+		out[i] = Failure{c, err}
+	}
+	return out
+}

@@ -52,7 +52,11 @@ func (b *controlled) apply(changes []PeerChange) Failures {
 		for i, c := range batch {
 			config.Peers[i] = peerConfig(c)
 		}
-		return b.client.ConfigureDevice(b.name, config)
+		err := b.client.ConfigureDevice(b.name, config)
+		if errors.Is(err, os.ErrNotExist) {
+			err = fmt.Errorf("%w: %w", ErrLost, err)
+		}
+		return err
 	})
 }
 
@@ -78,7 +82,7 @@ func peerConfig(c PeerChange) wgtypes.PeerConfig {
 func (b *controlled) peers() ([]PeerStatus, error) {
 	device, err := b.reader.Device(b.name)
 	if errors.Is(err, os.ErrNotExist) {
-		return nil, fmt.Errorf("reading peers: the interface %s is gone", b.name)
+		return nil, fmt.Errorf("reading peers of %s: %w", b.name, ErrLost)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("reading peers: %w", err)
@@ -127,6 +131,10 @@ func (b *controlled) handshakes(keys []Key) (map[Key]time.Time, error) {
 	}
 	return out, nil
 }
+
+func (b *controlled) present() bool { return true } // the kernel says it with every change
+
+func (b *controlled) ended() <-chan struct{} { return nil }
 
 func (b *controlled) close() error { return errors.Join(b.client.Close(), b.reader.Close()) }
 

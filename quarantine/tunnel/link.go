@@ -24,6 +24,9 @@ var (
 	// ErrPeer reports a peer that the link may not be given: a weak key, the link's
 	// own key, or an address that is no whole address.
 	ErrPeer = errors.New("peer refused")
+	// ErrLost reports a link whose interface was taken away under it, or whose userspace
+	// half ended. Nothing brings it back: close it, and open it anew.
+	ErrLost = errors.New("the interface is gone")
 )
 
 // Config says what Open opens.
@@ -51,6 +54,11 @@ type Link struct {
 	public  Key        // guarded by mu
 	back    backend
 	network network
+	closed  bool // guarded by mu
+
+	lost    chan struct{} // closed at loss
+	closing chan struct{} // closed by Close: ends the watching
+	watched chan struct{} // closed when the watching has ended
 }
 
 // backend is the WireGuard half of a Link: who runs the protocol.
@@ -62,6 +70,10 @@ type backend interface {
 	peers() ([]PeerStatus, error)
 	handshakes([]Key) (map[Key]time.Time, error)
 	setKey(PrivateKey) error
+	// present reports whether the interface is there, as far as that costs nothing to
+	// know; ended is closed when this process's part ends by itself (nil: it cannot).
+	present() bool
+	ended() <-chan struct{}
 	// close ends this process's part: the end of a userspace link.
 	close() error
 }
@@ -144,7 +156,13 @@ func (l *Link) Apply(changes []PeerChange) error {
 			good = append(good, c)
 		}
 	}
+	if err := l.gone(); err != nil {
+		return allFailed(changes, err)
+	}
 	failed = append(failed, l.back.apply(good)...)
+	if err := l.gone(); err != nil {
+		return allFailed(changes, err)
+	}
 	if len(failed) == 0 {
 		return nil
 	}
@@ -173,12 +191,22 @@ func (l *Link) check(c PeerChange) error {
 
 // Peers returns every peer with what the link saw of it. It reads the whole link:
 // about 3 microseconds a peer.
-func (l *Link) Peers() ([]PeerStatus, error) { return l.back.peers() }
+func (l *Link) Peers() ([]PeerStatus, error) {
+	if err := l.gone(); err != nil {
+		return nil, fmt.Errorf("reading peers: %w", err)
+	}
+	return l.back.peers()
+}
 
 // Handshakes returns when those of keys that are peers last shook hands; one that
 // never did is not in the map. A userspace link looks at these peers alone, a kernel
 // link is read as a whole.
-func (l *Link) Handshakes(keys []Key) (map[Key]time.Time, error) { return l.back.handshakes(keys) }
+func (l *Link) Handshakes(keys []Key) (map[Key]time.Time, error) {
+	if err := l.gone(); err != nil {
+		return nil, fmt.Errorf("reading handshakes: %w", err)
+	}
+	return l.back.handshakes(keys)
+}
 
 // Status returns what the link saw of one peer, or ErrNoPeer. It costs as much as Peers.
 func (l *Link) Status(k Key) (PeerStatus, error) {
@@ -199,6 +227,9 @@ func (l *Link) Status(k Key) (PeerStatus, error) {
 func (l *Link) SetAddresses(own []netip.Prefix) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if err := l.gone(); err != nil {
+		return fmt.Errorf("setting addresses: %w", err)
+	}
 	return l.network.setAddresses(own)
 }
 
@@ -206,20 +237,8 @@ func (l *Link) SetAddresses(own []netip.Prefix) error {
 func (l *Link) SetRoutes(routes []Route) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if err := l.gone(); err != nil {
+		return fmt.Errorf("setting routes: %w", err)
+	}
 	return l.network.setRoutes(routes)
-}
-
-// Close lets go of the link. A kernel link stays as it is, with its peers; a
-// userspace one ends.
-func (l *Link) Close() error {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.back.close()
-}
-
-// Remove ends the link and removes its interface, of either kind.
-func (l *Link) Remove() error {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return errors.Join(l.network.remove(), l.back.close())
 }

@@ -38,7 +38,10 @@ func openLink(t testing.TB, c Config) *Link {
 	if c.Name == "" {
 		c.Name = "lz0"
 	}
-	c.PrivateKey, c.ListenPort = key(t), port
+	c.PrivateKey = key(t)
+	if c.ListenPort == 0 {
+		c.ListenPort = port
+	}
 	l, err := Open(t.Context(), c)
 	if err != nil {
 		t.Fatal(err)

@@ -15,11 +15,33 @@ func open(c Config) (*Link, error) {
 	if err != nil {
 		return nil, err
 	}
-	l := &Link{name: c.Name, public: c.PrivateKey.Public(), kind: kind, back: back, network: rtnetlink{c.Name}}
+	l := &Link{
+		name: c.Name, public: c.PrivateKey.Public(), kind: kind, back: back, network: rtnetlink{c.Name},
+		lost: make(chan struct{}), closing: make(chan struct{}), watched: make(chan struct{}),
+	}
+	w, err := newWatch(c.Name)
+	if err != nil {
+		return nil, errors.Join(err, back.close())
+	}
+	go l.watch(w)
 	if err := l.network.setAddresses(c.Addresses); err != nil {
 		return nil, errors.Join(err, l.Close())
 	}
 	return l, nil
+}
+
+// watch closes l.lost if the link ends in any way but Close and Remove. It ends at loss
+// or at close.
+func (l *Link) watch(w *watch) {
+	defer close(l.watched)
+	defer w.close()
+	select {
+	case <-w.lost:
+		close(l.lost)
+	case <-l.back.ended():
+		close(l.lost)
+	case <-l.closing:
+	}
 }
 
 func openBackend(c Config) (backend, Kind, error) {

@@ -17,6 +17,9 @@ func (l *Link) SetKey(k PrivateKey) error {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if err := l.gone(); err != nil {
+		return fmt.Errorf("changing the key: %w", err)
+	}
 	if err := l.back.setKey(k); err != nil {
 		return fmt.Errorf("changing the key of tunnel %s: %w", l.name, err)
 	}

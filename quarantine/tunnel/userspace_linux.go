@@ -8,9 +8,11 @@ import (
 	"io"
 	"log/slog"
 	"net/netip"
+	"os"
 	"slices"
 	"strings"
 
+	"golang.org/x/sys/unix"
 	"golang.zx2c4.com/wireguard/conn"
 	"golang.zx2c4.com/wireguard/device"
 	"golang.zx2c4.com/wireguard/tun"
@@ -21,6 +23,7 @@ import (
 // peer's addresses as a whole would lose the packets between "none" and "all".
 type inProcess struct {
 	device *device.Device
+	tun    *os.File
 	set    map[Key]Peer         // what each peer was given; missing: in doubt
 	owner  map[netip.Prefix]Key // who was given an address last
 }
@@ -31,7 +34,7 @@ func openUserspace(c Config) (*inProcess, error) {
 		return nil, fmt.Errorf("making the tun interface: %w", err)
 	}
 	d := device.NewDevice(steady(inner), conn.NewDefaultBind(), logger(c.Log))
-	b := &inProcess{device: d, set: make(map[Key]Peer), owner: make(map[netip.Prefix]Key)}
+	b := &inProcess{device: d, tun: inner.File(), set: make(map[Key]Peer), owner: make(map[netip.Prefix]Key)}
 	config := fmt.Sprintf("private_key=%s\nlisten_port=%d\nfwmark=%d\n", hex.EncodeToString(c.PrivateKey.Bytes()), c.ListenPort, c.Mark)
 	if err := d.IpcSet(config); err != nil {
 		d.Close()
@@ -172,6 +175,19 @@ func parsePeers(r io.Reader) ([]PeerStatus, error) {
 	}
 	return all, nil
 }
+
+// present asks the file descriptor, which a deleted interface leaves behind.
+func (b *inProcess) present() bool {
+	c, err := b.tun.SyscallConn()
+	if err != nil {
+		return false
+	}
+	var size int
+	asked := c.Control(func(fd uintptr) { size, err = unix.IoctlGetInt(int(fd), unix.TUNGETVNETHDRSZ) })
+	return asked == nil && err == nil && size > 0
+}
+
+func (b *inProcess) ended() <-chan struct{} { return b.device.Wait() }
 
 func (b *inProcess) close() error {
 	b.device.Close()
