@@ -68,6 +68,22 @@ func (p Pool) prefixes() []netip.Prefix {
 	return all
 }
 
+// seatAt is the seat whose address in the pool a is; zero for none.
+func (p Pool) seatAt(a netip.Addr) Seat {
+	for _, prefix := range p.prefixes() {
+		if !prefix.Contains(a) {
+			continue
+		}
+		base, wide := prefix.Addr().As16(), a.As16()
+		lo, borrow := bits.Sub64(binary.BigEndian.Uint64(wide[8:]), binary.BigEndian.Uint64(base[8:]), 0)
+		hi, _ := bits.Sub64(binary.BigEndian.Uint64(wide[:8]), binary.BigEndian.Uint64(base[:8]), borrow)
+		if hi == 0 && lo > gatewayOffset && lo-gatewayOffset <= uint64(p.LastSeat()) {
+			return Seat(lo - gatewayOffset)
+		}
+	}
+	return 0
+}
+
 // at is the address at an offset of a prefix; the zero Addr for the zero Prefix or an
 // offset outside of it.
 func at(prefix netip.Prefix, offset uint64) netip.Addr {
@@ -95,6 +111,9 @@ func (p Pool) Kernel() firewall.Pool {
 	k := firewall.Pool{Name: p.Name, Mark: p.Mark, IPv4: p.IPv4, IPv6: p.IPv6, Reach: p.Reach, Masquerade: p.Masquerade}
 	if p.Quarantine {
 		k.Mark = 0
+	}
+	if len(p.Named) > 0 && len(p.Reach) == 0 {
+		k.Reach = nowhere
 	}
 	return k
 }

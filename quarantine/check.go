@@ -34,6 +34,9 @@ func (p Pool) Check(highest Seat) error {
 			fault("reach %d: %w", i+1, err)
 		}
 	}
+	if err := p.checkNames(); err != nil {
+		fault("%w", err)
+	}
 	for _, route := range p.Routes {
 		if err := checkPrefix(route); err != nil {
 			fault("route: %w", err)

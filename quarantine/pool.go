@@ -13,8 +13,11 @@ type Pool struct {
 	Quarantine bool
 	IPv4, IPv6 netip.Prefix     // either may be the zero Prefix
 	Reach      []firewall.Reach // quarantine: the management servers
+	Named      []NamedReach     `json:",omitempty"` // the same by name; names open what they resolve to, see Names
+	Allow      []netip.Prefix   `json:",omitempty"` // where names may lead although that is no public address
 	Routes     []netip.Prefix   // what an agent sends into the tunnel while in this pool
 	DNS        []netip.Addr
+	Forward    bool          `json:",omitempty"` // the gateway's resolver answers its devices every name; full pools only
 	Gateways   []string      // names of full-service gateways, later
 	Mark       firewall.Mark // given by the store, never reused; zero for the quarantine pool
 	Masquerade bool
