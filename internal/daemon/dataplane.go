@@ -40,6 +40,11 @@ func Dataplane(ctx context.Context, c config.Config, log *slog.Logger, ready fun
 		return fmt.Errorf("opening nftables: %w", err)
 	}
 	defer table.Close()
+	flows, err := firewall.OpenFlows(0)
+	if err != nil {
+		return err
+	}
+	defer flows.Close()
 	plane, err := dataplane.New(dataplane.Config{
 		Table: table,
 		OpenLink: func(ctx context.Context) (dataplane.Link, error) {
@@ -55,8 +60,9 @@ func Dataplane(ctx context.Context, c config.Config, log *slog.Logger, ready fun
 			}
 			return dataplane.Listen(c.Dataplane.Socket, -1)
 		},
-		UIDs: c.Dataplane.ControlUser,
-		Log:  log,
+		UIDs:  c.Dataplane.ControlUser,
+		Flows: flows,
+		Log:   log,
 	})
 	if err != nil {
 		return err

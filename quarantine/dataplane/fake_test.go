@@ -143,9 +143,14 @@ type fakeLink struct {
 	addresses []netip.Prefix
 	fail      int                 // so many of the next Apply calls do the first half and fail
 	refuse    map[tunnel.Key]bool // keys that it does not take
+	before    func()              // called at each Apply; nil: nothing
 	most      int                 // peers that it holds at the most; zero: any number
 	tried     int                 // changes asked for
 	closed    bool
+	gone      bool // the interface was deleted
+	down      bool // or set down
+	opened    int  // so many times again
+	stuck     bool // addresses cannot be set
 }
 
 func newFakeLink() *fakeLink {
@@ -153,6 +158,9 @@ func newFakeLink() *fakeLink {
 }
 
 func (l *fakeLink) Apply(changes []tunnel.PeerChange) error {
+	if l.before != nil {
+		l.before()
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	var err error
@@ -191,6 +199,34 @@ func (l *fakeLink) Apply(changes []tunnel.PeerChange) error {
 	return err
 }
 
+// look is the kernel's view of the link: interface 1, up, unless something was done to it.
+func (l *fakeLink) look(string) (Interface, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.gone {
+		return Interface{}, errNoInterface
+	}
+	return Interface{Index: 1 + l.opened, Up: !l.down, Addresses: l.addresses}, nil
+}
+
+// fakeFlows notes what it is asked to forget.
+type fakeFlows struct {
+	mu     sync.Mutex
+	forgot []netip.Addr
+	fail   error
+	called func() // at each call; nil: nothing
+}
+
+func (f *fakeFlows) Forget(_ context.Context, addrs ...netip.Addr) error {
+	if f.called != nil {
+		f.called()
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.forgot = append(f.forgot, addrs...)
+	return f.fail
+}
+
 var errFull = errors.New("too many peers")
 
 func (l *fakeLink) Peers() ([]tunnel.PeerStatus, error) {
@@ -214,7 +250,10 @@ func (l *fakeLink) Handshakes(keys []tunnel.Key) (map[tunnel.Key]time.Time, erro
 func (l *fakeLink) SetAddresses(p []netip.Prefix) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.addresses = p
+	if l.stuck {
+		return errFull
+	}
+	l.addresses, l.down = p, false
 	return nil
 }
 
@@ -290,13 +329,14 @@ type fixture struct {
 	*Plane
 	table     *fakeTable
 	link      *fakeLink
+	flows     *fakeFlows
 	times     Times
 	forwarded int
 }
 
 func newFixture(t testing.TB) *fixture {
 	t.Helper()
-	f := &fixture{table: newFakeTable(), link: newFakeLink(), times: Times{Wall: time.Unix(2e9, 0), Boot: epoch, Monotonic: 1}}
+	f := &fixture{table: newFakeTable(), link: newFakeLink(), flows: &fakeFlows{}, times: Times{Wall: time.Unix(2e9, 0), Boot: epoch, Monotonic: 1}}
 	a, b := net.Pipe()
 	t.Cleanup(func() { a.Close(); b.Close() })
 	var err error
@@ -305,11 +345,14 @@ func newFixture(t testing.TB) *fixture {
 		OpenLink: func(context.Context) (Link, error) { return f.link, nil },
 		Forward:  func() error { f.forwarded++; return nil },
 		Clock:    func() Times { return f.times },
+		Flows:    f.flows,
+
+		Interface: f.link.look,
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	f.Plane.link, f.seen = f.link, f.times
+	f.Plane.link, f.seen, f.index = f.link, f.times, 1
 	return f
 }
 

@@ -50,12 +50,6 @@ func runGateway(dir, crash string) error {
 		return err
 	}
 	listen := func() (*net.UnixListener, error) { return Listen(filepath.Join(dir, "control"), -1) }
-	p, err := New(Config{Table: table, Host: host, Listen: listen, Log: log, OpenLink: func(ctx context.Context) (Link, error) {
-		return tunnel.Open(ctx, tunnel.Config{Name: host.Tunnel, PrivateKey: key, ListenPort: wgPort, Log: log})
-	}})
-	if err != nil {
-		return err
-	}
 	armed := func() bool { // only once the test asks, so that the first plan passes
 		_, err := os.Stat(filepath.Join(dir, "armed"))
 		return err == nil
@@ -67,8 +61,38 @@ func runGateway(dir, crash string) error {
 			}
 		}
 	}
-	p.hooks = hooks{afterTable: die("table"), afterLink: die("link")}
+	p, err := New(Config{Table: mortalTable{table, die("table")}, Host: host, Listen: listen, Log: log, OpenLink: func(ctx context.Context) (Link, error) {
+		link, err := tunnel.Open(ctx, tunnel.Config{Name: host.Tunnel, PrivateKey: key, ListenPort: wgPort, Log: log})
+		return mortalLink{link, die("link")}, err
+	}})
+	if err != nil {
+		return err
+	}
 	return p.Run(context.Background())
+}
+
+// mortalTable and mortalLink may kill the process once a change was made.
+type (
+	mortalTable struct {
+		Table
+		die func()
+	}
+	mortalLink struct {
+		Link
+		die func()
+	}
+)
+
+func (t mortalTable) Apply(c firewall.Change) error {
+	err := t.Table.Apply(c)
+	t.die()
+	return err
+}
+
+func (l mortalLink) Apply(c []tunnel.PeerChange) error {
+	err := l.Link.Apply(c)
+	l.die()
+	return err
 }
 
 // site is a gateway process, a control plane's client of it, and one phone.

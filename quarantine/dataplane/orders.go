@@ -61,6 +61,7 @@ func (p *Plane) fail(id quarantine.ID) {
 func (p *Plane) enforce(old, next held) error {
 	s := step(old, next)
 	p.mirror.put(next)
+	p.forget(without(old.addresses(), next.addresses()))
 	err := p.applyTable(s)
 	if err != nil {
 		err = p.mend(err, s, old)
@@ -68,9 +69,7 @@ func (p *Plane) enforce(old, next held) error {
 	if err != nil && s.loosens {
 		return err
 	}
-	p.hooks.run(p.hooks.afterTable)
 	behind := p.applyLink(next, s.peers)
-	p.hooks.run(p.hooks.afterLink)
 	if err != nil && behind != nil {
 		return fmt.Errorf("%w; %v", err, behind) // the table's error alone counts
 	}

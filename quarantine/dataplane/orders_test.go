@@ -36,7 +36,7 @@ func TestMoveThereAndBack(t *testing.T) {
 func TestMoveTouchesTheTableFirst(t *testing.T) {
 	f := planned(t, in66(1, 5))
 	var allowed []string
-	f.hooks.afterTable = func() {
+	f.link.before = func() {
 		if !slices.Contains(f.table.calls(), "apply") {
 			t.Error("the table was not first")
 		}

@@ -85,6 +85,9 @@ func (p *Plane) syncPeers(device quarantine.ID) error {
 
 // removePeers leaves the tunnel without any; the next plan brings them back.
 func (p *Plane) removePeers() error {
+	if p.lost {
+		return nil
+	}
 	have, err := p.link.Peers()
 	if err != nil {
 		return err

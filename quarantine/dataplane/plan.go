@@ -15,6 +15,9 @@ func (p *Plane) replace(plan quarantine.Plan) error {
 	if plan.Control == p.control && plan.Revision < p.planAt {
 		return fmt.Errorf("taking plan %d: a later one is applied: %w", plan.Revision, quarantine.ErrOutdated)
 	}
+	if p.lost {
+		return fmt.Errorf("taking plan %d: the tunnel is lost: %w", plan.Revision, quarantine.ErrNotEnforced)
+	}
 	r, err := underPlan(p.config.Host, plan)
 	if err != nil {
 		return fmt.Errorf("taking plan %d: %w", plan.Revision, err)
@@ -23,11 +26,13 @@ func (p *Plane) replace(plan quarantine.Plan) error {
 	if err != nil {
 		return fmt.Errorf("taking plan %d: %w", plan.Revision, err)
 	}
+	if p.config.Flows != nil {
+		p.forget(left(p.mirror, next))
+	}
 	p.rules, p.mirror, p.kept = r, next, kept
 	if err := p.refill(); err != nil { // the old table's rules may be gone: there is no way back but shut
 		return fmt.Errorf("taking plan %d: %w", plan.Revision, err)
 	}
-	p.hooks.run(p.hooks.afterTable)
 	p.control, p.planAt, p.applied, p.planned = plan.Control, plan.Revision, plan.Revision, true
 	clear(p.failed)
 	if err := p.raise(); err != nil {
@@ -61,7 +66,6 @@ func (p *Plane) raise() error {
 			return err
 		}
 	}
-	p.hooks.run(p.hooks.afterLink)
 	if p.forward {
 		return nil
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/netip"
 	"os"
 	"sync"
 	"time"
@@ -24,9 +25,12 @@ type Config struct {
 	Listener *net.UnixListener                   // instead of Listen: an inherited socket
 	Conn     net.Conn                            // an inherited connection to a control plane; one of these three is required
 	UIDs     []uint32                            // users that may connect by the socket; empty: the process's own
-	Forward  func() error                        // switches forwarding on; nil: writes /proc/sys
+	Forward  func() error                        // switches forwarding on, and again if somebody switched it off; nil: writes /proc/sys
 	Clock    func() Times                        // nil: SystemTimes
+	Flows    Flows                               // optional: forgets the connections of addresses that were cut
 	Log      *slog.Logger                        // optional
+
+	Interface func(name string) (Interface, error) // looks at the tunnel's interface; nil: SystemInterface
 }
 
 // Plane is the data plane. It starts with everything shut.
@@ -35,6 +39,9 @@ type Plane struct {
 	log    *slog.Logger
 	ready  chan struct{}
 	talks  *sync.WaitGroup // connections
+	tunnel string          // interface name
+
+	tidying chan struct{} // capacity 1: something was cut, and answered
 
 	mu      sync.Mutex // guards everything below, and every use of table and link
 	link    Link
@@ -49,22 +56,18 @@ type Plane struct {
 	kept    map[quarantine.ID]error // devices that the last plan would have loosened by an outdated entry, and why not
 	fresh   firewall.Deadline
 	alive   firewall.Deadline
-	forward bool // forwarding was switched on
+	forward bool         // forwarding was switched on
+	index   int          // of the tunnel's interface
+	lost    bool         // the tunnel's interface is gone: link is closed, and nothing planned
+	full    bool         // lost, and the table not emptied yet
+	refusal string       // what opening it again met last
+	ended   bool         // Run lets go: no connection begins any more
+	cut     []netip.Addr // stand in no set any more, and are to be forgotten
 	seen    Times
 	current *session // the control plane that is listened to; nil: none
 
 	nextLook time.Time // Run's own: when to look for handshakes again
 	ticks    int       // Run's own
-	hooks    hooks     // tests' own
-}
-
-// hooks are called between the steps of an order, by tests that kill the process there.
-type hooks struct{ afterTable, afterLink func() }
-
-func (h hooks) run(f func()) {
-	if f != nil {
-		f()
-	}
 }
 
 // New checks c. Nothing happens before Run.
@@ -96,7 +99,10 @@ func New(c Config) (*Plane, error) {
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
-	p := &Plane{config: c, log: c.Log, ready: make(chan struct{}), talks: new(sync.WaitGroup)}
+	if c.Interface == nil {
+		c.Interface = SystemInterface
+	}
+	p := &Plane{config: c, log: c.Log, ready: make(chan struct{}), talks: new(sync.WaitGroup), tunnel: c.Host.Tunnel, tidying: make(chan struct{}, 1)}
 	p.mirror, p.failed, p.lacking = newMirror(0), make(map[quarantine.ID]bool), make(map[tunnel.Key]error)
 	return p, nil
 }
@@ -116,31 +122,44 @@ func (p *Plane) Run(ctx context.Context) error {
 	if err := p.config.Table.Adopt(p.config.Host); err != nil {
 		return fmt.Errorf("setting up the firewall table: %w", err)
 	}
-	link, err := p.config.OpenLink(ctx)
+	p.mu.Lock()
+	p.seen = p.config.Clock()
+	err := p.openLink(ctx)
+	p.mu.Unlock()
 	if err != nil {
 		return fmt.Errorf("opening the tunnel: %w", err)
 	}
-	p.mu.Lock()
-	p.link, p.seen = link, p.config.Clock()
-	p.mu.Unlock()
 	listener := p.config.Listener
 	if p.config.Listen != nil {
 		if listener, err = p.config.Listen(); err != nil {
-			return errors.Join(fmt.Errorf("listening for the control plane: %w", err), link.Close())
+			return errors.Join(fmt.Errorf("listening for the control plane: %w", err), p.letGo())
 		}
 	}
 	p.log.Info("data plane is up", "table", p.config.Host.Table, "tunnel", p.config.Host.Tunnel)
-	err = p.serve(ctx, listener)
-	return errors.Join(err, link.Close())
+	return p.serve(ctx, listener)
+}
+
+// letGo ends Run's use of the tunnel.
+func (p *Plane) letGo() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	link := p.link
+	p.link = nil
+	if p.lost {
+		return nil
+	}
+	return link.Close()
 }
 
 // serve owns the goroutines of Run.
-func (p *Plane) serve(ctx context.Context, l *net.UnixListener) error {
+func (p *Plane) serve(ctx context.Context, l *net.UnixListener) (err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer p.talks.Wait()
-	defer p.hangUp()
+	defer func() { p.hangUp(); err = errors.Join(err, p.letGo()) }()
 	defer cancel()
-	failed := make(chan error, 1)
+	failed, changed := make(chan error, 1), make(chan struct{}, 1)
+	p.talks.Go(func() { p.tidyFlows(ctx) })
+	p.talks.Go(func() { p.follow(ctx, changed) })
 	if p.config.Conn != nil {
 		p.talks.Go(func() { p.talk(p.config.Conn) })
 	}
@@ -157,18 +176,22 @@ func (p *Plane) serve(ctx context.Context, l *net.UnixListener) error {
 			return nil
 		case err := <-failed:
 			return err
+		case <-changed:
+			p.watchLink(ctx)
 		case <-tick.C:
-			p.tick()
+			p.tick(ctx)
 		}
 	}
 }
 
 // tick does what no order asks for.
-func (p *Plane) tick() {
+func (p *Plane) tick(ctx context.Context) {
 	p.watchClocks()
+	p.watchLink(ctx)
 	p.watchHandshakes()
 	if p.ticks++; p.ticks%verifyEvery == 0 {
 		p.watchTable()
+		p.watchForwarding()
 	}
 }
 
@@ -176,6 +199,9 @@ func (p *Plane) tick() {
 func forwardAll() error {
 	var faults []error
 	for _, name := range []string{"/proc/sys/net/ipv4/ip_forward", "/proc/sys/net/ipv6/conf/all/forwarding"} {
+		if b, err := os.ReadFile(name); err == nil && string(b) == "1\n" {
+			continue
+		}
 		if err := os.WriteFile(name, []byte("1\n"), 0); err != nil && !errors.Is(err, os.ErrNotExist) {
 			faults = append(faults, err) // not there: the kernel has no IPv6
 		}

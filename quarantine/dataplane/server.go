@@ -159,7 +159,7 @@ func (p *Plane) talk(conn net.Conn) {
 func (p *Plane) welcome(s *session) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.link == nil {
+	if p.ended {
 		return false
 	}
 	if p.current != nil {
@@ -205,7 +205,7 @@ func (p *Plane) hangUp() {
 	if p.current != nil {
 		p.current.close()
 	}
-	p.current, p.link = nil, nil
+	p.current, p.ended = nil, true
 	if p.config.Conn != nil {
 		p.config.Conn.Close()
 	}
@@ -234,7 +234,9 @@ func (p *Plane) listen(s *session) error {
 		if errors.Is(err, net.ErrClosed) {
 			return err
 		}
-		if err := s.send(withFaults(encode(m.ID, err), faults)); err != nil {
+		err = s.send(withFaults(encode(m.ID, err), faults))
+		p.tidy()
+		if err != nil {
 			return err
 		}
 	}

@@ -64,7 +64,7 @@ func TestTableIsWatched(t *testing.T) {
 func TestTickLooksAtTheTable(t *testing.T) {
 	f := planned(t)
 	for range verifyEvery {
-		f.tick()
+		f.tick(t.Context())
 	}
 	if n := len(slices.DeleteFunc(f.table.calls(), func(s string) bool { return s != "verify" })); n != 1 {
 		t.Errorf("looked %d times in %d ticks", n, verifyEvery)

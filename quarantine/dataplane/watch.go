@@ -38,6 +38,18 @@ func (p *Plane) watchClocks() {
 	}
 }
 
+// watchForwarding switches forwarding on again where somebody switched it off.
+func (p *Plane) watchForwarding() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.planned || !p.forward {
+		return
+	}
+	if err := p.config.Forward(); err != nil {
+		p.log.Error("switching forwarding on again failed", "error", err)
+	}
+}
+
 func earlier(d, by firewall.Deadline) firewall.Deadline { return max(d-by, 0) }
 
 // verifyEvery is how many ticks, of a second each, lie between two looks at the table.
@@ -75,9 +87,9 @@ func (p *Plane) watchHandshakes() {
 		return
 	}
 	p.mu.Lock()
-	link, keys := p.link, slices.Collect(maps.Keys(p.mirror.rotating))
+	link, lost, keys := p.link, p.lost, slices.Collect(maps.Keys(p.mirror.rotating))
 	p.mu.Unlock()
-	if len(keys) == 0 {
+	if lost || len(keys) == 0 {
 		return
 	}
 	start := time.Now()
