@@ -31,7 +31,7 @@ func (s *still) Record(_ context.Context, _ quarantine.Change, next quarantine.R
 }
 
 // crowd is a running gate with n devices, half of them released.
-func crowd(b *testing.B, n int) *quarantine.Gate {
+func crowd(b *testing.B, n int) (*quarantine.Gate, *storetest.Enforcer) {
 	s := settings()
 	delete(s.Pools, "other")
 	for name, p := range s.Pools {
@@ -52,8 +52,8 @@ func crowd(b *testing.B, n int) *quarantine.Gate {
 		f := quarantine.Facts{Now: now, Record: r, Profile: s.Profiles["staff"], Pools: s.Pools, Sources: s.Sources, Policy: quarantine.PlainPolicy{}}
 		snap.Records[r.ID] = r.Settle(quarantine.Place(f), now)
 	}
-	store := &still{snap}
-	g, err := quarantine.NewGate(quarantine.Config{Store: store, Enforcer: storetest.NewEnforcer(), Journal: newKeeper(),
+	store, enforcer := &still{snap}, storetest.NewEnforcer()
+	g, err := quarantine.NewGate(quarantine.Config{Store: store, Enforcer: enforcer, Journal: newKeeper(),
 		Policy: quarantine.PlainPolicy{}, Control: "bench", Gateway: "gw"})
 	if err != nil {
 		b.Fatal(err)
@@ -67,7 +67,7 @@ func crowd(b *testing.B, n int) *quarantine.Gate {
 	b.Cleanup(func() { cancel(); <-done })
 	<-g.Ready()
 	store.snapshot = quarantine.Snapshot{} // it is not asked again
-	return g
+	return g, enforcer
 }
 
 // BenchmarkMove is one bad and one good report of a device among n, without store, journal
@@ -79,7 +79,7 @@ func BenchmarkMove(b *testing.B) {
 			var before, after runtime.MemStats
 			runtime.GC()
 			runtime.ReadMemStats(&before)
-			g := crowd(b, n)
+			g, _ := crowd(b, n)
 			runtime.GC()
 			runtime.ReadMemStats(&after)
 			at := time.Now()

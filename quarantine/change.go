@@ -27,44 +27,67 @@ func (g *Gate) Change(ctx context.Context, by Actor, c Change) (Placement, error
 
 func (g *Gate) change(ctx context.Context, by Actor, c Change) (Placement, error) {
 	now := g.now().Wall
-	c.By, c.Tighten = by, 0
-	c.At = now
+	c = stamped(by, c, now)
+	g.mu.Lock()
+	w, p, err := g.weigh(by, &c, now)
+	g.mu.Unlock()
+	switch w {
+	case toTighten:
+		return g.tighten(ctx, c)
+	case toLoosen:
+		return g.loosen(ctx, c)
+	default:
+		return p, err
+	}
+}
+
+// stamped is the change as it arrives now.
+func stamped(by Actor, c Change, now time.Time) Change {
+	c.By, c.Tighten, c.At = by, 0, now
 	if c.Report != nil {
 		r := *c.Report
 		r.At, r.Received = r.At.UTC().Round(0), now
 		c.Report = &r
 	}
-	g.mu.Lock()
-	st, err := g.admissible(by, c)
+	return c
+}
+
+// way is how a change is brought about.
+type way int
+
+const (
+	toIgnore  way = iota // it is refused, or says nothing new
+	toTighten            // it is pending, and is to be journalled and applied
+	toLoosen             // it is to be recorded, and applied then
+)
+
+// weigh says what is to be done about a change. One that does nothing, for now, comes with
+// where the device stands, or why it is refused. The caller holds mu.
+func (g *Gate) weigh(by Actor, c *Change, now time.Time) (way, Placement, error) {
+	st, err := g.admissible(by, *c)
 	if err != nil {
-		g.mu.Unlock()
-		return Placement{}, err
+		return toIgnore, Placement{}, err
 	}
 	known := st.known()
-	if g.repeats(known, c, now) {
-		defer g.mu.Unlock()
-		return g.inForce(st, now), nil
+	if g.repeats(known, *c, now) {
+		return toIgnore, g.inForce(st, now), nil
 	}
-	next, err := known.With(c)
+	next, err := known.With(*c)
 	if err != nil {
-		defer g.mu.Unlock()
-		return g.inForce(st, now), err
+		return toIgnore, g.inForce(st, now), err
 	}
 	before, after := g.look(st, now), placeQuietly(g.facts(next, now))
-	if after.same(before) && g.canWait(st, known, c, now) {
-		defer g.mu.Unlock()
-		g.putOff(st, c, now)
-		return g.inForce(st, now), nil
+	if after.same(before) && g.canWait(st, known, *c, now) {
+		g.putOff(st, *c, now)
+		return toIgnore, g.inForce(st, now), nil
 	}
 	standing := st.rec.standing()
 	before, after = before.Meet(standing, g.settings.quarantine), after.Meet(standing, g.settings.quarantine)
 	if c.tightens() || c.Kind == Reported && !before.within(after) {
-		g.push(st, &c, now)
-		g.mu.Unlock()
-		return g.tighten(ctx, c)
+		g.push(st, c, now)
+		return toTighten, Placement{}, nil
 	}
-	g.mu.Unlock()
-	return g.loosen(ctx, c)
+	return toLoosen, Placement{}, nil
 }
 
 // admissible says whether by may bring this change at all. The caller holds mu.
@@ -115,11 +138,21 @@ func (g *Gate) push(st *state, c *Change, now time.Time) {
 
 // tighten journals and applies a change that is pending already; the record follows.
 func (g *Gate) tighten(ctx context.Context, c Change) (Placement, error) {
+	g.secureOne(c)
+	return g.tightened(c, g.enforce(ctx, c.Device))
+}
+
+// secureOne makes a tightening safe from a crash, or says that it is not: it is applied all
+// the same.
+func (g *Gate) secureOne(c Change) {
 	if err := g.journal(c); err != nil {
 		g.Log.Error("a tightening is not safe from a crash before the store takes it in",
 			"device", c.Device, "kind", c.Kind, "error", err)
 	}
-	err := g.enforce(ctx, c.Device)
+}
+
+// tightened has an applied tightening recorded, and says where the device stands.
+func (g *Gate) tightened(c Change, err error) (Placement, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.enqueue(c.Device)

@@ -46,6 +46,7 @@ func (i Instant) Deadline(t time.Time) firewall.Deadline {
 
 // steady is the wall clock as decisions read it: it never goes back. Set forward, the clock
 // shortens every lease; set back again, it gives nothing of that back, nor anything else.
+// The store's mark, the highest time that any gateway saw, carries that over a restart.
 type steady struct {
 	mu     sync.Mutex
 	known  bool
@@ -71,6 +72,19 @@ func (s *steady) now(c Clock) Instant {
 		read.Wall = least
 	}
 	return read
+}
+
+// reach takes note of a time that was reached before, perhaps by another run of the gate.
+func (s *steady) reach(t time.Time, c Clock) {
+	if t.IsZero() {
+		return
+	}
+	offset := Instant{Wall: t.UTC().Round(0), Boot: firewall.Deadline(c.Boot())}.offset()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.known || offset > s.offset {
+		s.known, s.offset = true, offset
+	}
 }
 
 // now is the time to decide by.

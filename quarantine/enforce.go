@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
-	"strings"
 	"time"
 
 	"lazaret/firewall"
@@ -67,7 +65,7 @@ func (g *Gate) takeTurn(ctx context.Context, st *state) error {
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if !st.alone(err) {
+	if !g.alone(st, err) {
 		st.problem = err
 		g.dirty, g.problem = true, err
 		signal(g.unplanned)
@@ -77,19 +75,17 @@ func (g *Gate) takeTurn(ctx context.Context, st *state) error {
 
 // alone notes an Enforcer's word that concerns this device and no other, and reports
 // whether err is one; a complete plan would not mend it. The caller holds mu.
-func (st *state) alone(err error) bool {
+func (g *Gate) alone(st *state, err error) bool {
 	if kept, ok := errors.AsType[*Kept](err); ok {
 		st.kept = max(st.kept, kept.Tighten)
 	} else if !errors.Is(err, ErrPeer) {
 		return false
 	}
 	st.problem = err
+	if errors.Is(err, ErrPeer) {
+		g.lack(st)
+	}
 	return true
-}
-
-// faulty is an Enforcer that took a plan and says of which devices it holds less.
-type faulty interface {
-	Faults() (faults map[ID]error, more int)
 }
 
 // applyNow applies the device's entry as it is at this moment, so that entries reach the
@@ -105,13 +101,17 @@ func (g *Gate) applyNow(ctx context.Context, st *state) error {
 		return errors.New("the data plane has no plan yet")
 	}
 	e, fault := g.entry(st, g.now())
+	g.touch(st)
 	g.mu.Unlock()
 	if err := g.Enforcer.Apply(ctx, e); err != nil {
 		return err
 	}
 	g.mu.Lock()
+	defer g.mu.Unlock()
 	st.problem = fault
-	g.mu.Unlock()
+	if e.Key.IsZero() {
+		g.freed()
+	}
 	return nil
 }
 
@@ -124,6 +124,9 @@ func (g *Gate) remove(ctx context.Context, last Entry) {
 		err = g.Enforcer.Apply(ctx, last)
 		<-g.applying
 	}
+	g.mu.Lock()
+	g.freed()
+	g.mu.Unlock()
 	if err != nil && !errors.Is(err, ErrPeer) {
 		g.needPlan(fmt.Errorf("removing device %s: %w", last.Device, err))
 	}
@@ -157,9 +160,6 @@ func (g *Gate) plans(ctx context.Context) {
 	}
 }
 
-// chunk is how many devices are decided on in one hold of mu.
-const chunk = 500
-
 // plan sends one complete plan and tells the store.
 func (g *Gate) plan(ctx context.Context) error {
 	select {
@@ -167,7 +167,6 @@ func (g *Gate) plan(ctx context.Context) error {
 	default:
 		return ErrNotReady
 	}
-	g.warm()
 	ctx, cancel := context.WithTimeout(ctx, planTimeout*g.Timeout)
 	defer cancel()
 	p, err := g.replace(ctx)
@@ -182,88 +181,6 @@ func (g *Gate) plan(ctx context.Context) error {
 		g.Log.Warn("the store does not know of the applied plan", "revision", p.Revision, "error", err)
 	}
 	return nil
-}
-
-// warm decides on all devices a few at a time, so that building the plan holds mu briefly.
-func (g *Gate) warm() {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	ids := make([]ID, 0, len(g.index))
-	for id := range g.index {
-		ids = append(ids, id)
-	}
-	for some := range slices.Chunk(ids, chunk) {
-		now := g.now().Wall
-		for _, id := range some {
-			if st := g.index[id]; st != nil {
-				g.decide(st, now)
-			}
-		}
-		g.mu.Unlock()
-		g.mu.Lock()
-	}
-}
-
-func (g *Gate) replace(ctx context.Context) (Plan, error) {
-	if err := g.seize(ctx); err != nil {
-		return Plan{}, err
-	}
-	defer func() { <-g.applying }()
-	g.mu.Lock()
-	if err := g.settings.fault; err != nil {
-		g.mu.Unlock()
-		return Plan{}, err
-	}
-	p, faults := g.buildPlan(g.now())
-	g.dirty = false // what changes from here on says so again
-	g.mu.Unlock()
-
-	err := g.Enforcer.Replace(ctx, p)
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if err != nil {
-		g.dirty = true
-		return Plan{}, fmt.Errorf("sending the plan: %w", err)
-	}
-	g.planned, g.plannedAt, g.problem = true, p.Revision, nil
-	for id, st := range g.index {
-		st.problem = faults[id]
-	}
-	if f, ok := g.Enforcer.(faulty); ok {
-		told, more := f.Faults()
-		for id, err := range told {
-			if st := g.index[id]; st != nil {
-				st.alone(err)
-			}
-		}
-		if len(told) > 0 {
-			g.Log.Warn("devices are held stricter than planned", "devices", len(told), "not named", more)
-		}
-	}
-	return p, nil
-}
-
-// buildPlan is the whole of what must be enforced. The caller holds mu.
-func (g *Gate) buildPlan(now Instant) (Plan, map[ID]error) {
-	p := Plan{Control: g.Control, Revision: g.revision}
-	for _, name := range sortedKeys(g.settings.pools) {
-		pool := g.settings.pools[name]
-		p.Pools = append(p.Pools, pool.Kernel())
-		p.Gateway = append(p.Gateway, pool.GatewayAddresses()...)
-	}
-	faults := make(map[ID]error)
-	p.Entries = make([]Entry, 0, len(g.index))
-	for id, st := range g.index {
-		e, err := g.entry(st, now)
-		if err != nil {
-			faults[id] = err
-		}
-		if !e.Key.IsZero() {
-			p.Entries = append(p.Entries, e)
-		}
-	}
-	slices.SortFunc(p.Entries, func(a, b Entry) int { return strings.Compare(string(a.Device), string(b.Device)) })
-	return p, faults
 }
 
 // freshen prolongs freshness well before it runs out, and soon after each plan.

@@ -120,18 +120,13 @@ func (g *Gate) resync(ctx context.Context) error {
 	if err := CheckPools(s.pools, highest); err != nil {
 		s.fault = fmt.Errorf("the pools cannot be enforced: %w", err)
 	}
+	g.steady.reach(snap.Time, g.Clock)
+	g.takeRecords(snap)
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	s.generation = g.settings.generation + 1
 	g.settings = s
-	for _, r := range snap.Records {
-		g.put(r)
-	}
-	for id, st := range g.index {
-		if _, ok := snap.Records[id]; !ok && st.rec.Revision <= snap.Revision {
-			g.drop(id)
-		}
-	}
+	g.announce()
 	g.forgetOrphans()
 	g.dirty = true
 	g.reach(snap.Revision)
@@ -142,6 +137,36 @@ func (g *Gate) resync(ctx context.Context) error {
 	}
 	signal(g.unplanned)
 	return nil
+}
+
+// takeRecords brings the index to a snapshot, a chunk of devices at a time. What it means
+// for the data plane is the next plan's matter.
+func (g *Gate) takeRecords(snap Snapshot) {
+	some := make([]Record, 0, chunk)
+	put := func() {
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		g.dirty = true
+		for _, r := range some {
+			g.put(r)
+		}
+		some = some[:0]
+	}
+	for _, r := range snap.Records {
+		if some = append(some, r); len(some) == chunk {
+			put()
+		}
+	}
+	put()
+	for some := range slices.Chunk(g.everyone(), chunk) {
+		g.mu.Lock()
+		for _, st := range some {
+			if _, ok := snap.Records[st.id]; !ok && st.nth >= 0 && st.rec.Revision <= snap.Revision {
+				g.drop(st.id)
+			}
+		}
+		g.mu.Unlock()
+	}
 }
 
 // forgetOrphans strikes what the journal holds of devices that are no more. The caller

@@ -98,10 +98,12 @@ type Gate struct {
 	unfresh     chan struct{} // capacity 1: freshness can be prolonged at once
 	unrecorded  chan struct{} // capacity 1: todo has grown
 	rescheduled chan struct{} // capacity 1: the first wake is another
+	roomier     chan struct{} // capacity 1: the tunnel has room for a peer that was lacking
+	bulk        chan struct{} // capacity 1: held for a part of many reports, so that several callers disturb as one
 
 	steady steady // has a lock of its own
 
-	mu       sync.Mutex // guards all below
+	mu       lock // guards all below; held for a chunk of devices at most
 	settings settings
 	index    map[ID]*state
 	all      []*state // of index, in no order
@@ -111,10 +113,14 @@ type Gate struct {
 	seen     chan struct{}        // closed when revision grows
 	waiters  map[ID]chan struct{} // closed when the device changes
 	busy     map[ID]chan struct{} // devices whose record is being written; closed when done
-	todo     []ID                 // devices whose record must be written, oldest first
+	todo     agenda               // devices whose record must be written
+	lacking  []*state             // devices that the tunnel had no room for, oldest first
+	draft    *draft               // a plan in the making, or nil
+	drafts   uint32               // begun
 	unsafe   []Change             // repeats that are pending now and not in the journal yet
 	struck   []Change             // recorded tightenings that the journal still holds
 	wakes    wakes
+	naming   naming
 
 	planned   bool              // a complete plan was taken
 	plannedAt int64             // its revision
@@ -150,6 +156,8 @@ func NewGate(c Config) (*Gate, error) {
 		unfresh:     signal(),
 		unrecorded:  signal(),
 		rescheduled: signal(),
+		roomier:     signal(),
+		bulk:        signal(),
 		index:       make(map[ID]*state),
 		names:       make(register),
 		serials:     make(register),
@@ -165,7 +173,7 @@ func NewGate(c Config) (*Gate, error) {
 // then, and never before: whatever fails is retried.
 func (g *Gate) Run(ctx context.Context) error {
 	var parts sync.WaitGroup
-	for _, part := range []func(context.Context){g.follow, g.plans, g.freshen, g.records, g.lapses} {
+	for _, part := range []func(context.Context){g.follow, g.plans, g.freshen, g.records, g.lapses, g.admitLacking} {
 		parts.Go(func() { part(ctx) })
 	}
 	parts.Wait()

@@ -9,6 +9,7 @@ import (
 
 // state is what the gate holds of one device; mu of the gate guards it.
 type state struct {
+	id      ID
 	rec     *Record  // as stored, but without Reasons, which Place can tell again; never written to
 	pending []Change // tightenings the record has not taken in; never changed in place
 	later   []Change // repeats of bad reports that are in rec or pending; see canWait
@@ -26,7 +27,10 @@ type state struct {
 	wake time.Time // when time alone may change the decision
 	slot int       // its place in the heap, plus one; zero: not in it
 	nth  int       // its place in the gate's all; negative once it is dropped
-	todo bool      // stands in the gate's todo
+	todo urgency   // the line of the gate's todo that it stands in; zero: none
+
+	spot  spot // in the draft of a plan
+	lacks bool // stands in the gate's lacking
 }
 
 // facts gathers what is known for deciding on a record. The caller holds mu.
@@ -59,6 +63,9 @@ func (g *Gate) decide(st *state, now time.Time) (p Placement, changed bool) {
 	p = g.look(st, now)
 	changed = !p.same(st.decided) || st.generation != g.settings.generation
 	st.decided, st.at, st.generation = p, now, g.settings.generation
+	if changed {
+		g.touch(st)
+	}
 	g.schedule(st, soonest(now, p.Again, ripe))
 	if len(st.pending) > 0 || !p.same(st.rec.standing()) {
 		g.enqueue(st.rec.ID)
@@ -97,7 +104,7 @@ func (g *Gate) put(r Record) bool {
 	st := g.index[r.ID]
 	switch {
 	case st == nil:
-		st = &state{nth: len(g.all)}
+		st = &state{id: r.ID, nth: len(g.all)}
 		g.index[r.ID] = st
 		g.all = append(g.all, st)
 		for _, c := range g.orphaned[r.ID] {
@@ -113,8 +120,10 @@ func (g *Gate) put(r Record) bool {
 	st.rec = &r
 	g.names.add(r.Name, st)
 	g.serials.add(r.Serial, st)
+	g.seat(st)
 	st.tighten = max(st.tighten, r.Tighten)
 	st.generation = 0
+	g.touch(st)
 	g.notify(r.ID)
 	return true
 }
@@ -126,6 +135,7 @@ func (g *Gate) drop(id ID) (last Entry, ok bool) {
 		return Entry{}, false
 	}
 	last = Entry{Device: id, Revision: st.rec.Revision, Tighten: st.tighten}
+	g.touch(st)
 	g.schedule(st, time.Time{})
 	delete(g.index, id)
 	g.unlist(st)
@@ -166,24 +176,33 @@ func (g *Gate) changed(id ID) <-chan struct{} {
 	return c
 }
 
+// tryHold keeps others from writing the device's record until release is called, unless
+// somebody does already. The caller holds mu.
+func (g *Gate) tryHold(id ID) (release func(), ok bool) {
+	if g.busy[id] != nil {
+		return nil, false
+	}
+	c := make(chan struct{})
+	g.busy[id] = c
+	return func() {
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		delete(g.busy, id)
+		close(c)
+	}, true
+}
+
 // hold waits until nobody else writes the device's record, and keeps others from it until
 // the returned function is called.
 func (g *Gate) hold(ctx context.Context, id ID) (release func(), err error) {
 	for {
 		g.mu.Lock()
+		release, ok := g.tryHold(id)
 		c := g.busy[id]
-		if c == nil {
-			c = make(chan struct{})
-			g.busy[id] = c
-			g.mu.Unlock()
-			return func() {
-				g.mu.Lock()
-				defer g.mu.Unlock()
-				delete(g.busy, id)
-				close(c)
-			}, nil
-		}
 		g.mu.Unlock()
+		if ok {
+			return release, nil
+		}
 		select {
 		case <-c:
 		case <-ctx.Done():

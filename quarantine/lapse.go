@@ -13,7 +13,7 @@ const (
 // lapses acts when time alone changes a decision: a lease, report or certificate begins or
 // ends. The kernel's own timeout has cut a lapsed device off already; this brings the peer,
 // the record and the index along. A lapse is not journalled, since it is found again at
-// any later time.
+// any later time. Of many at once, others' moves wait for one at a time.
 func (g *Gate) lapses(ctx context.Context) {
 	before := g.Clock.Now()
 	for {
@@ -53,12 +53,16 @@ func (g *Gate) untilWake() time.Duration {
 	return min(max(g.wakes[0].wake.Sub(g.now().Wall), 0), tick)
 }
 
-// due decides on every device whose time has come, and returns those that move.
+// due decides on devices whose time has come, a chunk of them at most, and returns those
+// that move.
 func (g *Gate) due(now time.Time) []ID {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	var moved []ID
-	for len(g.wakes) > 0 && !g.wakes[0].wake.After(now) {
+	for range chunk {
+		if len(g.wakes) == 0 || g.wakes[0].wake.After(now) {
+			break
+		}
 		st := g.wakes[0]
 		if _, changed := g.decide(st, now); changed {
 			moved = append(moved, st.rec.ID)

@@ -52,6 +52,7 @@ func (r *Record) supersedes(other *Record) bool {
 func (g *Gate) unlist(st *state) {
 	g.names.remove(st.rec.Name, st)
 	g.serials.remove(st.rec.Serial, st)
+	g.unseat(st)
 }
 
 // glimpse is what the gate held of a device at one moment. Nothing in it is written to

@@ -129,7 +129,7 @@ func TestFind(t *testing.T) {
 // that ask for one device wait meanwhile.
 func BenchmarkList(b *testing.B) {
 	for _, n := range []int{1_000, 100_000} {
-		g := crowd(b, n)
+		g, _ := crowd(b, n)
 		for name, list := range map[string]func(){
 			"devices": func() { g.Devices() },
 			"counts":  func() { g.Counts() },

@@ -3,6 +3,7 @@ package quarantine
 import (
 	"context"
 	"net/netip"
+	"time"
 
 	"lazaret/firewall"
 	"lazaret/quarantine/tunnel"
@@ -37,9 +38,29 @@ type Store interface {
 	Confirm(ctx context.Context, revision int64) error
 }
 
+// MaxBatch is how many records a Batcher takes at once: with their audit entries they are
+// well within one transaction of the store, and hold up others by a few milliseconds.
+const MaxBatch = 40
+
+// Batcher is a Store that writes several records, each with its audit entry, in one
+// transaction. A gate uses it where many devices change at once.
+type Batcher interface {
+	// RecordAll writes all or nothing, and returns the revision of all. Each is written as
+	// Record would; ErrConflict where one or another cannot be, or not together: then they
+	// are to be written one by one.
+	RecordAll(ctx context.Context, all []Write) (int64, error)
+}
+
+// Write is a record to write, and the change that it comes of.
+type Write struct {
+	Change Change
+	Next   Record
+}
+
 // Snapshot is the organization's state at one revision.
 type Snapshot struct {
 	Revision int64
+	Time     time.Time // the highest that any gateway saw; zero: not known
 	Records  map[ID]Record
 	Pools    map[string]Pool
 	Profiles map[string]Profile

@@ -10,26 +10,23 @@ import (
 // enqueue has the device's record written soon. The caller holds mu.
 func (g *Gate) enqueue(id ID) {
 	st := g.index[id]
-	if st == nil || st.todo {
+	if st == nil {
 		return
 	}
-	st.todo = true
-	g.todo = append(g.todo, id)
+	g.todo.put(st, st.urgency())
 	signal(g.unrecorded)
 }
 
-func (g *Gate) dequeue() (ID, bool) {
+// dequeue returns devices whose records are to be written next: those of one transaction.
+func (g *Gate) dequeue() []ID {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	for len(g.todo) > 0 {
-		id := g.todo[0]
-		g.todo = g.todo[1:]
-		if st := g.index[id]; st != nil {
-			st.todo = false
-			return id, true
-		}
+	some := g.todo.take(MaxBatch)
+	ids := make([]ID, len(some))
+	for i, st := range some {
+		ids[i] = st.id
 	}
-	return "", false
+	return ids
 }
 
 // records writes what was decided without the store, as soon as the store can. Devices
@@ -39,8 +36,8 @@ func (g *Gate) records(ctx context.Context) {
 	for {
 		g.secure()
 		g.strikeOut()
-		id, ok := g.dequeue()
-		if !ok {
+		ids := g.dequeue()
+		if len(ids) == 0 {
 			select {
 			case <-ctx.Done():
 				return
@@ -48,20 +45,43 @@ func (g *Gate) records(ctx context.Context) {
 			}
 			continue
 		}
-		err := g.record(ctx, id)
+		failed := g.recordAll(ctx, ids)
 		if ctx.Err() != nil {
 			return
 		}
-		if err == nil {
+		if len(failed) == 0 {
 			wait.reset()
 			continue
 		}
-		g.Log.Warn("recording where a device stands", "device", id, "error", err)
 		g.mu.Lock()
-		g.enqueue(id)
+		for _, id := range failed {
+			g.enqueue(id)
+		}
 		g.mu.Unlock()
 		wait.sleep(ctx, nil)
 	}
+}
+
+// recordAll writes the records of some devices, together where it can, and returns those
+// that it could not write.
+func (g *Gate) recordAll(ctx context.Context, ids []ID) (failed []ID) {
+	rest, err := g.recordTogether(ctx, ids)
+	if err != nil {
+		g.Log.Warn("recording where devices stand", "devices", len(ids), "error", err)
+		return ids
+	}
+	for i, id := range rest {
+		err := g.record(ctx, id)
+		if err == nil {
+			continue
+		}
+		g.Log.Warn("recording where a device stands", "device", id, "error", err)
+		if !errors.Is(err, ErrConflict) && !errors.Is(err, ErrUnknownDevice) {
+			return append(append(failed, rest[i+1:]...), id) // the store may be down: the others need not try now
+		}
+		failed = append(failed, id)
+	}
+	return failed
 }
 
 // strikeOut takes off the journal what is recorded. The file is not touched under mu.

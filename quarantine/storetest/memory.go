@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"maps"
 	"sync"
+	"time"
 
 	"lazaret/firewall"
 	"lazaret/quarantine"
@@ -39,7 +40,9 @@ type Memory struct {
 	events    []quarantine.Event
 	grown     chan struct{} // closed when events grow
 	changes   []quarantine.Change
+	batches   int
 	confirmed int64
+	reached   time.Time
 	mark      firewall.Mark
 }
 
@@ -109,12 +112,16 @@ func (m *Memory) Put(r quarantine.Record) quarantine.Record {
 	return m.put(r)
 }
 
-func (m *Memory) put(r quarantine.Record) quarantine.Record {
-	r.Revision = m.snapshot.Revision + 1
-	r = clone(r)
-	m.snapshot.Records[r.ID] = r
-	m.commit(quarantine.Event{Records: []quarantine.Record{r}})
-	return clone(r)
+func (m *Memory) put(all ...quarantine.Record) quarantine.Record {
+	var e quarantine.Event
+	for _, r := range all {
+		r.Revision = m.snapshot.Revision + 1
+		r = clone(r)
+		m.snapshot.Records[r.ID] = r
+		e.Records = append(e.Records, r)
+	}
+	m.commit(e)
+	return clone(e.Records[0])
 }
 
 // Delete removes a device.
@@ -182,17 +189,76 @@ func (m *Memory) Record(ctx context.Context, c quarantine.Change, next quarantin
 func (m *Memory) record(c quarantine.Change, next quarantine.Record) (int64, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	old, ok := m.snapshot.Records[next.ID]
-	switch {
-	case c.Device != next.ID:
-		return 0, fmt.Errorf("change of %q with the record of %q", c.Device, next.ID)
-	case !ok:
-		return 0, quarantine.ErrUnknownDevice
-	case old.Revision != next.Revision:
-		return 0, quarantine.ErrConflict
+	if err := m.recordable(c, next); err != nil {
+		return 0, err
 	}
 	m.changes = append(m.changes, c)
 	return m.put(next).Revision, nil
+}
+
+// recordable says why next cannot be written. The caller holds mu.
+func (m *Memory) recordable(c quarantine.Change, next quarantine.Record) error {
+	old, ok := m.snapshot.Records[next.ID]
+	switch {
+	case c.Device != next.ID:
+		return fmt.Errorf("change of %q with the record of %q", c.Device, next.ID)
+	case !ok:
+		return quarantine.ErrUnknownDevice
+	case old.Revision != next.Revision:
+		return quarantine.ErrConflict
+	}
+	return nil
+}
+
+// RecordAll implements quarantine.Batcher. Its steps are those of Record, of each device.
+func (m *Memory) RecordAll(ctx context.Context, all []quarantine.Write) (int64, error) {
+	if err := m.steps(ctx, "record", all); err != nil {
+		return 0, err
+	}
+	revision, err := m.recordAll(all)
+	if err != nil {
+		return 0, err
+	}
+	if err := m.steps(ctx, "recorded", all); err != nil {
+		return 0, err
+	}
+	return revision, nil
+}
+
+func (m *Memory) steps(ctx context.Context, step string, all []quarantine.Write) error {
+	for _, w := range all {
+		if err := m.step(ctx, step, w.Next.ID); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (m *Memory) recordAll(all []quarantine.Write) (int64, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if len(all) == 0 || len(all) > quarantine.MaxBatch {
+		return 0, fmt.Errorf("a batch of %d", len(all))
+	}
+	records := make([]quarantine.Record, len(all))
+	for i, w := range all {
+		if err := m.recordable(w.Change, w.Next); err != nil {
+			return 0, fmt.Errorf("%w: %w", quarantine.ErrConflict, err)
+		}
+		records[i] = w.Next
+	}
+	for _, w := range all {
+		m.changes = append(m.changes, w.Change)
+	}
+	m.batches++
+	return m.put(records...).Revision, nil
+}
+
+// Batches is how many transactions wrote several records.
+func (m *Memory) Batches() int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.batches
 }
 
 // Snapshot implements quarantine.Store.
@@ -203,6 +269,7 @@ func (m *Memory) Snapshot(ctx context.Context) (quarantine.Snapshot, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	s := m.snapshot
+	s.Time = m.reached
 	s.Records = make(map[quarantine.ID]quarantine.Record, len(m.snapshot.Records))
 	for id, r := range m.snapshot.Records {
 		s.Records[id] = clone(r)
@@ -279,6 +346,15 @@ func (m *Memory) Confirm(ctx context.Context, revision int64) error {
 	defer m.mu.Unlock()
 	m.confirmed = max(m.confirmed, revision)
 	return nil
+}
+
+// Reach moves the highest time that the store has seen forward.
+func (m *Memory) Reach(t time.Time) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if t.After(m.reached) {
+		m.reached = t
+	}
 }
 
 // Get returns a record as it is stored.
