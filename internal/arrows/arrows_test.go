@@ -51,7 +51,7 @@ var only = map[string][]string{
 	"go.etcd.io/":                    {"internal/store"},
 	"github.com/smallstep/":          {"pki"},
 	"go.step.sm/":                    {"pki"},
-	"github.com/google/nftables":     {"firewall"},
+	"github.com/google/nftables":     {"firewall", "internal/bench"},
 	"golang.zx2c4.com/wireguard":     {"quarantine/tunnel", "internal/testnet", "internal/bench"},
 	"github.com/pelletier/go-toml":   {"internal/config"},
 	"github.com/vishvananda/netlink": {"quarantine/tunnel", "internal/testnet", "internal/agent", "internal/bench"},

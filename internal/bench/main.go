@@ -13,8 +13,10 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
-	"regexp"
+	"slices"
+	"strings"
 	"syscall"
+	"time"
 
 	"lazaret/internal/testnet"
 )
@@ -30,6 +32,7 @@ var groups = []group{
 	{"enrollment", measureEnrollment},
 	{"move", measureMoves},
 	{"report", measureReports},
+	{"packet", measurePackets},
 }
 
 // roles are what this program is inside a lab.
@@ -40,12 +43,15 @@ var roles = map[string]testnet.Role{
 	roleDrive: runDrive,
 	roleSend:  runSend,
 	roleSink:  runSink,
+	roleRig:   runRig,
 }
 
 // session is one run of the program.
 type session struct {
 	quick  bool
+	long   bool
 	rounds int
+	group  string // under way
 	rows   []row
 }
 
@@ -55,6 +61,7 @@ func (s *session) progress(format string, a ...any) {
 }
 
 func (s *session) add(r row) {
+	r.Group = s.group
 	r.judge()
 	s.rows = append(s.rows, r)
 	s.progress("%s", r)
@@ -75,16 +82,18 @@ func run(ctx context.Context, args []string) error {
 	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
 	quick := flags.Bool("quick", false, "smaller sizes and fewer rounds, too few to hold anything to a bound: missed ones are shown and do not fail")
 	rounds := flags.Int("rounds", 0, "rounds of each comparison (default 15; 3 with -quick)")
-	only := flags.String("only", "", "measure only the groups that match this regular expression: store, enrollment, move, report")
+	long := flags.Bool("long", false, "also what takes minutes")
+	only := flags.String("only", "", "measure only these groups, separated by commas: "+strings.Join(groupNames(), ", "))
+	asJSON := flags.Bool("json", false, "print JSON in place of the table")
 	out := flags.String("o", "bench.json", "where to write the results")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
-	match, err := regexp.Compile(*only)
+	chosen, err := choose(*only)
 	if err != nil {
-		return fmt.Errorf("reading -only: %w", err)
+		return err
 	}
-	s := &session{quick: *quick, rounds: *rounds}
+	s := &session{quick: *quick, long: *long, rounds: *rounds}
 	if s.rounds <= 0 {
 		s.rounds = 15
 		if s.quick {
@@ -93,19 +102,20 @@ func run(ctx context.Context, args []string) error {
 	}
 	s.rows = append(s.rows, machine(s))
 	var faults []error
-	for _, g := range groups {
-		if !match.MatchString(g.name) {
-			continue
-		}
+	for _, g := range chosen {
 		s.progress("measuring %s", g.name)
+		s.group = g.name
+		start := time.Now()
 		if err := g.run(ctx, s); err != nil {
 			faults = append(faults, fmt.Errorf("measuring %s: %w", g.name, err))
 		}
+		s.progress("%s took %s", g.name, time.Since(start).Round(time.Second))
 	}
-	if len(s.rows) == 1 && len(faults) == 0 {
-		return fmt.Errorf("no group matches %q", *only)
+	if *asJSON {
+		faults = append(faults, printJSON(os.Stdout, s.rows))
+	} else {
+		printTable(os.Stdout, s.rows)
 	}
-	printTable(os.Stdout, s.rows)
 	faults = append(faults, writeJSON(*out, s.rows))
 	for _, r := range s.rows {
 		if !r.OK && !s.quick {
@@ -113,4 +123,26 @@ func run(ctx context.Context, args []string) error {
 		}
 	}
 	return errors.Join(faults...)
+}
+
+func groupNames() []string {
+	var names []string
+	for _, g := range groups {
+		names = append(names, g.name)
+	}
+	return names
+}
+
+// choose returns the groups of these names, in the order of measuring; all for none.
+func choose(list string) ([]group, error) {
+	if list == "" {
+		return groups, nil
+	}
+	names := strings.Split(list, ",")
+	for _, n := range names {
+		if !slices.Contains(groupNames(), n) {
+			return nil, fmt.Errorf("no group %q: there are %s", n, strings.Join(groupNames(), ", "))
+		}
+	}
+	return slices.DeleteFunc(slices.Clone(groups), func(g group) bool { return !slices.Contains(names, g.name) }), nil
 }

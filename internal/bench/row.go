@@ -1,12 +1,12 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"io"
 	"os"
 	"runtime"
-	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -15,14 +15,17 @@ import (
 )
 
 // row is one result. Bound, where there is one, is the highest Ratio that is good, or the
-// highest Value where nothing is divided.
+// highest Value where nothing is divided; with AtLeast, the lowest.
 type row struct {
+	Group        string   `json:"group"`
 	Name         string   `json:"name"`
 	Value        float64  `json:"value"`
+	Base         *float64 `json:"base"` // what Value is divided by, in the same unit
 	Unit         string   `json:"unit"`
 	ComparedWith string   `json:"compared_with"`
 	Ratio        *float64 `json:"ratio"`
 	Bound        *float64 `json:"bound"`
+	AtLeast      bool     `json:"at_least,omitempty"`
 	OK           bool     `json:"ok"`
 
 	// Of the row "machine" alone.
@@ -38,23 +41,38 @@ func number(f float64) *float64 { return &f }
 
 // judge sets OK. What cannot be compared with its bound is not good.
 func (r *row) judge() {
-	switch {
-	case r.Bound == nil:
+	if r.Bound == nil {
 		r.OK = true
-	case r.Ratio != nil:
-		r.OK = *r.Ratio <= *r.Bound
-	default:
-		r.OK = r.Value <= *r.Bound
+		return
 	}
+	got := r.Value
+	if r.Ratio != nil {
+		got = *r.Ratio
+	}
+	r.OK = got <= *r.Bound
+	if r.AtLeast {
+		r.OK = got >= *r.Bound
+	}
+}
+
+// limit is the bound as it is read: the highest that is good, or the lowest.
+func (r row) limit() string {
+	if r.AtLeast {
+		return ">= " + short(*r.Bound)
+	}
+	return "<= " + short(*r.Bound)
 }
 
 func (r row) String() string {
 	s := fmt.Sprintf("%s: %s %s", r.Name, short(r.Value), r.Unit)
+	if r.Base != nil {
+		s += fmt.Sprintf(" against %s", short(*r.Base))
+	}
 	if r.Ratio != nil {
 		s += fmt.Sprintf(", ratio %s", short(*r.Ratio))
 	}
 	if r.Bound != nil {
-		s += fmt.Sprintf(", bound %s", short(*r.Bound))
+		s += fmt.Sprintf(", bound %s", r.limit())
 	}
 	return s
 }
@@ -74,29 +92,42 @@ func short(f float64) string {
 
 func printTable(w io.Writer, rows []row) {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(t, "what\tvalue\tunit\tratio\tbound\tok\tcompared with")
+	fmt.Fprintln(t, "what\tvalue\tagainst\tunit\tratio\tbound\tok\tcompared with")
 	for _, r := range rows {
-		ratio, bound, ok := "", "", ""
+		base, ratio, bound, ok := "", "", "", ""
+		if r.Base != nil {
+			base = short(*r.Base)
+		}
 		if r.Ratio != nil {
 			ratio = short(*r.Ratio)
 		}
 		if r.Bound != nil {
-			bound, ok = short(*r.Bound), "yes"
+			bound, ok = r.limit(), "yes"
 			if !r.OK {
 				ok = "MISSED"
 			}
 		}
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", r.Name, short(r.Value), r.Unit, ratio, bound, ok, r.ComparedWith)
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", r.Name, short(r.Value), base, r.Unit, ratio, bound, ok, r.ComparedWith)
 	}
 	t.Flush()
 }
 
-func writeJSON(path string, rows []row) error {
-	b, err := json.MarshalIndent(rows, "", "  ")
-	if err == nil {
-		err = os.WriteFile(path, append(b, '\n'), 0o644)
+// printJSON is the same as one JSON array.
+func printJSON(w io.Writer, rows []row) error {
+	e := json.NewEncoder(w)
+	e.SetIndent("", "  ")
+	if err := e.Encode(rows); err != nil {
+		return fmt.Errorf("writing results: %w", err)
 	}
-	if err != nil {
+	return nil
+}
+
+func writeJSON(path string, rows []row) error {
+	var b bytes.Buffer
+	if err := printJSON(&b, rows); err != nil {
+		return err
+	}
+	if err := os.WriteFile(path, b.Bytes(), 0o644); err != nil {
 		return fmt.Errorf("writing results: %w", err)
 	}
 	return nil
@@ -135,50 +166,4 @@ func cpuModel() string {
 		}
 	}
 	return runtime.GOARCH
-}
-
-// samples are durations of one thing.
-type samples []time.Duration
-
-// quantile returns the smallest sample that at least the part q of all samples does not
-// exceed; zero of none.
-func (s samples) quantile(q float64) time.Duration {
-	if len(s) == 0 {
-		return 0
-	}
-	sorted := slices.Sorted(slices.Values(s))
-	i := int(q*float64(len(sorted))+0.999999) - 1
-	return sorted[min(max(i, 0), len(sorted)-1)]
-}
-
-func (s samples) median() time.Duration { return s.quantile(0.5) }
-
-func millis(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
-
-// rounds holds one set of samples for each round.
-type rounds []samples
-
-// median is the median of the rounds' medians.
-func (r rounds) median() time.Duration {
-	var m samples
-	for _, s := range r {
-		m = append(m, s.median())
-	}
-	return m.median()
-}
-
-// over is the median of the rounds' own ratios: what slows one round down slows both of
-// its sides.
-func (r rounds) over(base rounds) float64 {
-	var ratios []float64
-	for i := range min(len(r), len(base)) {
-		if b := base[i].median(); b > 0 {
-			ratios = append(ratios, float64(r[i].median())/float64(b))
-		}
-	}
-	if len(ratios) == 0 {
-		return 0
-	}
-	slices.Sort(ratios)
-	return ratios[(len(ratios)-1)/2]
 }
