@@ -51,7 +51,7 @@ func root() *cobra.Command {
 	f.StringVar(&s.socket, "socket", cmp.Or(os.Getenv("LAZARET_AGENT_SOCKET"), "/run/lazaret-agent/agent.sock"), "control socket ($LAZARET_AGENT_SOCKET)")
 	f.BoolVarP(&s.verbose, "verbose", "v", false, "log more")
 	f.BoolVar(&s.json, "json", false, "print JSON")
-	c.AddCommand(s.enroll(), s.up(), s.down(), s.status(), s.report())
+	c.AddCommand(s.enroll(), s.up(), s.down(), s.status(), s.report(), s.renew())
 	return c
 }
 
@@ -202,6 +202,11 @@ func (s *session) report() *cobra.Command {
 		RunE: s.order(func() agent.Request { return agent.Request{Op: "report", Verdict: verdict} }, showState)}
 	c.Flags().StringVar(&verdict, "verdict", "", "what the device thinks of itself: compliant or noncompliant")
 	return c
+}
+
+func (s *session) renew() *cobra.Command {
+	return &cobra.Command{Use: "renew", Short: "Renew the certificate and the tunnel's key now, ahead of time", Args: cobra.NoArgs,
+		RunE: s.order(func() agent.Request { return agent.Request{Op: "renew"} }, func(w io.Writer, _ agent.State) { fmt.Fprintln(w, "renewing") })}
 }
 
 func showState(w io.Writer, st agent.State) {

@@ -4,9 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
-	"net"
 	"net/netip"
 	"sync"
 	"sync/atomic"
@@ -29,12 +27,17 @@ type Config struct {
 	Userspace bool     // do not look for kernel WireGuard
 	Schedule  Schedule // optional: DefaultSchedule
 	Log       *slog.Logger
+
+	// Step is told how far a renewal is; optional, and set by tests alone.
+	Step func(string)
 }
 
 // network is what the agent changes on the device.
 type network interface {
 	SetAddresses([]netip.Prefix) error
+	SetKey(tunnel.PrivateKey) error
 	SetPeer(tunnel.Peer) error
+	RemovePeer(tunnel.Key) error
 	SetRoutes([]tunnel.Route) error
 	SetRules(endpoint netip.Addr) error
 	DropRules() error
@@ -58,17 +61,19 @@ type Agent struct {
 	net network
 	api *gateway
 
-	moved chan struct{} // a token when the stage changed
+	moved    chan struct{} // a token when the stage changed
+	renewNow chan struct{} // a token when a renewal was ordered
 	// renewing is true while the gateway may know a newer certificate than api shows.
 	renewing atomic.Bool
 
-	mu       sync.Mutex // guards what follows
-	state    state
-	have     layout
-	status   agentapi.Status
-	seen     time.Time // last answer of the gateway
-	problem  string    // last failure to reach it, empty when reached
-	endpoint netip.AddrPort
+	mu      sync.Mutex // guards what follows
+	state   state
+	have    layout
+	status  agentapi.Status
+	seen    time.Time // last answer of the gateway
+	problem string    // last failure to reach it, empty when reached
+	via     way       // to the gateway
+	keys    keys      // of the tunnel
 }
 
 // Run brings the tunnel up and keeps it until ctx ends or somebody asks for down. ready
@@ -93,7 +98,8 @@ func Run(ctx context.Context, c Config, ready func()) error {
 	}
 	ctx, quit := context.WithCancel(ctx)
 	defer quit()
-	a := &Agent{config: c, store: s, log: c.Log, state: st, quit: quit, moved: make(chan struct{}, 1)}
+	a := &Agent{config: c, store: s, log: c.Log, state: st, quit: quit,
+		moved: make(chan struct{}, 1), renewNow: make(chan struct{}, 1)}
 	listener, err := listenControl(c.Socket)
 	if err != nil {
 		return err
@@ -117,12 +123,13 @@ func Run(ctx context.Context, c Config, ready func()) error {
 
 // up opens the tunnel with the network of quarantine; the gateway says whether there is more.
 func (a *Agent) up(ctx context.Context) error {
-	key, err := a.store.wireguard()
+	k, err := a.store.loadKeys(a.state)
 	if err != nil {
 		return err
 	}
+	a.keys = k
 	link, err := tunnel.Open(ctx, tunnel.Config{
-		Name: a.config.Interface, PrivateKey: key, MTU: a.state.Settings.MTU, Mark: mark,
+		Name: a.config.Interface, PrivateKey: k.used(), MTU: a.state.Settings.MTU, Mark: mark,
 		ForceUserspace: a.config.Userspace, Log: a.log,
 	})
 	if err != nil {
@@ -134,7 +141,7 @@ func (a *Agent) up(ctx context.Context) error {
 	}
 	settings := a.state.Settings
 	settings.Full.Addresses, settings.Full.Routes = nil, nil
-	want, err := layoutFor(settings, a.endpoint)
+	want, err := layoutFor(settings, a.via)
 	if err != nil {
 		return err
 	}
@@ -151,12 +158,12 @@ func (a *Agent) connect() error {
 	if err != nil {
 		return err
 	}
-	api, err := newGateway(st, cert)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	api, err := newGateway(st, a.via, cert)
 	if err != nil {
 		return err
 	}
-	a.mu.Lock()
-	defer a.mu.Unlock()
 	if a.api != nil {
 		a.api.close()
 	}
@@ -164,42 +171,16 @@ func (a *Agent) connect() error {
 	return nil
 }
 
+func (a *Agent) snapshot() state {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.state
+}
+
 func (a *Agent) client() *gateway {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.api
-}
-
-// resolve looks the gateway's endpoint up; the first address of the first endpoint that
-// has one is taken.
-func (a *Agent) resolve(ctx context.Context) error {
-	gateways := a.snapshot().Settings.Gateways
-	if len(gateways) == 0 {
-		return errors.New("the enrollment names no gateway: enroll anew")
-	}
-	var faults []error
-	for _, e := range gateways[0].Endpoints {
-		host, port, err := net.SplitHostPort(e)
-		if err != nil {
-			faults = append(faults, err)
-			continue
-		}
-		n, err := net.DefaultResolver.LookupPort(ctx, "udp", port)
-		if err != nil {
-			faults = append(faults, err)
-			continue
-		}
-		addrs, err := net.DefaultResolver.LookupNetIP(ctx, "ip", host)
-		if err != nil || len(addrs) == 0 {
-			faults = append(faults, err)
-			continue
-		}
-		a.mu.Lock()
-		a.endpoint = netip.AddrPortFrom(addrs[0].Unmap(), uint16(n))
-		a.mu.Unlock()
-		return nil
-	}
-	return fmt.Errorf("finding the gateway: %w", errors.Join(faults...))
 }
 
 // apply makes the device's network as want says; what is right already is not touched.
@@ -212,6 +193,11 @@ func (a *Agent) apply(want layout) error {
 	}
 	if err := a.net.SetPeer(want.Peer); err != nil {
 		return err
+	}
+	if old := a.have.Peer.Key; !old.IsZero() && old != want.Peer.Key {
+		if err := a.net.RemovePeer(old); err != nil {
+			return err
+		}
 	}
 	if err := a.net.SetRoutes(want.Routes); err != nil {
 		return err

@@ -60,12 +60,14 @@ func settings(routed bool) cmp.Settings {
 
 var endpoint = netip.MustParseAddrPort("198.51.100.1:51820")
 
+var via = way{"gw", endpoint}
+
 func TestLayout(t *testing.T) {
-	quarantined, err := layoutFor(settings(false), endpoint)
+	quarantined, err := layoutFor(settings(false), via)
 	if err != nil {
 		t.Fatal(err)
 	}
-	routed, err := layoutFor(settings(true), endpoint)
+	routed, err := layoutFor(settings(true), via)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -91,7 +93,7 @@ func TestLayout(t *testing.T) {
 	} {
 		s := settings(false)
 		spoil(&s)
-		if _, err := layoutFor(s, endpoint); err == nil {
+		if _, err := layoutFor(s, via); err == nil {
 			t.Errorf("%s: no error", name)
 		}
 	}
@@ -152,6 +154,9 @@ type fakeNetwork struct {
 	mu        sync.Mutex
 	addresses []netip.Prefix
 	rules     netip.Addr
+	peer      tunnel.Peer
+	gone      []tunnel.Key
+	key       tunnel.Key
 	calls     int
 	fail      error
 }
@@ -166,7 +171,22 @@ func (f *fakeNetwork) SetAddresses(a []netip.Prefix) error {
 	f.addresses = a
 	return f.did()
 }
-func (f *fakeNetwork) SetPeer(tunnel.Peer) error      { return f.fail }
+func (f *fakeNetwork) SetPeer(p tunnel.Peer) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.peer = p
+	return f.fail
+}
+func (f *fakeNetwork) RemovePeer(k tunnel.Key) error {
+	f.gone = append(f.gone, k)
+	return f.fail
+}
+func (f *fakeNetwork) SetKey(k tunnel.PrivateKey) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.key = k.Public()
+	return f.fail
+}
 func (f *fakeNetwork) SetRoutes([]tunnel.Route) error { return f.fail }
 func (f *fakeNetwork) SetRules(e netip.Addr) error    { f.rules = e; return f.fail }
 func (f *fakeNetwork) DropRules() error               { f.rules = netip.Addr{}; return f.fail }
@@ -184,7 +204,7 @@ func (f *fakeNetwork) has() []netip.Prefix {
 // newAgent makes an agent with an enrollment on disk and a fake network.
 func newAgent(t *testing.T) (*Agent, *fakeNetwork) {
 	t.Helper()
-	s, err := openStore(filepath.Join(t.TempDir(), "agent"))
+	s, err := makeStore(filepath.Join(t.TempDir(), "agent"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -197,7 +217,7 @@ func newAgent(t *testing.T) (*Agent, *fakeNetwork) {
 		t.Fatal(err)
 	}
 	f := &fakeNetwork{}
-	a := &Agent{config: Config{Schedule: DefaultSchedule}, store: s, log: slog.New(slog.DiscardHandler), net: f, state: st, endpoint: endpoint, moved: make(chan struct{}, 1), quit: func() {}}
+	a := &Agent{config: Config{Schedule: DefaultSchedule}, store: s, log: slog.New(slog.DiscardHandler), net: f, state: st, via: via, moved: make(chan struct{}, 1), renewNow: make(chan struct{}, 1), quit: func() {}}
 	return a, f
 }
 
@@ -301,7 +321,7 @@ func TestGatewayIsVerified(t *testing.T) {
 	}
 	ask := func(root []byte) error {
 		st.Root = root
-		g, err := newGateway(st, cert)
+		g, err := newGateway(st, way{}, cert)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -353,7 +373,7 @@ func TestRenewalCutOffBetweenCertificateAndKey(t *testing.T) {
 
 func TestFilesAreForTheirOwnerAlone(t *testing.T) {
 	a, _ := newAgent(t)
-	if _, err := a.store.wireguard(); err != nil {
+	if _, err := a.store.wireguard(wireguardFile); err != nil {
 		t.Fatal(err)
 	}
 	for _, name := range []string{stateFile, keyFile, wireguardFile} {
@@ -464,8 +484,14 @@ func TestRenewalDoesNotHammer(t *testing.T) {
 	for left, want := range map[time.Duration]time.Duration{
 		-time.Hour: 10 * time.Minute, 0: 10 * time.Minute, time.Minute: 5 * time.Second, 20 * time.Minute: time.Minute, 720 * time.Hour: time.Hour,
 	} {
-		if got := renewAgain(left); got != want {
+		if got := renewAgain(left, false, 1); got != want {
 			t.Errorf("with %s left: again after %s, want %s", left, got, want)
+		}
+	}
+	// One that was begun is tried again sooner: the gateway may know only its certificate.
+	for failures, want := range map[int]time.Duration{1: 5 * time.Second, 2: 10 * time.Second, 5: 80 * time.Second, 9: 1280 * time.Second, 50: time.Hour} {
+		if got := renewAgain(720*time.Hour, true, failures); got != want {
+			t.Errorf("begun, after %d failures: again after %s, want %s", failures, got, want)
 		}
 	}
 }

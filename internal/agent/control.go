@@ -20,7 +20,7 @@ import (
 
 // Request is one order to a running agent.
 type Request struct {
-	Op      string `json:"op"` // "status", "down", "report"
+	Op      string `json:"op"` // "status", "down", "report", "renew"
 	Verdict string `json:"verdict,omitempty"`
 }
 
@@ -121,6 +121,12 @@ func (a *Agent) order(ctx context.Context, r Request) State {
 	case "report":
 		if _, err := a.report(ctx, r.Verdict); err != nil {
 			return State{Error: err.Error()}
+		}
+		return a.show()
+	case "renew":
+		select {
+		case a.renewNow <- struct{}{}:
+		default: // ordered already
 		}
 		return a.show()
 	default:

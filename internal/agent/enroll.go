@@ -8,7 +8,6 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/x509"
-	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -33,7 +32,7 @@ type EnrollOptions struct {
 // Enroll exchanges a one-time password for a certificate and keeps both keys, the
 // certificate, the trust root and the settings. On failure what was there stays.
 func Enroll(ctx context.Context, o EnrollOptions) (*client.Result, error) {
-	s, err := openStore(o.Dir)
+	s, err := makeStore(o.Dir)
 	if err != nil {
 		return nil, err
 	}
@@ -65,10 +64,16 @@ func (e *enrollment) Keys(context.Context) (client.Keys, error) {
 	if err != nil {
 		return client.Keys{}, err
 	}
-	return e.store.withWireGuard(key)
+	return e.store.withWireGuard(key, wireguardFile)
 }
 
 func (e *enrollment) Save(_ context.Context, r *client.Result) error {
+	// What an earlier enrollment was moving to is over: a later renewal must not ask for it.
+	for _, old := range []string{nextWireguard, nextKeyFile} {
+		if err := e.store.remove(old); err != nil {
+			return err
+		}
+	}
 	st := state{Server: e.server, User: owner(), Enrolled: time.Now().UTC()}
 	return e.store.save(st.with(r))
 }
@@ -110,9 +115,9 @@ func newCertificateKey() (crypto.Signer, error) {
 	return ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 }
 
-// withWireGuard adds the tunnel's key, which a renewal keeps.
-func (s store) withWireGuard(key crypto.Signer) (client.Keys, error) {
-	wg, err := s.wireguard()
+// withWireGuard adds one of the tunnel's keys, made if it is not there.
+func (s store) withWireGuard(key crypto.Signer, name string) (client.Keys, error) {
+	wg, err := s.wireguard(name)
 	if err != nil {
 		return client.Keys{}, err
 	}
@@ -129,105 +134,4 @@ func owner() int {
 		return uid
 	}
 	return os.Getuid()
-}
-
-// renewals renews the certificate at two thirds of its life, and on failure again at
-// intervals that shrink with what is left.
-func (a *Agent) renewals(ctx context.Context) error {
-	for {
-		st := a.snapshot()
-		cert, err := a.store.certificate(st)
-		if err != nil {
-			return err
-		}
-		if err := wait(ctx, max(time.Until(renewAt(st.Obtained, cert.Leaf)), time.Second)); err != nil {
-			return err
-		}
-		if err := a.renew(ctx); err != nil {
-			if ctx.Err() != nil {
-				return ctx.Err()
-			}
-			a.log.Warn("renewing the certificate", "err", err, "expires", cert.Leaf.NotAfter)
-			if err := wait(ctx, renewAgain(time.Until(cert.Leaf.NotAfter))); err != nil {
-				return err
-			}
-		}
-	}
-}
-
-// renewAt is two thirds into the life of a certificate that came at that time. Its
-// NotBefore lies further back, for devices whose clock is behind, and would not do.
-func renewAt(obtained time.Time, leaf *x509.Certificate) time.Time {
-	if obtained.Before(leaf.NotBefore) || obtained.After(leaf.NotAfter) {
-		obtained = leaf.NotBefore
-	}
-	return obtained.Add(leaf.NotAfter.Sub(obtained) * 2 / 3)
-}
-
-// renewAgain is how long to wait after a renewal that failed, with so much of the
-// certificate's life left. Past its end only a new one-time password helps.
-func renewAgain(left time.Duration) time.Duration {
-	if left <= 0 {
-		return 10 * time.Minute
-	}
-	return min(max(left/20, 5*time.Second), time.Hour)
-}
-
-func (a *Agent) snapshot() state {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return a.state
-}
-
-// renew exchanges the certificate for one with a new key; the old one stays until the
-// new one is safe.
-func (a *Agent) renew(ctx context.Context) error {
-	a.renewing.Store(true)
-	defer a.renewing.Store(false)
-	st := a.snapshot()
-	current, err := st.result()
-	if err != nil {
-		return err
-	}
-	key, err := a.store.key(keyFile, nil)
-	if err != nil {
-		return err
-	}
-	c, err := client.New(client.Config{Server: st.Server, Log: a.log, Attempts: 3})
-	if err != nil {
-		return err
-	}
-	if _, err := c.Renew(ctx, current, key, &renewal{agent: a}); err != nil && !errors.Is(err, client.ErrUnconfirmed) {
-		return err
-	}
-	a.log.Info("certificate renewed")
-	return a.connect()
-}
-
-// renewal keeps what a renewal makes.
-type renewal struct{ agent *Agent }
-
-func (r *renewal) Keys(context.Context) (client.Keys, error) {
-	key, err := r.agent.store.key(nextKeyFile, newCertificateKey)
-	if err != nil {
-		return client.Keys{}, err
-	}
-	return r.agent.store.withWireGuard(key)
-}
-
-// Save keeps the certificate, then its key: between the two the start-up check of
-// certificate and key finds the next key by itself.
-func (r *renewal) Save(_ context.Context, res *client.Result) error {
-	a := r.agent
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	next := a.state.with(res)
-	if len(next.Listeners) == 0 {
-		next.Listeners = a.state.Listeners
-	}
-	if err := a.store.save(next); err != nil {
-		return err
-	}
-	a.state = next
-	return a.store.settleKey(next)
 }

@@ -20,29 +20,32 @@ const (
 func (a *Agent) follow(ctx context.Context) error {
 	retry := retryFirst
 	var lost time.Time
+	fresh := false // ask for the state as it is, instead of for a change
 	for {
-		a.mu.Lock()
-		after := a.status.Revision
-		a.mu.Unlock()
-		api := a.client()
-		st, err := api.status(ctx, after, pollFor)
+		st, err := a.ask(ctx, fresh)
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
 		if err == nil {
 			retry, lost = retryFirst, time.Time{}
-			a.take(st)
+			if fresh, err = a.handOver(ctx, st); err != nil && ctx.Err() == nil {
+				a.log.Error("changing the tunnel's key", "err", err)
+				fresh = false
+			}
 			continue
 		}
-		if errors.Is(err, errRefused) && (a.renewing.Load() || api != a.client()) {
+		if errors.Is(err, errSuperseded) || errors.Is(err, errRefused) && a.renewing.Load() {
 			if err := wait(ctx, retryFirst); err != nil { // the old certificate, while a new one arrives
 				return err
 			}
 			continue
 		}
 		a.trouble(err)
-		if lost.IsZero() {
+		if lost.IsZero() || errors.Is(err, errRefused) { // a refusal is an answer: the tunnel works
 			lost = time.Now()
+		}
+		if fresh = a.fallBack(lost); fresh {
+			continue
 		}
 		if time.Since(lost) > resolveAt {
 			lost = time.Now()
@@ -55,13 +58,44 @@ func (a *Agent) follow(ctx context.Context) error {
 	}
 }
 
+// errSuperseded reports that the certificate asked with has been replaced meanwhile.
+var errSuperseded = errors.New("the certificate was replaced")
+
+// ask asks the gateway once and takes its answer; fresh: as things are now, else once they
+// differ from what is known.
+func (a *Agent) ask(ctx context.Context, fresh bool) (agentapi.Status, error) {
+	a.mu.Lock()
+	after, poll, turn, api := a.status.Revision, pollFor, a.keys.turn, a.api
+	a.mu.Unlock()
+	if fresh {
+		after, poll = 0, 0
+	}
+	st, err := api.status(ctx, after, poll)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if err == nil || errors.Is(err, errRefused) {
+		a.answered(turn)
+	}
+	switch {
+	case err == nil:
+		a.takeLocked(st)
+	case errors.Is(err, errRefused) && api != a.api:
+		err = errSuperseded
+	}
+	return st, err
+}
+
 // take takes the gateway's word on where the device stands.
 func (a *Agent) take(st agentapi.Status) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	a.takeLocked(st)
+}
+
+func (a *Agent) takeLocked(st agentapi.Status) {
 	before := a.status.Stage
 	a.status, a.seen, a.problem = st, time.Now(), ""
-	want, err := layoutFor(st.Settings, a.endpoint)
+	want, err := layoutFor(st.Settings, a.via)
 	if err == nil {
 		err = a.apply(want)
 	}
@@ -109,20 +143,25 @@ func (a *Agent) trouble(err error) {
 	a.problem = err.Error()
 }
 
-// reconnect looks the endpoint up again and starts over with fresh connections.
+// reconnect looks for another way to a gateway and starts over with fresh connections.
 func (a *Agent) reconnect(ctx context.Context) {
 	if err := a.resolve(ctx); err != nil {
 		a.log.Warn("finding the gateway", "err", err)
 		return
 	}
 	a.mu.Lock()
-	defer a.mu.Unlock()
-	want := a.have
-	want.Peer.Endpoint = a.endpoint
-	if err := a.apply(want); err != nil {
+	settings := a.state.Settings
+	if !a.have.Routed {
+		settings.Full.Addresses, settings.Full.Routes = nil, nil
+	}
+	want, err := layoutFor(settings, a.via)
+	if err == nil {
+		err = a.apply(want)
+	}
+	a.mu.Unlock()
+	if err = errors.Join(err, a.connect()); err != nil {
 		a.log.Error("setting up the network", "err", err)
 	}
-	a.api.close()
 }
 
 // sessions holds management sessions on M8's schedule: until one succeeds with a release,

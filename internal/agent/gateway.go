@@ -31,15 +31,19 @@ type gateway struct {
 
 // newGateway trusts the pinned root alone, and the gateway's tunnel address must stand in
 // its certificate; a device's certificate bears no address and is for clients only.
-func newGateway(st state, cert tls.Certificate) (*gateway, error) {
+func newGateway(st state, via way, cert tls.Certificate) (*gateway, error) {
 	root, err := x509.ParseCertificate(st.Root)
 	if err != nil {
 		return nil, fmt.Errorf("reading the pinned root: %w", err)
 	}
-	if len(st.Settings.Gateways) == 0 || st.Settings.Gateways[0].API == "" {
+	g, err := gatewayOf(st.Settings, via)
+	if err != nil {
+		return nil, err
+	}
+	if g.API == "" {
 		return nil, errors.New("the gateway named no agent API")
 	}
-	base, err := url.Parse(st.Settings.Gateways[0].API)
+	base, err := url.Parse(g.API)
 	if err != nil {
 		return nil, fmt.Errorf("reading the agent API's address: %w", err)
 	}

@@ -35,19 +35,24 @@ type layout struct {
 // layoutFor works out addresses, routes and the peer. Management traffic always leaves
 // with the quarantine address, everything else with the pool's; so a move never touches
 // the management session.
-func layoutFor(s cmp.Settings, endpoint netip.AddrPort) (layout, error) {
-	if len(s.Gateways) == 0 {
-		return layout{}, fmt.Errorf("the gateway named no gateway to connect to")
+func layoutFor(s cmp.Settings, via way) (layout, error) {
+	g, err := gatewayOf(s, via)
+	if err != nil {
+		return layout{}, err
 	}
-	g := s.Gateways[0]
 	key, err := tunnel.ParseKey(g.WireGuard)
 	if err != nil {
 		return layout{}, fmt.Errorf("gateway %s: %w", g.Name, err)
 	}
 	l := layout{
-		Addresses: slices.Concat(s.Quarantine.Addresses, s.Full.Addresses),
-		Peer:      tunnel.Peer{Key: key, Endpoint: endpoint, KeepAlive: keepAlive},
+		Addresses: slices.Clone(s.Quarantine.Addresses),
+		Peer:      tunnel.Peer{Key: key, Endpoint: via.Endpoint, KeepAlive: keepAlive},
 		Routed:    len(s.Full.Addresses) > 0,
+	}
+	for _, own := range s.Full.Addresses { // the same ones, where addressing is fixed
+		if !slices.Contains(l.Addresses, own) {
+			l.Addresses = append(l.Addresses, own)
+		}
 	}
 	if len(s.Quarantine.Addresses) == 0 {
 		return layout{}, fmt.Errorf("the gateway gave this device no address")

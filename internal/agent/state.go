@@ -31,6 +31,7 @@ const (
 	keyFile       = "device.key"
 	wireguardFile = "wireguard.key"
 	nextKeyFile   = "device-next.key" // on the disk before a renewal is asked for
+	nextWireguard = "wireguard-next.key"
 )
 
 // state is what enrollment left on the device, but for the two private keys, which have
@@ -56,12 +57,21 @@ type state struct {
 // store keeps one device's state in one directory.
 type store struct{ dir string }
 
-// openStore makes the directory if need be, and refuses one that others may enter.
-func openStore(dir string) (store, error) {
+// makeStore is openStore, and makes the directory if need be.
+func makeStore(dir string) (store, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return store{}, fmt.Errorf("making the agent's directory: %w", err)
 	}
+	return openStore(dir)
+}
+
+// openStore refuses a directory that others may enter; one that is not there holds no
+// enrollment.
+func openStore(dir string) (store, error) {
 	info, err := os.Stat(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return store{}, ErrNotEnrolled
+	}
 	if err != nil {
 		return store{}, fmt.Errorf("looking at the agent's directory: %w", err)
 	}
@@ -154,11 +164,7 @@ func (s store) rename(from, to string) error {
 	if err := os.Rename(filepath.Join(s.dir, from), filepath.Join(s.dir, to)); err != nil {
 		return fmt.Errorf("writing %s: %w", to, err)
 	}
-	d, err := os.Open(s.dir)
-	if err != nil {
-		return fmt.Errorf("writing %s: %w", to, err)
-	}
-	return errors.Join(d.Sync(), d.Close())
+	return s.sync()
 }
 
 // key reads a private key, or makes a new one there with make.
@@ -197,9 +203,42 @@ func (s store) newKey(name string, make func() (crypto.Signer, error)) (crypto.S
 	return key, s.write(name, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}))
 }
 
-// wireguard reads the tunnel's private key, or makes it.
-func (s store) wireguard() (tunnel.PrivateKey, error) {
-	return tunnel.LoadOrCreateKey(filepath.Join(s.dir, wireguardFile))
+// wireguard reads one of the tunnel's private keys, or makes it.
+func (s store) wireguard(name string) (tunnel.PrivateKey, error) {
+	return tunnel.LoadOrCreateKey(filepath.Join(s.dir, name))
+}
+
+// has says whether a file is there.
+func (s store) has(name string) (bool, error) {
+	_, err := os.Lstat(filepath.Join(s.dir, name))
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("looking for %s: %w", name, err)
+	}
+	return true, nil
+}
+
+// remove removes a file that may be there, for good when it returns.
+func (s store) remove(name string) error {
+	err := os.Remove(filepath.Join(s.dir, name))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("removing %s: %w", name, err)
+	}
+	return s.sync()
+}
+
+// sync puts the directory's names on the disk.
+func (s store) sync() error {
+	d, err := os.Open(s.dir)
+	if err != nil {
+		return fmt.Errorf("writing %s: %w", s.dir, err)
+	}
+	return errors.Join(d.Sync(), d.Close())
 }
 
 // certificate puts certificate, chain and key together for TLS.

@@ -31,6 +31,10 @@ type Status struct {
 	Reasons  []Reason     `json:"reasons"`
 	Settings cmp.Settings `json:"settings"`
 	Revision int64        `json:"revision"`
+	// Key is the public WireGuard key that the gateway holds for the device; Next is the one
+	// that the device's addresses move to at its first handshake, empty for none.
+	Key  string `json:"wireguard_key"`
+	Next string `json:"next_wireguard_key,omitempty"`
 	// Listeners are the SHA-256 of the public keys that the gateways' public listeners may
 	// show, current and next, so that a device that is online always knows them.
 	Listeners [][]byte `json:"listener_keys"`

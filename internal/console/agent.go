@@ -194,7 +194,10 @@ func (s *Server) showStatus(ctx context.Context, d quarantine.Record) (agentapi.
 	st := agentapi.Status{
 		Device: string(d.ID), Name: d.Name, Stage: string(d.Stage), Pool: d.Pool, Since: d.Since, Until: d.Until,
 		Reasons: []agentapi.Reason{}, Settings: settings, Revision: d.Revision,
-		Listeners: s.cfg.ListenerKeys(),
+		Listeners: s.cfg.ListenerKeys(), Key: d.Key.String(),
+	}
+	if !d.Next.IsZero() {
+		st.Next = d.Next.String()
 	}
 	for _, r := range d.Reasons {
 		st.Reasons = append(st.Reasons, agentapi.Reason{Rule: r.Rule, Holds: r.Holds, Text: r.Text})

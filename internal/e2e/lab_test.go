@@ -133,13 +133,15 @@ type gateway struct {
 	mu                 sync.Mutex
 	logs               []*testnet.Process // everything that ever ran of it
 	key                string             // of its tunnel, in public
+	life               time.Duration      // of certificates; zero: as configured
 }
 
 // options are what tests choose; zero fields take what is usual.
 type options struct {
 	quarantine, full string // prefixes
 	freshness        time.Duration
-	programs         string // directory of the programs to run; empty: the functions that they run
+	life             time.Duration // of certificates
+	programs         string        // directory of the programs to run; empty: the functions that they run
 }
 
 var gateways atomic.Int32
@@ -155,6 +157,7 @@ func newGateway(t testing.TB, o options) *gateway {
 		quarantine: netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 100 + i, 0, 0}), 16),
 		full:       netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 150 + i, 0, 0}), 16),
 	}
+	g.life = o.life
 	if o.quarantine != "" {
 		g.quarantine, g.full = netip.MustParsePrefix(o.quarantine), netip.MustParsePrefix(o.full)
 	}
@@ -277,7 +280,7 @@ func (g *gateway) startPlane(t testing.TB) {
 // startServe starts the control plane, which has no privileges.
 func (g *gateway) startServe(t testing.TB) {
 	t.Helper()
-	g.serve = g.start(t, testnet.Spec{Role: "serve", NoPrivileges: true})
+	g.serve = g.start(t, testnet.Spec{Role: "serve", NoPrivileges: true, Env: []string{lifeEnv + "=" + g.life.String()}})
 }
 
 // awaitReady waits until a complete plan is enforced.

@@ -12,6 +12,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -21,15 +22,25 @@ import (
 	"lazaret/internal/testnet"
 )
 
+// lifeEnv gives certificates a life shorter than a configuration file may.
+const lifeEnv = "LAZARET_TEST_CERTIFICATE_LIFE"
+
 func TestMain(m *testing.M) {
 	testnet.Main(map[string]testnet.Role{
 		"serve": func(ctx context.Context, args []string) error {
-			return runDaemon(args[0], func(c config.Config, log *slog.Logger) error { return daemon.Serve(ctx, c, "test", log, ready) })
+			return runDaemon(args[0], func(c config.Config, log *slog.Logger) error {
+				if life, err := time.ParseDuration(os.Getenv(lifeEnv)); err == nil && life > 0 {
+					c.Quarantine.CertificateLife = life
+				}
+				return daemon.Serve(ctx, c, "test", log, ready)
+			})
 		},
 		"dataplane": func(ctx context.Context, args []string) error {
 			return runDaemon(args[0], func(c config.Config, log *slog.Logger) error { return daemon.Dataplane(ctx, c, log, ready) })
 		},
-		"door": runDoor,
+		"door":         runDoor,
+		"agent":        runAgent,
+		"agent enroll": runAgentEnroll,
 	})
 	status := m.Run()
 	if shared.net != nil {
