@@ -169,7 +169,7 @@ func (n Names) resolve(p Pool, inside []netip.Prefix) Pool {
 
 // Resolve spells out the names of all pools.
 func (n Names) Resolve(pools map[string]Pool) map[string]Pool {
-	inside := insideOf(pools)
+	inside := InsideOf(pools)
 	out := make(map[string]Pool, len(pools))
 	for name, p := range pools {
 		out[name] = n.resolve(p, inside)
@@ -177,7 +177,8 @@ func (n Names) Resolve(pools map[string]Pool) map[string]Pool {
 	return out
 }
 
-func insideOf(pools map[string]Pool) []netip.Prefix {
+// InsideOf are the prefixes of all pools: where devices are.
+func InsideOf(pools map[string]Pool) []netip.Prefix {
 	var inside []netip.Prefix
 	for _, p := range pools {
 		inside = append(inside, p.prefixes()...)

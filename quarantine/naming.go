@@ -73,7 +73,7 @@ func (g *Gate) Opens(pool string, a netip.Addr) bool {
 
 // kernelPools are the pools as the firewall is to hold them, by name. The caller holds mu.
 func (g *Gate) kernelPools() []firewall.Pool {
-	inside := insideOf(g.settings.pools)
+	inside := InsideOf(g.settings.pools)
 	var all []firewall.Pool
 	for _, name := range sortedKeys(g.settings.pools) {
 		all = append(all, g.naming.names.resolve(g.settings.pools[name], inside).Kernel())
