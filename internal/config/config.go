@@ -34,6 +34,8 @@ type Config struct {
 	Tunnel     Tunnel
 	Dataplane  Dataplane
 	Quarantine Quarantine
+	Resolver   Resolver
+	Portal     Portal
 	In         []firewall.Service // what else may be reached from outside
 	Out        []firewall.Service // what the gateway itself may open; From lists destinations
 	Firewall   Firewall
@@ -118,6 +120,8 @@ func Parse(name string, text []byte) (Config, error) {
 		Tunnel:     d.tunnel(),
 		Dataplane:  d.dataplane(),
 		Quarantine: d.quarantine(),
+		Resolver:   d.resolver(),
+		Portal:     d.portal(),
 		In:         d.services("firewall.in", "from", nil),
 		Out:        d.services("firewall.out", "to", []string{"udp/53", "tcp/53", "udp/123"}),
 		Firewall:   d.firewall(),
