@@ -119,3 +119,20 @@ func durationText(d time.Duration) string {
 	}
 	return b.String()
 }
+
+// Text is the service as the configuration writes it; word is "from" or "to".
+func (s Service) Text(word string) string {
+	text := string(s.Protocol)
+	if s.Protocol != "icmp" {
+		text += "/" + strconv.Itoa(int(s.Port))
+	}
+	for i, p := range s.From {
+		if i == 0 {
+			text += " " + word + " "
+		} else {
+			text += ", "
+		}
+		text += prefixText(p)
+	}
+	return text
+}

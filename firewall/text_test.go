@@ -75,6 +75,18 @@ func fullElements() Elements {
 	}
 }
 
+// hostRuleset is a host's own rules as a strict configuration asks for them: an
+// administrators' network in both families, and a proxy as the only way out for HTTP.
+func hostRuleset() Ruleset {
+	r := baseRuleset()
+	admin := []netip.Prefix{pfx("192.0.2.0/25"), pfx("2001:db8::/121")}
+	r.Outside = []Service{{Protocol: "tcp", Port: 443}, {Protocol: "tcp", Port: 8443, From: admin}, {Protocol: "tcp", Port: 22, From: admin}, {Protocol: "icmp", From: admin}}
+	r.Inside = []Service{{Protocol: "tcp", Port: 8444}}
+	r.Out = []Service{{Protocol: "udp", Port: 53, From: []netip.Prefix{pfx("192.0.2.53/32"), pfx("2001:db8::53/128")}},
+		{Protocol: "udp", Port: 123}, {Protocol: "tcp", Port: 3128, From: []netip.Prefix{pfx("192.0.2.200/32")}}}
+	return r
+}
+
 // oneFamily is a ruleset of a single family.
 func oneFamily(prefixes ...netip.Prefix) Ruleset {
 	r := baseRuleset()
@@ -102,6 +114,7 @@ func goldens() []golden {
 	return []golden{
 		{"base", baseRuleset(), Elements{}},
 		{"full", fullRuleset(), fullElements()},
+		{"host", hostRuleset(), Elements{}},
 		{"ipv4", four, Elements{Quarantined: addrs("10.99.0.2"), Alive: After(time.Hour)}},
 		{"ipv6", six, Elements{Quarantined: addrs("fd99::2"), Alive: After(time.Hour)}},
 	}

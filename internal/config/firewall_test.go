@@ -32,6 +32,9 @@ func TestServicesAreRead(t *testing.T) {
 		if got, err := parseService(text, "from"); err != nil || !reflect.DeepEqual(got, want) {
 			t.Errorf("%q is read as %+v, %v; want %+v", text, got, err, want)
 		}
+		if again, err := parseService(want.Text("from"), "from"); err != nil || !reflect.DeepEqual(again, want) {
+			t.Errorf("%q written as %q is read as %+v, %v", text, want.Text("from"), again, err)
+		}
 	}
 }
 

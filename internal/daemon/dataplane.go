@@ -11,6 +11,8 @@ import (
 	"path/filepath"
 	"slices"
 
+	"golang.org/x/sync/errgroup"
+
 	"lazaret/firewall"
 	"lazaret/internal/config"
 	"lazaret/quarantine/dataplane"
@@ -20,6 +22,9 @@ import (
 // publicKeyFile lies beside the control socket: the link's public key, which the control
 // plane tells devices. The private key never leaves the data plane's own directory.
 const publicKeyFile = "wireguard.pub"
+
+// hostRecordFile lies in the data plane's own directory: the host rules confirmed last.
+const hostRecordFile = "host.json"
 
 // Dataplane runs the privileged process until ctx ends: the table first, then the link,
 // then the public key's file and the socket, forwarding last. What it enforces stays when
@@ -45,6 +50,7 @@ func Dataplane(ctx context.Context, c config.Config, log *slog.Logger, ready fun
 		return err
 	}
 	defer flows.Close()
+	guard := newHostGuard(filepath.Join(c.Dataplane.State, hostRecordFile), hostRules(c), log)
 	plane, err := dataplane.New(dataplane.Config{
 		Table: table,
 		OpenLink: func(ctx context.Context) (dataplane.Link, error) {
@@ -53,7 +59,7 @@ func Dataplane(ctx context.Context, c config.Config, log *slog.Logger, ready fun
 				ForceUserspace: c.Tunnel.Userspace, Log: log,
 			})
 		},
-		Host: hostRules(c),
+		Host: guard.rules(),
 		Listen: func() (*net.UnixListener, error) {
 			if err := publish(c.Dataplane.Socket, key.Public()); err != nil {
 				return nil, err
@@ -67,17 +73,46 @@ func Dataplane(ctx context.Context, c config.Config, log *slog.Logger, ready fun
 	if err != nil {
 		return err
 	}
-	go func() {
+	guard.apply = plane.SetHost
+	return runWithDoor(ctx, plane, hostDoor{guard: guard, look: c.Dataplane.ControlUser, log: log}, hostSocket(c), ready)
+}
+
+// runWithDoor runs the plane, and beside it the administrative socket from the moment when
+// the table is this process's own. What is being tried when ctx ends is taken back first.
+func runWithDoor(ctx context.Context, plane *dataplane.Plane, door hostDoor, path string, ready func()) error {
+	running, stop := context.WithCancel(context.WithoutCancel(ctx))
+	group, running := errgroup.WithContext(running)
+	defer stop()
+	group.Go(func() error {
+		defer stop() // the door goes with it
+		if err := plane.Run(running); err != nil && !errors.Is(err, context.Canceled) {
+			return err
+		}
+		return nil
+	})
+	group.Go(func() error {
 		select {
 		case <-plane.Ready():
-			ready()
-		case <-ctx.Done():
+		case <-running.Done():
+			return nil
 		}
-	}()
-	if err := plane.Run(ctx); err != nil && !errors.Is(err, context.Canceled) {
-		return err
-	}
-	return nil
+		l, err := dataplane.Listen(path, -1)
+		if err != nil {
+			return err
+		}
+		ready()
+		return door.serve(running, l)
+	})
+	group.Go(func() error {
+		select {
+		case <-ctx.Done():
+			door.guard.end()
+			stop()
+		case <-running.Done():
+		}
+		return nil
+	})
+	return group.Wait()
 }
 
 // hostRules is the table without pools: the gateway's own services and nothing else.

@@ -1,0 +1,192 @@
+package daemon
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"lazaret/internal/config"
+)
+
+// hostSocket is the data plane's administrative socket, beside that for control planes.
+func hostSocket(c config.Config) string {
+	return filepath.Join(filepath.Dir(c.Dataplane.Socket), "host.sock")
+}
+
+// hostPatience is how long one exchange on it may take.
+const hostPatience = 10 * time.Second
+
+// hostDoor answers on the administrative socket, one connection after the other. Root and
+// the data plane's own user may change the host's rules; the control plane's users may look,
+// and no more: a control plane that was taken over must not open the host.
+type hostDoor struct {
+	guard *hostGuard
+	look  []uint32
+	log   *slog.Logger
+}
+
+// serve answers until ctx ends.
+func (d hostDoor) serve(ctx context.Context, l *net.UnixListener) error {
+	stop := context.AfterFunc(ctx, func() { l.Close() })
+	defer stop()
+	for {
+		conn, err := l.AcceptUnix()
+		if ctx.Err() != nil {
+			if err == nil {
+				conn.Close()
+			}
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("taking administrative connections: %w", err)
+		}
+		if err := d.answer(conn); err != nil {
+			d.log.Debug("an administrative connection ended", "error", err)
+		}
+	}
+}
+
+// answer reads one request and answers it. A stranger is hung up on before a byte is read.
+func (d hostDoor) answer(conn *net.UnixConn) error {
+	defer conn.Close()
+	who, err := peerOf(conn)
+	if err != nil {
+		return err
+	}
+	change := who == 0 || who == uint32(os.Geteuid())
+	if !change && !slices.Contains(d.look, who) {
+		return fmt.Errorf("user %d may not ask", who)
+	}
+	if err := conn.SetDeadline(time.Now().Add(hostPatience)); err != nil {
+		return err
+	}
+	text, err := io.ReadAll(io.LimitReader(conn, hostLimit+1))
+	if err != nil {
+		return err
+	}
+	r, err := parseHostRequest(text)
+	if err == nil && !change && r.Do != hostShow {
+		err = fmt.Errorf("user %d may look at the host's rules, and not change them", who)
+	}
+	if err == nil {
+		err = d.do(r)
+	}
+	s := d.guard.state()
+	a := hostAnswer{Version: hostVersion, InForce: newHostRecord(s.InForce), Confirmed: newHostRecord(s.Confirmed), Until: s.Until}
+	if err != nil {
+		a.Error = err.Error()
+		d.log.Warn("an administrative request failed", "request", r.Do, "user", who, "error", err)
+	} else if r.Do != hostShow {
+		d.log.Info("administrative request done", "request", r.Do, "user", who)
+	}
+	return json.NewEncoder(conn).Encode(a)
+}
+
+func (d hostDoor) do(r hostRequest) error {
+	switch r.Do {
+	case hostShow:
+		return nil
+	case hostTry:
+		return d.guard.try(r.Services.services(), time.Duration(r.Seconds)*time.Second)
+	case hostConfirm:
+		return d.guard.confirm()
+	case hostRevert:
+		return d.guard.takeBack()
+	default:
+		return fmt.Errorf("unknown request %.32q", r.Do)
+	}
+}
+
+// peerOf asks the kernel whose a connection is.
+func peerOf(conn *net.UnixConn) (uint32, error) {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return 0, err
+	}
+	var who *unix.Ucred
+	if e := raw.Control(func(fd uintptr) { who, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) }); e != nil || err != nil {
+		return 0, errors.Join(e, err)
+	}
+	return who.Uid, nil
+}
+
+// TryHost puts the host rules of c in force at the running data plane, which takes them
+// back after d unless ConfirmHost comes first. Everything but the services (interface,
+// ports of the tunnel, times) stays as the data plane was started with.
+func TryHost(ctx context.Context, c config.Config, d time.Duration) (HostState, error) {
+	services := newHostRecord(ConfiguredHost(c))
+	return askHost(ctx, c, hostRequest{Do: hostTry, Seconds: int(d / time.Second), Services: &services})
+}
+
+// ConfirmHost keeps what is being tried.
+func ConfirmHost(ctx context.Context, c config.Config) (HostState, error) {
+	return askHost(ctx, c, hostRequest{Do: hostConfirm})
+}
+
+// RevertHost takes back at once what is being tried.
+func RevertHost(ctx context.Context, c config.Config) (HostState, error) {
+	return askHost(ctx, c, hostRequest{Do: hostRevert})
+}
+
+// ShowHost says what is in force.
+func ShowHost(ctx context.Context, c config.Config) (HostState, error) {
+	return askHost(ctx, c, hostRequest{Do: hostShow})
+}
+
+// ConfiguredHost are the services that c asks for.
+func ConfiguredHost(c config.Config) HostServices { return servicesOf(hostRules(c)) }
+
+// askHost asks the data plane. With an error that the data plane gave, the state is how
+// things stand.
+func askHost(ctx context.Context, c config.Config, r hostRequest) (HostState, error) {
+	r.Version = hostVersion
+	conn, err := (&net.Dialer{Timeout: hostPatience}).DialContext(ctx, "unix", hostSocket(c))
+	if err != nil {
+		return HostState{}, fmt.Errorf("asking the data plane, which must be running: %w", err)
+	}
+	defer conn.Close()
+	stop := context.AfterFunc(ctx, func() { conn.Close() })
+	defer stop()
+	if err := conn.SetDeadline(time.Now().Add(2 * hostPatience)); err != nil {
+		return HostState{}, fmt.Errorf("asking the data plane: %w", err)
+	}
+	text, err := json.Marshal(r)
+	if err == nil {
+		_, err = conn.Write(text)
+	}
+	if err == nil {
+		err = conn.(*net.UnixConn).CloseWrite()
+	}
+	var reply []byte
+	if err == nil {
+		reply, err = io.ReadAll(io.LimitReader(conn, hostLimit*2))
+	}
+	if err == nil && len(reply) == 0 {
+		err = errors.New("it hung up: only root, and the users the data plane is told of, may ask")
+	}
+	var a hostAnswer
+	if err == nil {
+		err = json.Unmarshal(reply, &a)
+	}
+	if err == nil && a.Version != hostVersion {
+		err = fmt.Errorf("it speaks version %d, this program %d", a.Version, hostVersion)
+	}
+	if err != nil {
+		return HostState{}, fmt.Errorf("asking the data plane: %w", err)
+	}
+	s := HostState{InForce: a.InForce.services(), Confirmed: a.Confirmed.services(), Until: a.Until}
+	if a.Error != "" {
+		return s, errors.New(a.Error)
+	}
+	return s, nil
+}

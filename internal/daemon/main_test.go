@@ -1,0 +1,25 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"os"
+	"testing"
+
+	"lazaret/internal/config"
+	"lazaret/internal/testnet"
+)
+
+func TestMain(m *testing.M) {
+	testnet.Main(map[string]testnet.Role{"dataplane": func(ctx context.Context, args []string) error {
+		c, err := config.Load(args[0])
+		if err != nil {
+			return err
+		}
+		var report error
+		err = Dataplane(ctx, c, slog.New(slog.NewTextHandler(os.Stderr, nil)), func() { report = testnet.Report("ready") })
+		return errors.Join(err, report)
+	}})
+	os.Exit(m.Run())
+}
