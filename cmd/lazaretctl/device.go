@@ -17,7 +17,7 @@ import (
 
 func (s *session) device() *cobra.Command {
 	c := &cobra.Command{Use: "device", Aliases: []string{"dev"}, Short: "Devices: where they are, why, and moving them"}
-	c.AddCommand(s.deviceList(), s.deviceShow(), s.deviceExplain(),
+	c.AddCommand(s.deviceList(), s.deviceShow(), s.deviceExplain(), s.deviceConfig(),
 		s.deviceAction("approve", "Admit a pending device, or lift a hold"),
 		s.deviceAction("quarantine", "Hold a device in quarantine until it is approved"),
 		s.deviceAction("block", "Cut a device off until it is unblocked"),

@@ -277,7 +277,7 @@ func TestEveryRouteAgainstEveryRole(t *testing.T) {
 		"GET /api/v1/root":         {"nobody", "administrator", "device", "stranger", "root", "eyes", "mdm", "odd", "guess"},
 		"GET /api/v1/status":       reading, "GET /api/v1/otps": reading, "POST /api/v1/otps": writing,
 		"DELETE /api/v1/otps/{reference}": writing, "GET /api/v1/devices": reading, "GET /api/v1/devices/{device}": reading,
-		"GET /api/v1/devices/{device}/explain": reading, "POST /api/v1/devices/{device}/{action}": writing,
+		"GET /api/v1/devices/{device}/explain": reading, "GET /api/v1/devices/{device}/tunnel": reading, "POST /api/v1/devices/{device}/{action}": writing,
 		"POST /api/v1/reports": {"administrator", "root", "mdm"},
 		"GET /api/v1/pools":    reading, "PUT /api/v1/pools/{name}": writing, "DELETE /api/v1/pools/{name}": writing,
 		"GET /api/v1/profiles": reading, "PUT /api/v1/profiles/{name}": writing, "DELETE /api/v1/profiles/{name}": writing,

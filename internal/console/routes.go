@@ -36,6 +36,7 @@ func (s *Server) routes() []route {
 		{"GET /api/v1/devices", ReadDevices, (*Server).listDevices, "Devices; ?stage= selects.", nil, []api.Device{}, ok},
 		{"GET /api/v1/devices/{device}", ReadDevices, (*Server).showDevice, "One device, by id, name or serial number.", nil, api.Device{}, ok},
 		{"GET /api/v1/devices/{device}/explain", ReadDevices, (*Server).explainDevice, "Why the device is where it is.", nil, api.Explanation{}, ok},
+		{"GET /api/v1/devices/{device}/tunnel", ReadDevices, (*Server).deviceTunnel, "What a stock WireGuard app on the device needs.", nil, api.Tunnel{}, ok},
 		{"POST /api/v1/devices/{device}/{action}", WriteDevices, (*Server).moveDevice, "Approve, quarantine, block, unblock or revoke a device.", api.ActionRequest{}, api.Placed{}, ok},
 
 		{"POST /api/v1/reports", WriteReports, (*Server).report, "A management server's word on a device.", api.ReportRequest{}, api.Placed{}, ok},

@@ -66,6 +66,33 @@ type Device struct {
 	Revision    int64        `json:"revision"`
 }
 
+// Tunnel is what a stock WireGuard app on a device needs (X5). The private key is not in
+// it: it is the device's own, and the gateway knows only Key, its public half.
+type Tunnel struct {
+	Device         string                `json:"device"`
+	Name           string                `json:"name"`
+	Key            string                `json:"wireguard_key"`
+	Addressing     string                `json:"addressing"`     // "follow": a configuration for each pool; "fixed": one for all
+	Configurations []TunnelConfiguration `json:"configurations"` // quarantine first
+}
+
+// TunnelConfiguration is one WireGuard configuration.
+type TunnelConfiguration struct {
+	Name      string         `json:"name"` // of its pool, or "fixed"
+	Addresses []netip.Prefix `json:"addresses"`
+	DNS       []netip.Addr   `json:"dns"`
+	MTU       int            `json:"mtu"`
+	Peer      TunnelPeer     `json:"peer"`
+}
+
+// TunnelPeer is the gateway as a WireGuard peer.
+type TunnelPeer struct {
+	Key        string         `json:"key"`
+	Endpoint   string         `json:"endpoint"`
+	AllowedIPs []netip.Prefix `json:"allowed_ips"`
+	KeepAlive  int            `json:"keepalive"` // seconds
+}
+
 // Explanation answers why a device is where it is (X7).
 type Explanation struct {
 	Device   Device   `json:"device"`
