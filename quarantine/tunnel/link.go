@@ -38,7 +38,13 @@ type Config struct {
 	Addresses      []netip.Prefix // own addresses, with the length of the on-link prefix; may be set later
 	Mark           uint32         // firewall mark of the tunnel's own packets; zero: none
 	ForceUserspace bool           // do not look for kernel WireGuard
-	Log            *slog.Logger   // optional
+	// Grow lets a userspace link take more than the 65,536 peers of one wireguard-go
+	// device: when they are there, it adds another device behind the same interface, port
+	// and key. Its peers may then have whole addresses only (/32 and /128).
+	Grow bool
+	Log  *slog.Logger // optional
+
+	shardSize int // peers of one device; zero: 65,536; tests make do with fewer
 }
 
 // DefaultMTU leaves room for WireGuard over IPv6 on an Ethernet of 1500 bytes.

@@ -146,6 +146,7 @@ func set(t testing.TB, l *Link, k Key, allowed ...string) {
 // What a client may send follows its allowed addresses, in both families, through
 // setting, moving and removing; other peers' sessions live on.
 func TestLinkCarriesWhatItAllows(t *testing.T) {
+	t.Parallel()
 	if !inside(t) {
 		return
 	}
@@ -276,7 +277,7 @@ func expose(t testing.TB, l *Link) {
 			if err != nil {
 				return
 			}
-			go l.back.(*inProcess).device.IpcHandle(c)
+			go l.back.(*inProcess).shards[0].device.IpcHandle(c)
 		}
 	}()
 }

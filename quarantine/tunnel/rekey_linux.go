@@ -1,8 +1,6 @@
 package tunnel
 
 import (
-	"encoding/hex"
-	"errors"
 	"fmt"
 
 	"golang.zx2c4.com/wireguard/wgctrl/wgtypes"
@@ -33,8 +31,14 @@ func (b *controlled) setKey(k PrivateKey) error {
 }
 
 func (b *inProcess) setKey(k PrivateKey) error {
-	if err := b.device.IpcSet("private_key=" + hex.EncodeToString(k.Bytes()) + "\n"); err != nil {
-		return errors.New("wireguard-go refused it") // its error quotes the line
+	b.config.PrivateKey = k // for the next shard
+	for _, s := range b.shards {
+		if err := s.setKey(k); err != nil {
+			return err
+		}
+	}
+	if b.hub != nil {
+		b.hub.setKey(k)
 	}
 	return nil
 }

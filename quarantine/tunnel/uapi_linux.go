@@ -52,7 +52,7 @@ func (b *inProcess) handshakes(keys []Key) (map[Key]time.Time, error) {
 	}
 	out := make(map[Key]time.Time)
 	for _, k := range keys {
-		peer := b.device.LookupPeer(device.NoisePublicKey(k))
+		peer := b.find(k)
 		if peer == nil {
 			continue
 		}
@@ -62,6 +62,15 @@ func (b *inProcess) handshakes(keys []Key) (map[Key]time.Time, error) {
 		}
 	}
 	return out, nil
+}
+
+func (b *inProcess) find(k Key) *device.Peer {
+	for _, s := range b.every() {
+		if peer := s.device.LookupPeer(device.NoisePublicKey(k)); peer != nil {
+			return peer
+		}
+	}
+	return nil
 }
 
 // lastHandshake is the offset of device.Peer.lastHandshakeNano; negative: there is no

@@ -18,33 +18,58 @@ import (
 	"golang.zx2c4.com/wireguard/tun"
 )
 
-// inProcess is wireguard-go in this process, driven without a socket. It keeps what
-// it set, so that a change of one address touches that address alone: replacing a
-// peer's addresses as a whole would lose the packets between "none" and "all".
+// inProcess is wireguard-go in this process, driven without a socket: one device, or
+// several shards behind a hub if the link may grow.
 type inProcess struct {
-	device *device.Device
+	config Config
 	tun    *os.File
-	set    map[Key]Peer         // what each peer was given; missing: in doubt
-	owner  map[netip.Prefix]Key // who was given an address last
+	dir    *directory
+	hub    *hub // nil: the link does not grow
+	shards []*shard
 }
 
 func openUserspace(c Config) (*inProcess, error) {
+	if c.shardSize == 0 {
+		c.shardSize = device.MaxPeers
+	}
+	b := &inProcess{config: c, dir: &directory{member: make(map[Key]member), owner: make(map[netip.Prefix]Key)}}
 	inner, err := tun.CreateTUN(c.Name, c.MTU)
 	if err != nil {
 		return nil, fmt.Errorf("making the tun interface: %w", err)
 	}
-	d := device.NewDevice(steady(inner), conn.NewDefaultBind(), logger(c.Log))
-	b := &inProcess{device: d, tun: inner.File(), set: make(map[Key]Peer), owner: make(map[netip.Prefix]Key)}
-	config := fmt.Sprintf("private_key=%s\nlisten_port=%d\nfwmark=%d\n", hex.EncodeToString(c.PrivateKey.Bytes()), c.ListenPort, c.Mark)
-	if err := d.IpcSet(config); err != nil {
-		d.Close()
-		return nil, errors.New("setting key and port: wireguard-go refused them") // its error quotes the line
+	b.tun = inner.File()
+	if !c.Grow {
+		only := &shard{}
+		b.shards = []*shard{only}
+		return b, only.start(steady(inner, func(tun.Event) {}), conn.NewDefaultBind(), c)
 	}
-	if err := d.Up(); err != nil {
-		d.Close()
-		return nil, fmt.Errorf("listening on UDP port %d: %w", c.ListenPort, err)
+	b.hub = &hub{bind: conn.NewDefaultBind(), dir: b.dir}
+	b.hub.tun = steady(inner, b.hub.changed)
+	_, err = b.grow()
+	return b, err
+}
+
+// grow adds a shard.
+func (b *inProcess) grow() (*shard, error) {
+	if b.hub == nil || len(b.shards) == maxShards {
+		return nil, fmt.Errorf("the link is full: it holds %d peers", len(b.shards)*b.config.shardSize)
 	}
-	return b, nil
+	s, err := b.hub.add(b.config)
+	if err != nil {
+		return nil, err
+	}
+	b.shards = append(b.shards, s)
+	return s, nil
+}
+
+// room returns a shard that can take one more peer.
+func (b *inProcess) room() (*shard, error) {
+	for _, s := range b.shards {
+		if s.count < b.config.shardSize {
+			return s, nil
+		}
+	}
+	return b.grow()
 }
 
 // steadyTUN hides the interface's ups and downs: wireguard-go would stop and start
@@ -54,13 +79,14 @@ type steadyTUN struct {
 	events chan tun.Event
 }
 
-func steady(inner tun.Device) tun.Device {
+func steady(inner tun.Device, also func(tun.Event)) tun.Device {
 	s := &steadyTUN{inner, make(chan tun.Event)}
 	go func() { // ends when the interface is closed
 		defer close(s.events)
 		for e := range inner.Events() {
 			if e&tun.EventMTUUpdate != 0 {
 				s.events <- tun.EventMTUUpdate
+				also(tun.EventMTUUpdate)
 			}
 		}
 	}()
@@ -78,70 +104,48 @@ func logger(l *slog.Logger) *device.Logger {
 	}
 }
 
-// userspaceBatch keeps one batch well under a megabyte of text.
-const userspaceBatch = 1000
-
-func (b *inProcess) apply(changes []PeerChange) Failures {
-	return inBatches(changes, userspaceBatch, func(batch []PeerChange) error {
-		var text strings.Builder
-		for _, c := range batch {
-			b.write(&text, c)
-		}
-		err := b.device.IpcSet(text.String())
-		if err != nil { // some happened, some not: from here on, writes replace
-			b.set, b.owner = make(map[Key]Peer), make(map[netip.Prefix]Key) // clear would walk all they ever held
-		}
-		return err
-	})
+// present asks the file descriptor, which a deleted interface leaves behind.
+func (b *inProcess) present() bool {
+	c, err := b.tun.SyscallConn()
+	if err != nil {
+		return false
+	}
+	var size int
+	asked := c.Control(func(fd uintptr) { size, err = unix.IoctlGetInt(int(fd), unix.TUNGETVNETHDRSZ) })
+	return asked == nil && err == nil && size > 0
 }
 
-// write appends the lines that make change c and notes them as made.
-func (b *inProcess) write(w *strings.Builder, c PeerChange) {
-	p := c.Peer
-	fmt.Fprintf(w, "public_key=%s\n", hex.EncodeToString(p.Key[:]))
-	if c.Remove {
-		w.WriteString("remove=true\n")
-		b.forget(p.Key)
-		return
-	}
-	old, known := b.set[p.Key]
-	if !known {
-		w.WriteString("replace_allowed_ips=true\n")
-	}
-	for _, a := range old.AllowedIPs {
-		if b.owner[a] == p.Key && !slices.Contains(p.AllowedIPs, a) {
-			fmt.Fprintf(w, "allowed_ip=-%s\n", a)
-			delete(b.owner, a)
-		}
-	}
-	for _, a := range p.AllowedIPs {
-		if !known || b.owner[a] != p.Key {
-			fmt.Fprintf(w, "allowed_ip=%s\n", a)
-			b.owner[a] = p.Key
-		}
-	}
-	if p.Endpoint.IsValid() {
-		fmt.Fprintf(w, "endpoint=%s\n", p.Endpoint)
-	}
-	fmt.Fprintf(w, "persistent_keepalive_interval=%d\n", int(p.KeepAlive.Seconds()))
-	p.AllowedIPs = slices.Clone(p.AllowedIPs)
-	b.set[p.Key] = p
-}
-
-func (b *inProcess) forget(k Key) {
-	for _, a := range b.set[k].AllowedIPs {
-		if b.owner[a] == k {
-			delete(b.owner, a)
-		}
-	}
-	delete(b.set, k)
-}
+func (b *inProcess) ended() <-chan struct{} { return b.every()[0].device.Wait() }
 
 func (b *inProcess) peers() ([]PeerStatus, error) {
-	r, w := io.Pipe()
-	go func() { w.CloseWithError(b.device.IpcGetOperation(w)) }() // ends with the text, or at r.Close
-	defer r.Close()
-	return parsePeers(r)
+	var all []PeerStatus
+	for _, s := range b.every() {
+		some, err := s.peers()
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, some...)
+	}
+	return all, nil
+}
+
+// every returns the shards, for those who only read and hold no lock.
+func (b *inProcess) every() []*shard {
+	if b.hub != nil {
+		return *b.hub.shards.Load()
+	}
+	return b.shards
+}
+
+// close ends the first shard last: it has the interface and the port.
+func (b *inProcess) close() error {
+	for _, s := range slices.Backward(b.shards) {
+		s.close()
+	}
+	if b.hub != nil {
+		b.hub.close()
+	}
+	return nil
 }
 
 // parsePeers reads the peers of a "get" answer (the WireGuard configuration protocol)
@@ -174,23 +178,4 @@ func parsePeers(r io.Reader) ([]PeerStatus, error) {
 		return nil, fmt.Errorf("reading peers: %w", err)
 	}
 	return all, nil
-}
-
-// present asks the file descriptor, which a deleted interface leaves behind.
-func (b *inProcess) present() bool {
-	c, err := b.tun.SyscallConn()
-	if err != nil {
-		return false
-	}
-	var size int
-	asked := c.Control(func(fd uintptr) { size, err = unix.IoctlGetInt(int(fd), unix.TUNGETVNETHDRSZ) })
-	return asked == nil && err == nil && size > 0
-}
-
-func (b *inProcess) ended() <-chan struct{} { return b.device.Wait() }
-
-func (b *inProcess) close() error {
-	b.device.Close()
-	<-b.device.Wait()
-	return nil
 }

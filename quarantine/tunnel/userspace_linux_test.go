@@ -10,12 +10,15 @@ import (
 // An address that was taken by another peer is given anew when it comes back, though
 // the peer had it once; and only differences are written.
 func TestUserspaceWritesDifferences(t *testing.T) {
-	b := &inProcess{set: map[Key]Peer{}, owner: map[netip.Prefix]Key{}}
+	b := &inProcess{config: Config{shardSize: 9}, shards: []*shard{{}},
+		dir: &directory{member: map[Key]member{}, owner: map[netip.Prefix]Key{}}}
 	write := func(p Peer) []string {
-		var w strings.Builder
-		b.write(&w, PeerChange{Peer: p})
+		w := writer{b: b}
+		if err := w.change(PeerChange{Peer: p}); err != nil {
+			t.Error(err)
+		}
 		var out []string
-		for line := range strings.Lines(w.String()) {
+		for line := range strings.Lines(w.text.String()) {
 			if strings.Contains(line, "allowed_ip") {
 				out = append(out, strings.TrimSpace(line))
 			}

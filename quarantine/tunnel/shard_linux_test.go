@@ -1,0 +1,350 @@
+package tunnel
+
+import (
+	"encoding/binary"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"reflect"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+	"unsafe"
+
+	"golang.zx2c4.com/wireguard/device"
+)
+
+// shardsOf returns how many peers each device of the link has by its own account.
+func shardsOf(t testing.TB, l *Link) []int {
+	t.Helper()
+	var out []int
+	for _, s := range l.back.(*inProcess).shards {
+		all, err := s.peers()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if s.count != len(all) {
+			t.Errorf("device %d has %d peers, counted are %d", s.number, len(all), s.count)
+		}
+		out = append(out, len(all))
+	}
+	return out
+}
+
+// fleet is clients 10.66.0.2, fd66::2 and so on, each answering datagrams on port 7.
+func fleet(t testing.TB, l *Link, n int) []client {
+	t.Helper()
+	out := make([]client, n)
+	for i := range out {
+		four, six := own(i)
+		out[i] = newClient(t, l.Public(), four, six, "10.66.9.9", "fd66::99")
+		out[i].answer(t)
+		set(t, l, out[i].key.Public(), four+"/32", six+"/128")
+	}
+	return out
+}
+
+func own(i int) (four, six string) {
+	return fmt.Sprintf("10.66.0.%d", i+2), fmt.Sprintf("fd66::%x", i+2)
+}
+
+func (c client) answer(t testing.TB) {
+	t.Helper()
+	l, err := c.net.ListenUDPAddrPort(netip.AddrPortFrom(netip.Addr{}, 7))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	go func() {
+		b := make([]byte, 64)
+		for {
+			n, from, err := l.ReadFrom(b)
+			if err != nil {
+				return
+			}
+			l.WriteTo(b[:n], from)
+		}
+	}()
+}
+
+func forwarding(t testing.TB) {
+	t.Helper()
+	for _, f := range []string{"ipv4/ip_forward", "ipv6/conf/all/forwarding"} {
+		if err := os.WriteFile("/proc/sys/net/"+f, []byte("1"), 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// Three devices behind one interface, port and key are one link: every peer reaches the
+// gateway and every other peer, an address is one peer's wherever that peer is kept, and
+// nobody sends from another's.
+func TestShards(t *testing.T) {
+	t.Parallel()
+	if !inside(t) {
+		return
+	}
+	forwarding(t)
+	l := openLink(t, Config{ForceUserspace: true, Grow: true, shardSize: 2, Addresses: prefixes("10.66.0.1/16", "fd66::1/64")})
+	four, six := listen(t, "10.66.0.1:0"), listen(t, "[fd66::1]:0")
+	const soon, never = 10 * time.Second, 400 * time.Millisecond
+	c := fleet(t, l, 5)
+	if got := fmt.Sprint(shardsOf(t, l)); got != "[2 2 1]" {
+		t.Fatalf("peers of the devices: %s", got)
+	}
+	for i := range c {
+		f, s := own(i)
+		if !c[i].reaches(t, f, four, soon) || !c[i].reaches(t, s, six, soon) {
+			t.Fatalf("peer %d does not reach the gateway", i)
+		}
+		handshake(t, l, c[i].key.Public())
+	}
+	for i := range c {
+		for j := range c {
+			f, s := own(i)
+			tof, tos := own(j)
+			if i != j && (!c[i].reaches(t, f, tof+":7", soon) || !c[i].reaches(t, s, "["+tos+"]:7", soon)) {
+				t.Errorf("peer %d does not reach peer %d", i, j)
+			}
+		}
+	}
+
+	first, last := c[0], c[4] // of the first device and of the third
+	for _, a := range []string{"10.66.9.9", "fd66::99"} {
+		at, bits := four, "/32"
+		if strings.Contains(a, ":") {
+			at, bits = six, "/128"
+		}
+		if first.reaches(t, a, at, never) || last.reaches(t, a, at, never) {
+			t.Errorf("%s got in before it was anyone's", a)
+		}
+		holder := func(from, to int) {
+			t.Helper()
+			f, s := own(to)
+			set(t, l, c[to].key.Public(), f+"/32", s+"/128", a+bits)
+			if !c[to].reaches(t, a, at, soon) || from >= 0 && c[from].reaches(t, a, at, never) {
+				t.Errorf("%s did not move from %d to %d", a, from, to)
+			}
+			alone(t, l, netip.MustParsePrefix(a+bits), c[to].key.Public())
+		}
+		holder(-1, 0)
+		holder(0, 4)
+		holder(4, 3)
+		holder(3, 0)
+	}
+	if err := l.RemovePeer(first.key.Public()); err != nil {
+		t.Fatal(err)
+	}
+	f, _ := own(0)
+	if first.reaches(t, f, four, never) {
+		t.Error("a removed peer gets in")
+	}
+	again := newClient(t, l.Public(), f)
+	set(t, l, again.key.Public(), f+"/32")
+	if got := fmt.Sprint(shardsOf(t, l)); got != "[2 2 1]" || !again.reaches(t, f, four, soon) {
+		t.Errorf("its place is not given again: %s", got)
+	}
+	if all, err := l.Peers(); err != nil || len(all) != 5 {
+		t.Errorf("%d peers, %v", len(all), err)
+	}
+}
+
+// alone checks by the devices' own account that only k has the address.
+func alone(t testing.TB, l *Link, a netip.Prefix, k Key) {
+	t.Helper()
+	all, err := l.Peers()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range all {
+		has := false
+		for _, have := range p.AllowedIPs {
+			has = has || have == a
+		}
+		if has != (p.Key == k) {
+			t.Errorf("%s: peer %s has it: %v", a, p.Key, has)
+		}
+	}
+}
+
+// A session that was there before the link grew loses nothing by it: every datagram of a
+// stream comes back, in a device that was alone and then is the first of four.
+func TestGrowingDisturbsNobody(t *testing.T) {
+	if !inside(t) {
+		return
+	}
+	l := openLink(t, Config{ForceUserspace: true, Grow: true, shardSize: 2, Addresses: prefixes("10.66.0.1/16")})
+	a := newClient(t, l.Public(), "10.66.0.2")
+	set(t, l, a.key.Public(), "10.66.0.2/32")
+	at := listen(t, "10.66.0.1:0")
+	if !a.reaches(t, "10.66.0.2", at, 10*time.Second) {
+		t.Fatal("the peer does not get through")
+	}
+	c, err := a.net.DialUDPAddrPort(netip.MustParseAddrPort("10.66.0.2:0"), netip.MustParseAddrPort(at))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	b := make([]byte, 8)
+	ping := func(i int) {
+		binary.BigEndian.PutUint64(b, uint64(i))
+		if err := c.SetDeadline(time.Now().Add(5 * time.Second)); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := c.Write(b); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := c.Read(b); err != nil || binary.BigEndian.Uint64(b) != uint64(i) {
+			t.Fatalf("datagram %d did not come back: %v", i, err)
+		}
+	}
+	grown := make(chan error, 1)
+	go func() {
+		var changes []PeerChange
+		for i := range 7 {
+			changes = append(changes, PeerChange{Peer: Peer{Key: Key{7, byte(i)}, AllowedIPs: prefixes(fmt.Sprintf("10.66.1.%d/32", i))}})
+		}
+		grown <- l.Apply(changes)
+	}()
+	i := 0
+	for ended := false; !ended; i++ {
+		select {
+		case err := <-grown:
+			if err != nil {
+				t.Error(err)
+			}
+			ended = true
+		default:
+		}
+		ping(i)
+	}
+	for range 200 {
+		ping(i)
+		i++
+	}
+	if got := fmt.Sprint(shardsOf(t, l)); got != "[2 2 2 2]" {
+		t.Errorf("peers of the devices: %s", got)
+	}
+}
+
+// Two devices may draw the same receiver index: both look, one takes the message.
+func TestSharedIndex(t *testing.T) {
+	if !inside(t) {
+		return
+	}
+	l := openLink(t, Config{ForceUserspace: true, Grow: true, shardSize: 1, Addresses: prefixes("10.66.0.1/16")})
+	four := listen(t, "10.66.0.1:0")
+	c := fleet(t, l, 2)
+	h := l.back.(*inProcess).hub
+	shards := *h.shards.Load()
+	twin := *shards[1] // also takes all that the first device knows
+	twin.index = shards[0].index
+	h.shards.Store(&[]*shard{shards[0], &twin})
+	if f, _ := own(0); !c[0].reaches(t, f, four, 10*time.Second) {
+		t.Error("a message that two devices look at is lost")
+	}
+	if s, err := l.Status(c[1].key.Public()); err != nil || s.Received > 148 {
+		t.Errorf("the wrong peer took it: %+v, %v", s, err)
+	}
+	h.shards.Store(&shards)
+	if f, _ := own(1); !c[1].reaches(t, f, four, 10*time.Second) {
+		t.Error("the other device came to harm")
+	}
+}
+
+// Under load, of the gate and of every device, a newcomer gets in by returning the
+// cookies it is sent, and who returns none does not.
+func TestHandshakeUnderLoad(t *testing.T) {
+	t.Parallel()
+	if !inside(t) {
+		return
+	}
+	l := openLink(t, Config{ForceUserspace: true, Grow: true, shardSize: 1, Addresses: prefixes("10.66.0.1/16")})
+	at := listen(t, "10.66.0.1:0")
+	set(t, l, key(t).Public(), "10.66.0.2/32")
+	late := newClient(t, l.Public(), "10.66.0.3")
+	set(t, l, late.key.Public(), "10.66.0.3/32")
+	b := l.back.(*inProcess)
+	forever := time.Now().Add(time.Hour).UnixNano()
+	b.hub.gate.loaded.Store(forever)
+	loadOf(t, b.shards[1]).Store(forever)
+	if late.reaches(t, "10.66.0.3", at, 2*time.Second) {
+		t.Error("the first initiation was taken without proof of its address")
+	}
+	if !late.reaches(t, "10.66.0.3", at, 20*time.Second) {
+		t.Error("cookies do not get a newcomer in")
+	}
+}
+
+// loadOf finds until when a device takes itself to be under load.
+func loadOf(t testing.TB, s *shard) *atomic.Int64 {
+	t.Helper()
+	outer, ok1 := reflect.TypeFor[device.Device]().FieldByName("rate")
+	inner, ok2 := outer.Type.FieldByName("underLoadUntil")
+	if !ok1 || !ok2 {
+		t.Fatal("wireguard-go changed")
+	}
+	return (*atomic.Int64)(unsafe.Add(unsafe.Pointer(s.device), outer.Offset+inner.Offset))
+}
+
+// A flood of initiations that nobody's key made fills the gate's queue and puts the link
+// under load; the newcomer still gets in, and who has a session does not notice.
+func TestFloodOfInitiations(t *testing.T) {
+	t.Parallel()
+	if !inside(t) {
+		return
+	}
+	l := openLink(t, Config{ForceUserspace: true, Grow: true, shardSize: 1, Addresses: prefixes("10.66.0.1/16")})
+	at := listen(t, "10.66.0.1:0")
+	c := fleet(t, l, 2)
+	for i := range c {
+		if f, _ := own(i); !c[i].reaches(t, f, at, 10*time.Second) {
+			t.Fatalf("peer %d does not get through", i)
+		}
+	}
+	stop := make(chan struct{})
+	defer close(stop)
+	go flood(t, l.Public(), stop)
+	g := l.back.(*inProcess).hub.gate
+	for end := time.Now().Add(10 * time.Second); g.loaded.Load() == 0; {
+		if time.Now().After(end) {
+			t.Fatal("the flood is no load")
+		}
+	}
+	late := newClient(t, l.Public(), "10.66.0.9")
+	set(t, l, late.key.Public(), "10.66.0.9/32")
+	if !late.reaches(t, "10.66.0.9", at, 30*time.Second) {
+		t.Error("no newcomer gets in")
+	}
+	for i := range c {
+		if f, _ := own(i); !c[i].reaches(t, f, at, 10*time.Second) {
+			t.Errorf("peer %d lost its session", i)
+		}
+	}
+}
+
+// flood sends initiations that have the right first MAC and random content.
+func flood(t testing.TB, to Key, stop <-chan struct{}) {
+	var macs device.CookieGenerator
+	macs.Init(device.NoisePublicKey(to))
+	c, err := net.Dial("udp", fmt.Sprintf("127.0.0.1:%d", port))
+	if err != nil {
+		t.Error(err)
+		return
+	}
+	defer c.Close()
+	message := make([]byte, device.MessageInitiationSize)
+	for i := uint64(0); ; i++ {
+		select {
+		case <-stop:
+			return
+		default:
+		}
+		message[0] = device.MessageInitiationType
+		binary.LittleEndian.PutUint64(message[8:], i)
+		macs.AddMacs(message)
+		_, _ = c.Write(message) // ends when it is told to
+	}
+}
