@@ -10,6 +10,9 @@ import (
 	"lazaret/firewall"
 )
 
+// MaxPools is how many pools a gateway takes.
+const MaxPools = 1024
+
 // maxName is the longest name of a pool, in bytes.
 const maxName = 40
 
@@ -127,6 +130,9 @@ func checkReach(r firewall.Reach, quarantine bool) error {
 func CheckPools(pools map[string]Pool, highest Seat) error {
 	var faults []error
 	var quarantine []string
+	if len(pools) > MaxPools {
+		return fmt.Errorf("there would be %d pools, and a gateway takes %d: delete a pool that no profile names, or let profiles share one", len(pools), MaxPools)
+	}
 	names := slices.Sorted(maps.Keys(pools))
 	for i, name := range names {
 		p := pools[name]

@@ -107,3 +107,31 @@ func TestClockSetForwardAndBack(t *testing.T) {
 		b.wantRouted("d1", false, "after half an hour")
 	})
 }
+
+// A wall clock that is set back while the gate is down prolongs no lease: the store knows
+// the highest time that was seen.
+func TestClockSetBackAcrossRestart(t *testing.T) {
+	bubble(t, func(t *testing.T, b *bench) {
+		off := astray(b)
+		r := enrolled(1, "staff", time.Now())
+		r.Certificate.NotBefore = r.Certificate.NotBefore.Add(-24 * time.Hour)
+		b.enroll(r)
+		b.compliant("d1")
+		deadline := b.enforcer.Entry("d1").Until
+		time.Sleep(20 * time.Minute)
+		b.store.Reach(time.Now())
+		b.stop()
+		off.Store(-int64(50 * time.Minute))
+		b.run()
+		synctest.Wait()
+		if got := b.enforcer.Entry("d1").Until; got != deadline {
+			t.Errorf("set back by 50 minutes and started again: routed for %s longer", time.Duration(got-deadline))
+		}
+		time.Sleep(40*time.Minute - time.Second)
+		b.wantRouted("d1", true, "in the last second of its hour")
+		time.Sleep(2 * time.Second)
+		synctest.Wait()
+		b.wantRouted("d1", false, "after its hour")
+		b.reconciled("after its hour")
+	})
+}

@@ -125,6 +125,8 @@ type bench struct {
 	clock    quarantine.Clock
 	start    time.Time
 	through  func(quarantine.Store) quarantine.Store // what the gate sees of store; nil: all
+	enforces quarantine.Enforcer                     // what the gate sees of enforcer; nil: all
+	made     func(*quarantine.Gate)                  // before a gate runs; nil: nothing
 	gate     *quarantine.Gate
 	runs     int
 	policy   quarantine.Policy
@@ -149,10 +151,17 @@ func (b *bench) run() {
 	if b.through != nil {
 		store = b.through(store)
 	}
-	g, err := quarantine.NewGate(quarantine.Config{Store: store, Enforcer: b.enforcer, Journal: b.journal,
+	enforcer := quarantine.Enforcer(b.enforcer)
+	if b.enforces != nil {
+		enforcer = b.enforces
+	}
+	g, err := quarantine.NewGate(quarantine.Config{Store: store, Enforcer: enforcer, Journal: b.journal,
 		Policy: b.policy, Control: fmt.Sprintf("run %d", b.runs), Clock: b.clock, Gateway: "gw", Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		b.t.Fatal(err)
+	}
+	if b.made != nil {
+		b.made(g)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})

@@ -86,13 +86,14 @@ func (s *Store) taken(ctx context.Context, id quarantine.ID, want []claim, ch *c
 // reindex writes the difference between two records' claims, and frees the seat if
 // next does not hold it any more.
 func (s *Store) reindex(prev, next quarantine.Record, ch *change) {
-	had, has := claims(prev), claims(next)
 	kept := map[string]bool{}
-	for _, c := range has {
+	for _, c := range claims(next) {
 		kept[c.key] = true
+	}
+	for _, c := range added(prev, next) {
 		ch.put(c.key, string(next.ID))
 	}
-	for _, c := range had {
+	for _, c := range claims(prev) {
 		if kept[c.key] {
 			continue
 		}
@@ -155,30 +156,10 @@ func (s *Store) Renewed(ctx context.Context, c quarantine.Change, next quarantin
 // replace writes next over the record it came from. With a time it is errAgain where a
 // comparison failed: perhaps only that of the time.
 func (s *Store) replace(ctx context.Context, c quarantine.Change, next quarantine.Record, now time.Time) (int64, error) {
-	prev, err := s.Device(ctx, next.ID)
-	if err != nil {
+	ch := change{state: true}
+	if err := s.rewrite(ctx, c, next, &ch); err != nil {
 		return 0, err
 	}
-	if prev.Revision != next.Revision {
-		return 0, quarantine.ErrConflict
-	}
-	if prev.Stage == quarantine.Revoked && next.Stage != quarantine.Revoked {
-		return 0, quarantine.ErrFinal
-	}
-	if prev.Seat != next.Seat {
-		return 0, fmt.Errorf("seat %d became %d, but a device keeps its seat: %w", prev.Seat, next.Seat, ErrInvalid)
-	}
-	value, err := encodeRecord(next)
-	if err != nil {
-		return 0, err
-	}
-	ch := change{state: true, entry: s.changeEntry(c, prev, next)}
-	ch.require(unchanged(deviceKey(next.ID), next.Revision))
-	if err := s.taken(ctx, next.ID, added(prev, next), &ch); err != nil {
-		return 0, err
-	}
-	ch.put(deviceKey(next.ID), value)
-	s.reindex(prev, next, &ch)
 	if !now.IsZero() {
 		ch.notLater(now)
 	}
@@ -191,6 +172,67 @@ func (s *Store) replace(ctx context.Context, c quarantine.Change, next quarantin
 		return 0, errAgain
 	case !ok:
 		return 0, quarantine.ErrConflict
+	}
+	return rev, nil
+}
+
+// rewrite adds the writing of next, over the record it came from, to a transaction.
+func (s *Store) rewrite(ctx context.Context, c quarantine.Change, next quarantine.Record, ch *change) error {
+	prev, err := s.Device(ctx, next.ID)
+	if err != nil {
+		return err
+	}
+	if prev.Revision != next.Revision {
+		return quarantine.ErrConflict
+	}
+	if prev.Stage == quarantine.Revoked && next.Stage != quarantine.Revoked {
+		return quarantine.ErrFinal
+	}
+	if prev.Seat != next.Seat {
+		return fmt.Errorf("seat %d became %d, but a device keeps its seat: %w", prev.Seat, next.Seat, ErrInvalid)
+	}
+	value, err := encodeRecord(next)
+	if err != nil {
+		return err
+	}
+	ch.entries = append(ch.entries, s.changeEntry(c, prev, next))
+	ch.require(unchanged(deviceKey(next.ID), next.Revision))
+	if err := s.taken(ctx, next.ID, added(prev, next), ch); err != nil {
+		return err
+	}
+	ch.put(deviceKey(next.ID), value)
+	s.reindex(prev, next, ch)
+	return nil
+}
+
+// mostBytes bounds one transaction of many records, well below etcd's limit of a request,
+// 1.5 MiB.
+const mostBytes = 1 << 20
+
+// RecordAll implements quarantine.Batcher.
+func (s *Store) RecordAll(ctx context.Context, all []quarantine.Write) (int64, error) {
+	ch := change{state: true}
+	bytes := 0
+	for _, w := range all {
+		if err := s.rewrite(ctx, w.Change, w.Next, &ch); err != nil {
+			if ctx.Err() != nil {
+				return 0, fmt.Errorf("recording %d devices: %w", len(all), err)
+			}
+			return 0, fmt.Errorf("recording %d devices: device %s: %w: %w", len(all), w.Next.ID, quarantine.ErrConflict, err)
+		}
+	}
+	for _, op := range ch.ops {
+		bytes += len(op.KeyBytes()) + len(op.ValueBytes())
+	}
+	if len(all) > quarantine.MaxBatch || len(ch.ops)+len(all)+1 > mostOps || len(ch.compares) > mostOps || bytes > mostBytes {
+		return 0, fmt.Errorf("recording %d devices: too much for one transaction: %w", len(all), quarantine.ErrConflict)
+	}
+	rev, ok, err := s.commit(ctx, ch)
+	if err == nil && !ok {
+		err = quarantine.ErrConflict
+	}
+	if err != nil {
+		return 0, fmt.Errorf("recording %d devices: %w", len(all), err)
 	}
 	return rev, nil
 }

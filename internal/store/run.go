@@ -108,6 +108,7 @@ func (s *Store) keepHouse(ctx context.Context, every time.Duration) error {
 		h, err := s.Health(ctx)
 		switch {
 		case ctx.Err() != nil:
+			s.lastTick(ctx)
 			return nil
 		case err != nil:
 			s.cfg.Log.Warn("measuring the store", "err", err)
@@ -120,9 +121,20 @@ func (s *Store) keepHouse(ctx context.Context, every time.Duration) error {
 		}
 		select {
 		case <-ctx.Done():
+			s.lastTick(ctx)
 			return nil
 		case <-t.C:
 		}
+	}
+}
+
+// lastTick stores the time at which a run ends: a clock that is set back before the next
+// one then gives nothing back but the pause.
+func (s *Store) lastTick(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
+	defer cancel()
+	if err := s.tick(ctx); err != nil {
+		s.cfg.Log.Debug("the time at the end of the run is not stored", "err", err)
 	}
 }
 

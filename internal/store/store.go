@@ -89,8 +89,9 @@ type Store struct {
 }
 
 var (
-	_ quarantine.Store = (*Store)(nil)
-	_ enroll.Store     = (*Store)(nil)
+	_ quarantine.Store   = (*Store)(nil)
+	_ quarantine.Batcher = (*Store)(nil)
+	_ enroll.Store       = (*Store)(nil)
 )
 
 // Open starts etcd and waits until it answers, at most until ctx ends. It refuses an

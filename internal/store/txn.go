@@ -16,12 +16,14 @@ import (
 	"lazaret/quarantine"
 )
 
-// change is one transaction: what must hold, what is written, and its audit entry.
+// change is one transaction: what must hold, what is written, and its audit entry, or the
+// entries of several things written together.
 type change struct {
 	compares []clientv3.Cmp
 	ops      []clientv3.Op
 	state    bool // the gate must see it: writes markKey
 	entry    audit.Entry
+	entries  []audit.Entry
 }
 
 func (c *change) require(cmp ...clientv3.Cmp) { c.compares = append(c.compares, cmp...) }
@@ -35,7 +37,10 @@ const mostOps = 128
 // and nothing was written. After an error the change may have been written or not.
 func (s *Store) commit(ctx context.Context, c change) (int64, bool, error) {
 	if c.entry.Action != "" {
-		key, value := s.outboxEntry(c.entry)
+		c.entries = append(c.entries, c.entry)
+	}
+	for _, e := range c.entries {
+		key, value := s.outboxEntry(e)
 		c.put(key, value)
 	}
 	if c.state {
@@ -44,13 +49,17 @@ func (s *Store) commit(ctx context.Context, c change) (int64, bool, error) {
 	if len(c.ops) > mostOps || len(c.compares) > mostOps {
 		return 0, false, fmt.Errorf("transaction of %d operations, at most %d", len(c.ops), mostOps)
 	}
-	s.cfg.hook("before commit " + c.entry.Action)
+	action := ""
+	if len(c.entries) > 0 {
+		action = c.entries[0].Action
+	}
+	s.cfg.hook("before commit " + action)
 	r, err := s.client.Txn(ctx).If(c.compares...).Then(c.ops...).Commit()
 	if err != nil {
 		return 0, false, err
 	}
 	if r.Succeeded {
-		s.cfg.hook("after commit " + c.entry.Action)
+		s.cfg.hook("after commit " + action)
 	}
 	return r.Header.Revision, r.Succeeded, nil
 }

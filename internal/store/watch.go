@@ -54,7 +54,11 @@ func (s *Store) snapshot(ctx context.Context) (quarantine.Snapshot, error) {
 	if err != nil {
 		return quarantine.Snapshot{}, err
 	}
-	snap := quarantine.Snapshot{Revision: mark, Records: map[quarantine.ID]quarantine.Record{}}
+	reached, err := s.mark(ctx)
+	if err != nil {
+		return quarantine.Snapshot{}, err
+	}
+	snap := quarantine.Snapshot{Revision: mark, Time: reached, Records: map[quarantine.ID]quarantine.Record{}}
 	if _, err = s.scan(ctx, devicePrefix, own, func(kv *mvccpb.KeyValue) error {
 		r, err := decodeRecord(kv)
 		snap.Records[r.ID] = r

@@ -45,6 +45,7 @@ func Run(t *testing.T, open func(t *testing.T) Harness) {
 		"a record is compared by revision":         recordCompares,
 		"a record creates no device":               recordCreatesNothing,
 		"one of many writers wins":                 recordRace,
+		"many records are written as one":          recordAll,
 		"a watch sends all, in order":              watchOrder,
 		"a watch resumes":                          watchResumes,
 		"a watch reaches every revision":           watchReachesNow,
@@ -161,6 +162,58 @@ func recordCreatesNothing(t *testing.T, h Harness) {
 	}
 	if n := len(snapshot(t, h).Records); n != 0 {
 		t.Errorf("%d records, want none", n)
+	}
+}
+
+// recordAll writes several records in one revision, each with its own change, or none.
+func recordAll(t *testing.T, h Harness) {
+	store, ok := h.Store.(quarantine.Batcher)
+	if !ok {
+		t.Skip("the store writes one record at a time")
+	}
+	var writes []quarantine.Write
+	for n := range quarantine.MaxBatch {
+		r := Sample(n)
+		r.Revocation, r.Reason = quarantine.Decision{}, ""
+		r = h.Put(t, r)
+		r.Reason = "written with others"
+		writes = append(writes, quarantine.Write{Change: quarantine.Change{Kind: quarantine.Lapse, Device: r.ID, At: r.Since}, Next: r})
+	}
+	at, err := h.Store.Now(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	stale := append([]quarantine.Write(nil), writes...)
+	stale[7].Next.Revision--
+	gone := append([]quarantine.Write(nil), writes...)
+	gone[7].Next.ID, gone[7].Change.Device = "nobody", "nobody"
+	for what, all := range map[string][]quarantine.Write{"a stale one": stale, "one of no device": gone} {
+		if _, err := store.RecordAll(t.Context(), all); !errors.Is(err, quarantine.ErrConflict) {
+			t.Errorf("%s among many: %v, want ErrConflict", what, err)
+		}
+	}
+	if now, err := h.Store.Now(t.Context()); err != nil || now != at {
+		t.Errorf("revision %d after refusals, %v; want %d as before", now, err, at)
+	}
+	revision, err := store.RecordAll(t.Context(), writes)
+	if err != nil || revision <= at {
+		t.Fatalf("revision %d, %v; want one above %d", revision, err, at)
+	}
+	snap, err := h.Store.Snapshot(t.Context())
+	if err != nil || snap.Revision != revision {
+		t.Fatalf("snapshot at %d, %v; want %d", snap.Revision, err, revision)
+	}
+	for _, w := range writes {
+		w.Next.Revision = revision
+		if diff := cmp.Diff(w.Next, snap.Records[w.Next.ID]); diff != "" {
+			t.Errorf("record (-want +got):\n%s", diff)
+		}
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	e := <-h.Store.Watch(ctx, at)
+	if e.Revision != revision || len(e.Records) != len(writes) || e.Settings {
+		t.Errorf("event at %d with %d records, want %d at %d", e.Revision, len(e.Records), len(writes), revision)
 	}
 }
 
