@@ -157,9 +157,17 @@ func showPlaced(w io.Writer, name string, p api.Placed) {
 func (s *session) report() *cobra.Command {
 	var q api.ReportRequest
 	var facts map[string]string
+	var file string
 	c := &cobra.Command{
-		Use: "report DEVICE compliant|noncompliant", Short: "Report a device's compliance, as a management server would", Args: cobra.ExactArgs(2),
-		Example: "  lazaretctl report alice-laptop compliant --source management --validity 1h",
+		Use: "report DEVICE compliant|noncompliant", Short: "Report a device's compliance, or many devices', as a management server would",
+		Args: func(cmd *cobra.Command, args []string) error {
+			if file != "" {
+				return cobra.NoArgs(cmd, args)
+			}
+			return cobra.ExactArgs(2)(cmd, args)
+		},
+		Example: "  lazaretctl report alice-laptop compliant --source management --validity 1h\n" +
+			"  lazaretctl report -f fleet.json   # objects like {\"device\":\"alice-laptop\",\"verdict\":\"compliant\"}, one after the other",
 		ValidArgsFunction: func(cmd *cobra.Command, args []string, part string) ([]string, cobra.ShellCompDirective) {
 			if len(args) == 1 {
 				return []string{"compliant", "noncompliant"}, cobra.ShellCompDirectiveNoFileComp
@@ -167,10 +175,13 @@ func (s *session) report() *cobra.Command {
 			return s.complete("/api/v1/devices", "name")(cmd, args, part)
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
-			q.Device, q.Verdict, q.Facts = args[0], args[1], facts
 			if s.tokenFile == "" && q.Source == "" {
 				q.Source = "management"
 			}
+			if file != "" {
+				return s.reportFile(cmd, file, q)
+			}
+			q.Device, q.Verdict, q.Facts = args[0], args[1], facts
 			p, raw, err := ask[api.Placed](cmd.Context(), s, http.MethodPost, "/api/v1/reports", q)
 			if err != nil {
 				return err
@@ -179,6 +190,7 @@ func (s *session) report() *cobra.Command {
 		},
 	}
 	f := c.Flags()
+	f.StringVarP(&file, "file", "f", "", "file of reports of many devices, - for standard input")
 	f.StringVar(&q.Source, "source", "", "source to report as (a token has its own; default: management)")
 	f.StringVar(&q.Validity, "validity", "", "how long the report stands, like 1h")
 	f.StringVar(&q.Detail, "detail", "", "one sentence for people")

@@ -25,6 +25,8 @@ type Gate interface {
 	// Change takes one fact in and returns the placement that follows from it. An
 	// error that wraps quarantine.ErrNotEnforced comes with the placement recorded.
 	Change(ctx context.Context, by quarantine.Actor, c quarantine.Change) (quarantine.Placement, error)
+	// Reports takes many reports and says, in their order, what Change would of each.
+	Reports(ctx context.Context, by quarantine.Actor, all []quarantine.Report) []quarantine.Result
 	// Explain says where a device is and why, by ID or name.
 	Explain(idOrName string) (quarantine.Explanation, error)
 	// Devices returns every record, by name. It is for listings; the following are cheap.

@@ -59,6 +59,14 @@ func (g *fakeGate) Change(_ context.Context, _ quarantine.Actor, c quarantine.Ch
 	return quarantine.Placement{Stage: quarantine.Quarantined, Pool: "quarantine"}, g.err
 }
 
+func (g *fakeGate) Reports(ctx context.Context, by quarantine.Actor, all []quarantine.Report) []quarantine.Result {
+	out := make([]quarantine.Result, len(all))
+	for i := range all {
+		out[i].Placement, out[i].Err = g.Change(ctx, by, quarantine.Change{Kind: quarantine.Reported, Device: all[i].Device, Report: &all[i]})
+	}
+	return out
+}
+
 func (g *fakeGate) Explain(ref string) (quarantine.Explanation, error) {
 	for _, r := range g.records {
 		if string(r.ID) == ref || r.Name == ref {
@@ -278,8 +286,8 @@ func TestEveryRouteAgainstEveryRole(t *testing.T) {
 		"GET /api/v1/status":       reading, "GET /api/v1/otps": reading, "POST /api/v1/otps": writing,
 		"DELETE /api/v1/otps/{reference}": writing, "GET /api/v1/devices": reading, "GET /api/v1/devices/{device}": reading,
 		"GET /api/v1/devices/{device}/explain": reading, "GET /api/v1/devices/{device}/tunnel": reading, "POST /api/v1/devices/{device}/{action}": writing,
-		"POST /api/v1/reports": {"administrator", "root", "mdm"},
-		"GET /api/v1/pools":    reading, "PUT /api/v1/pools/{name}": writing, "DELETE /api/v1/pools/{name}": writing,
+		"POST /api/v1/reports": {"administrator", "root", "mdm"}, "POST /api/v1/reports/batch": {"administrator", "root", "mdm"},
+		"GET /api/v1/pools": reading, "PUT /api/v1/pools/{name}": writing, "DELETE /api/v1/pools/{name}": writing,
 		"GET /api/v1/profiles": reading, "PUT /api/v1/profiles/{name}": writing, "DELETE /api/v1/profiles/{name}": writing,
 		"GET /api/v1/sources": reading, "PUT /api/v1/sources/{name}": writing, "DELETE /api/v1/sources/{name}": writing,
 		"GET /api/v1/tokens": writing, "POST /api/v1/tokens": writing, "DELETE /api/v1/tokens/{name}": writing,
@@ -562,6 +570,42 @@ func TestReportTokenWithoutSourceIsNobody(t *testing.T) {
 	l.tokens.items["mdm"] = it
 	if got := l.ask(l.API(), who{token: "lzt_mdm"}, "POST", "/api/v1/reports", `{"device":"dev1","verdict":"compliant","source":"scanner"}`); got.Code != http.StatusForbidden {
 		t.Errorf("without a source: %d %s", got.Code, got.Body)
+	}
+}
+
+// TestManyReports: a line for each, in order; what is wrong with one stops no other, and a
+// token speaks for its source alone, in every one of them.
+func TestManyReports(t *testing.T) {
+	l := newLab(t)
+	got := l.ask(l.API(), who{token: "lzt_mdm"}, "POST", "/api/v1/reports/batch",
+		`[{"device":"dev1","verdict":"compliant"},{"device":"none","verdict":"compliant"},{"device":"dev1","verdict":"maybe"},
+		{"device":"dev1","verdict":"compliant","source":"scanner"},{"device":"dev1","verdict":"noncompliant","source":"mdm"}]`)
+	var told []api.Reported
+	if err := json.Unmarshal(got.Body.Bytes(), &told); err != nil || got.Code != http.StatusOK || len(told) != 5 {
+		t.Fatalf("%d %s, %v", got.Code, got.Body, err)
+	}
+	for i, want := range []bool{true, false, false, false, true} {
+		if r := told[i]; (r.Decision != nil) != want || (r.Problem == nil) != want || r.Enforced != want {
+			t.Errorf("report %d: %+v", i, r)
+		}
+	}
+	if len(l.gate.changes) != 2 || l.gate.changes[0].Report.Source != "mdm" || l.gate.changes[1].Report.Verdict != quarantine.NonCompliant {
+		t.Errorf("taken: %+v", l.gate.changes)
+	}
+	l.gate.err = fmt.Errorf("taking it: %w", errors.New("disk sector 7 is on fire"))
+	got = l.ask(l.API(), who{token: "lzt_mdm"}, "POST", "/api/v1/reports/batch", `[{"device":"dev1","verdict":"compliant"}]`)
+	if strings.Contains(got.Body.String(), "fire") || !strings.Contains(got.Body.String(), "internal error") || !strings.Contains(l.log.String(), "fire") {
+		t.Errorf("the cause belongs in the log alone: %s", got.Body)
+	}
+	l.gate.err, l.gate.changes = nil, nil
+	many := "[" + strings.TrimSuffix(strings.Repeat(`{"device":"dev1","verdict":"compliant"},`, maxReports+1), ",") + "]"
+	for body, want := range map[string]int{many: 400, "[]": 200, "{}": 400, "": 400, "[" + strings.Repeat(" ", maxBody) + "]": 413} {
+		if got := l.ask(l.API(), who{token: "lzt_mdm"}, "POST", "/api/v1/reports/batch", body); got.Code != want {
+			t.Errorf("%.20q of %d bytes: %d, want %d", body, len(body), got.Code, want)
+		}
+	}
+	if len(l.gate.changes) > 0 {
+		t.Errorf("%d reports of refused requests were taken", len(l.gate.changes))
 	}
 }
 

@@ -60,29 +60,37 @@ func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 	if r.Context().Err() != nil {
 		return // nobody waits for the answer any more
 	}
+	status, problem := s.judge(r, err)
+	if status == http.StatusUnauthorized {
+		w.Header().Set("WWW-Authenticate", "Bearer")
+	}
+	reply(w, status, problem)
+}
+
+// problem is what the caller may see of an error.
+func (s *Server) problem(r *http.Request, err error) *api.Problem {
+	_, p := s.judge(r, err)
+	return &p
+}
+
+// judge parts an error: the public sentence is for the caller, the cause for the log.
+func (s *Server) judge(r *http.Request, err error) (status int, p api.Problem) {
 	if b, ok := errors.AsType[badRequest](err); ok {
-		reply(w, http.StatusBadRequest, api.Problem{Error: b.what, Remedy: b.remedy})
-		return
+		return http.StatusBadRequest, api.Problem{Error: b.what, Remedy: b.remedy}
 	}
 	if e, ok := errors.AsType[*enroll.RequestError](err); ok {
-		reply(w, http.StatusUnprocessableEntity, api.Problem{Error: e.Error()})
-		return
+		return http.StatusUnprocessableEntity, api.Problem{Error: e.Error()}
 	}
 	if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
-		reply(w, http.StatusRequestEntityTooLarge, api.Problem{Error: "the request is larger than 1 MiB", Remedy: "send less at a time"})
-		return
+		return http.StatusRequestEntityTooLarge, api.Problem{Error: "the request is larger than 1 MiB", Remedy: "send less at a time"}
 	}
 	for _, p := range public {
 		if errors.Is(err, p.err) {
-			if p.status == http.StatusUnauthorized {
-				w.Header().Set("WWW-Authenticate", "Bearer")
-			}
-			reply(w, p.status, api.Problem{Error: err.Error(), Remedy: p.remedy})
-			return
+			return p.status, api.Problem{Error: err.Error(), Remedy: p.remedy}
 		}
 	}
 	s.cfg.Log.Error("request failed", "method", r.Method, "path", r.URL.Path, "err", err)
-	reply(w, http.StatusInternalServerError, api.Problem{Error: "internal error", Remedy: "see the gateway's log"})
+	return http.StatusInternalServerError, api.Problem{Error: "internal error", Remedy: "see the gateway's log"}
 }
 
 // reply is the one way JSON leaves.

@@ -2,53 +2,107 @@ package console
 
 import (
 	"cmp"
+	"errors"
 	"net/http"
 
 	"lazaret/internal/console/api"
 	"lazaret/quarantine"
 )
 
-// report takes a management server's word. A token speaks as the source it was made for
-// and as no other (D4); an administrator names the source.
+// report takes a management server's word.
 func (s *Server) report(w http.ResponseWriter, r *http.Request, who identity) error {
 	var q api.ReportRequest
 	if err := read(r, &q); err != nil {
 		return err
 	}
+	report, err := s.readReport(who, q)
+	if err != nil {
+		return err
+	}
+	return s.change(w, r, who, quarantine.Change{
+		Kind: quarantine.Reported, Device: report.Device, By: who.actor, At: report.Received, Report: &report,
+	})
+}
+
+// maxReports is how many reports one request may bring.
+const maxReports = 1000
+
+// reports takes a management server's word on many devices, as after an outage of it. The
+// answer has one line for each report, in their order: one that is refused stops no other.
+func (s *Server) reports(w http.ResponseWriter, r *http.Request, who identity) error {
+	var all []api.ReportRequest
+	if err := read(r, &all); err != nil {
+		return err
+	}
+	if len(all) > maxReports {
+		return bad("send them in several requests", "%d reports at once, at most %d", len(all), maxReports)
+	}
+	out := make([]api.Reported, len(all))
+	var good []quarantine.Report
+	var at []int // of good, in out
+	for i, q := range all {
+		report, err := s.readReport(who, q)
+		if err != nil {
+			out[i] = api.Reported{Device: q.Device, Problem: s.problem(r, err)}
+			continue
+		}
+		good, at = append(good, report), append(at, i)
+	}
+	for i, result := range s.cfg.Gate.Reports(r.Context(), who.actor, good) {
+		out[at[i]] = s.reported(r, who, good[i].Device, result)
+	}
+	reply(w, http.StatusOK, out)
+	return nil
+}
+
+// reported is one report's line of the answer.
+func (s *Server) reported(r *http.Request, who identity, id quarantine.ID, result quarantine.Result) api.Reported {
+	p, err := result.Placement, result.Err
+	if err != nil && !errors.Is(err, quarantine.ErrNotEnforced) {
+		return api.Reported{Device: string(id), Problem: s.problem(r, err)}
+	}
+	if !who.can(ReadDevices) {
+		p.Reasons = nil // as in change
+	}
+	d := showPlacement(p)
+	return api.Reported{Device: string(id), Decision: &d, Enforced: err == nil}
+}
+
+// readReport checks one report. A token speaks as the source it was made for and as no
+// other (D4); an administrator names the source.
+func (s *Server) readReport(who identity, q api.ReportRequest) (quarantine.Report, error) {
+	none := quarantine.Report{}
 	source := cmp.Or(q.Source, who.source)
 	if source == "" {
-		return bad("name the source in \"source\"", "this credential speaks for no source of its own")
+		return none, bad("name the source in \"source\"", "this credential speaks for no source of its own")
 	}
 	if (who.source != "" && source != who.source) || source == quarantine.AgentSource {
-		return quarantine.ErrForbidden
+		return none, quarantine.ErrForbidden
 	}
 	verdict := quarantine.Verdict(q.Verdict)
 	if verdict != quarantine.Compliant && verdict != quarantine.NonCompliant {
-		return bad("send \"compliant\" or \"noncompliant\"", "verdict is %q", q.Verdict)
+		return none, bad("send \"compliant\" or \"noncompliant\"", "verdict is %.40q", q.Verdict)
 	}
 	validity, err := duration("validity", q.Validity)
 	if err != nil {
-		return err
+		return none, err
 	}
 	if err := boundFacts(q.Facts, q.Detail); err != nil {
-		return err
+		return none, err
 	}
 	d, err := s.find(q.Device)
 	if err != nil {
-		return err
+		return none, err
 	}
 	now := s.cfg.Now()
 	at := q.At
 	if at.IsZero() {
 		at = now
 	}
-	return s.change(w, r, who, quarantine.Change{
-		Kind: quarantine.Reported, Device: d.ID, By: who.actor, At: now,
-		Report: &quarantine.Report{
-			Device: d.ID, Source: source, Verdict: verdict, At: at, Sequence: q.Sequence,
-			Validity: validity, Received: now, Facts: q.Facts, Detail: q.Detail,
-		},
-	})
+	return quarantine.Report{
+		Device: d.ID, Source: source, Verdict: verdict, At: at, Sequence: q.Sequence,
+		Validity: validity, Received: now, Facts: q.Facts, Detail: q.Detail,
+	}, nil
 }
 
 // boundFacts keeps a report small enough to live in a device's record.

@@ -40,6 +40,7 @@ func (s *Server) routes() []route {
 		{"POST /api/v1/devices/{device}/{action}", WriteDevices, (*Server).moveDevice, "Approve, quarantine, block, unblock or revoke a device.", api.ActionRequest{}, api.Placed{}, ok},
 
 		{"POST /api/v1/reports", WriteReports, (*Server).report, "A management server's word on a device.", api.ReportRequest{}, api.Placed{}, ok},
+		{"POST /api/v1/reports/batch", WriteReports, (*Server).reports, "A management server's word on many devices, 1000 at most; the answer has a line for each.", []api.ReportRequest{}, []api.Reported{}, ok},
 
 		{"GET /api/v1/pools", ReadOrganization, (*Server).listPools, "Pools.", nil, []api.Pool{}, ok},
 		{"PUT /api/v1/pools/{name}", WriteOrganization, (*Server).putPool, "Create a pool (revision 0) or change it.", api.Pool{}, api.Pool{}, ok},

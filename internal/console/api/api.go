@@ -137,6 +137,14 @@ type ReportRequest struct {
 	Source   string            `json:"source,omitempty"` // administrators only
 }
 
+// Reported is what became of one report of many: a decision, or a problem.
+type Reported struct {
+	Device   string    `json:"device"` // id, or what the report named where nothing is known by it
+	Decision *Decision `json:"decision,omitempty"`
+	Enforced bool      `json:"enforced"` // as in Placed
+	Problem  *Problem  `json:"problem,omitempty"`
+}
+
 // Report is a report as kept.
 type Report struct {
 	Source   string            `json:"source"`
