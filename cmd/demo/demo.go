@@ -340,7 +340,7 @@ The administrator, on the management host (mgmt):
 The laptop on dev1 is revoked; with the code of the last line it becomes a new device:
   export LAZARET_AGENT_DIR=%[4]s
   %[2]s/lazaret enroll --server %[5]s
-  %[2]s/lazaret up &
+  %[2]s/lazaret up --no-dns &
   %[2]s/lazaret status
 `, d.admin, bin, d.rogue.enrolled.Name, filepath.Join(d.honest.host.Dir(), "new"), d.enrollURL())
 	select {

@@ -183,7 +183,7 @@ func TestPrograms(t *testing.T) {
 		t.Fatal(err)
 	}
 	l.enroll()
-	up := p.start(dev, testnet.Spec{}, "lazaret", l.lazaret("up")...)
+	up := p.start(dev, testnet.Spec{}, "lazaret", l.lazaret("up", "--no-dns")...)
 	p.await(up, "tunnel is up")
 	l.move()
 	l.onlyOwner()

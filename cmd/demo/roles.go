@@ -67,7 +67,7 @@ func runDaemon(args []string, part func(config.Config, *slog.Logger) error) erro
 
 // runAgent holds the tunnel; the arguments are the state directory and the socket.
 func runAgent(ctx context.Context, args []string) error {
-	return agent.Run(ctx, agent.Config{Dir: args[0], Socket: args[1], Log: logger()}, ready)
+	return agent.Run(ctx, agent.Config{Dir: args[0], Socket: args[1], NoDNS: true, Log: logger()}, ready)
 }
 
 // enrolled is what runEnroll reports.

@@ -163,6 +163,7 @@ func (s *session) up() *cobra.Command {
 	f := cmd.Flags()
 	f.StringVar(&c.Interface, "interface", agent.DefaultInterface, "name of the tunnel's interface")
 	f.BoolVar(&c.Userspace, "userspace", false, "use wireguard-go even where the kernel has WireGuard")
+	f.BoolVar(&c.NoDNS, "no-dns", false, "leave this device's DNS servers alone")
 	f.DurationVar(&c.Schedule.First, "first-session", c.Schedule.First, "before the first management session")
 	f.DurationVar(&c.Schedule.Every, "session-interval", c.Schedule.Every, "between management sessions")
 	f.IntVar(&c.Schedule.Times, "sessions", c.Schedule.Times, "how many at most, until one succeeds")
@@ -187,8 +188,20 @@ func (s *session) order(r func() agent.Request, human func(io.Writer, agent.Stat
 }
 
 func (s *session) down() *cobra.Command {
+	end := s.order(func() agent.Request { return agent.Request{Op: "down"} }, func(w io.Writer, _ agent.State) { fmt.Fprintln(w, "going down") })
 	return &cobra.Command{Use: "down", Short: "End the running agent and its tunnel", Args: cobra.NoArgs,
-		RunE: s.order(func() agent.Request { return agent.Request{Op: "down"} }, func(w io.Writer, _ agent.State) { fmt.Fprintln(w, "going down") })}
+		RunE: func(cmd *cobra.Command, args []string) error {
+			err := end(cmd, args)
+			if !errors.Is(err, agent.ErrNotRunning) {
+				return err
+			}
+			restored, cleaned := agent.CleanUp(agent.Config{Log: s.log()}) // one that was killed could not do it itself
+			if !restored {
+				return errors.Join(err, cleaned)
+			}
+			fmt.Fprintln(cmd.OutOrStdout(), "the agent was not running; the DNS servers that it left are taken back")
+			return cleaned
+		}}
 }
 
 func (s *session) status() *cobra.Command {

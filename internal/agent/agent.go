@@ -6,6 +6,7 @@ import (
 	"errors"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -21,16 +22,22 @@ const DefaultInterface = "lazaret0"
 
 // Config says where the agent lives and how it behaves.
 type Config struct {
-	Dir       string   // required: state directory, 0700
-	Socket    string   // required: control socket, for status and down
-	Interface string   // optional: DefaultInterface
-	Userspace bool     // do not look for kernel WireGuard
-	Schedule  Schedule // optional: DefaultSchedule
-	Log       *slog.Logger
+	Dir       string // required: state directory, 0700
+	Socket    string // required: control socket, for status and down
+	Interface string // optional: DefaultInterface
+	Userspace bool   // do not look for kernel WireGuard
+	NoDNS     bool   // leave the device's DNS servers alone
+	// ResolvConf is the resolver's file where systemd-resolved does not run; optional:
+	// DefaultResolvConf.
+	ResolvConf string
+	Schedule   Schedule // optional: DefaultSchedule
+	Log        *slog.Logger
 
 	// Step is told how far a renewal is; optional, and set by tests alone.
 	Step func(string)
 }
+
+func (c Config) resolvConf() string { return cmp.Or(c.ResolvConf, DefaultResolvConf) }
 
 // network is what the agent changes on the device.
 type network interface {
@@ -59,6 +66,7 @@ type Agent struct {
 	quit   context.CancelFunc
 
 	net network
+	dns resolver // nil: left alone
 	api *gateway
 
 	moved    chan struct{} // a token when the stage changed
@@ -73,6 +81,7 @@ type Agent struct {
 	seen    time.Time // last answer of the gateway
 	problem string    // last failure to reach it, empty when reached
 	via     way       // to the gateway
+	ways    []way     // found last
 	keys    keys      // of the tunnel
 }
 
@@ -136,6 +145,9 @@ func (a *Agent) up(ctx context.Context) error {
 		return err
 	}
 	a.net = system{link}
+	if err := a.openDNS(ctx); err != nil {
+		return err
+	}
 	if err := a.resolve(ctx); err != nil {
 		return err
 	}
@@ -149,6 +161,26 @@ func (a *Agent) up(ctx context.Context) error {
 		return err
 	}
 	return a.connect()
+}
+
+// openDNS takes back what an agent that was killed left, and finds out where the device
+// keeps its DNS servers.
+func (a *Agent) openDNS(ctx context.Context) error {
+	file := &resolvConf{path: a.config.resolvConf(), log: a.log}
+	if left, err := file.left(); err != nil {
+		a.log.Warn("looking for what an earlier run left of DNS servers", "err", err)
+	} else if left {
+		if err := file.restore(); err != nil {
+			return err
+		}
+		a.log.Info("took back the DNS servers of a run that did not end in order")
+	}
+	if a.config.NoDNS {
+		return nil
+	}
+	dns, err := openResolver(ctx, a.config.Interface, file.path, a.log)
+	a.dns = dns
+	return err
 }
 
 // connect makes a client for the agent API with the present certificate.
@@ -207,6 +239,11 @@ func (a *Agent) apply(want layout) error {
 			return err
 		}
 	}
+	if a.dns != nil && !slices.Equal(want.DNS, a.have.DNS) {
+		if err := a.dns.set(want.DNS); err != nil {
+			return err
+		}
+	}
 	a.have = want
 	return nil
 }
@@ -216,7 +253,11 @@ func (a *Agent) tearDown() error {
 	if a.net == nil {
 		return nil
 	}
-	return errors.Join(a.net.DropRules(), a.net.Remove())
+	var err error
+	if a.dns != nil {
+		err = a.dns.restore()
+	}
+	return errors.Join(err, a.net.DropRules(), a.net.Remove())
 }
 
 // wait sleeps for d or until ctx ends.

@@ -155,6 +155,7 @@ func (a *Agent) reconnect(ctx context.Context) {
 		settings.Full.Addresses, settings.Full.Routes = nil, nil
 	}
 	want, err := layoutFor(settings, a.via)
+	want.DNS = nil // servers behind a tunnel that brings no answer: the device's own find the gateway
 	if err == nil {
 		err = a.apply(want)
 	}

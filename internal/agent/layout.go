@@ -29,6 +29,7 @@ type layout struct {
 	Addresses []netip.Prefix
 	Routes    []tunnel.Route
 	Peer      tunnel.Peer
+	DNS       []netip.Addr // none: as the device has it
 	Routed    bool
 }
 
@@ -47,7 +48,11 @@ func layoutFor(s cmp.Settings, via way) (layout, error) {
 	l := layout{
 		Addresses: slices.Clone(s.Quarantine.Addresses),
 		Peer:      tunnel.Peer{Key: key, Endpoint: via.Endpoint, KeepAlive: keepAlive},
+		DNS:       s.Quarantine.DNS,
 		Routed:    len(s.Full.Addresses) > 0,
+	}
+	if l.Routed {
+		l.DNS = s.Full.DNS
 	}
 	for _, own := range s.Full.Addresses { // the same ones, where addressing is fixed
 		if !slices.Contains(l.Addresses, own) {
@@ -90,6 +95,6 @@ func sourceFor(to netip.Prefix, own []netip.Prefix) netip.Addr {
 }
 
 func (l layout) equal(o layout) bool {
-	return slices.Equal(l.Addresses, o.Addresses) && slices.Equal(l.Routes, o.Routes) && l.Routed == o.Routed &&
+	return slices.Equal(l.Addresses, o.Addresses) && slices.Equal(l.Routes, o.Routes) && l.Routed == o.Routed && slices.Equal(l.DNS, o.DNS) &&
 		l.Peer.Key == o.Peer.Key && l.Peer.Endpoint == o.Peer.Endpoint && slices.Equal(l.Peer.AllowedIPs, o.Peer.AllowedIPs)
 }

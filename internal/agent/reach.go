@@ -92,15 +92,19 @@ func following(all []way, last way) way {
 // it brought no answer, the next.
 func (a *Agent) resolve(ctx context.Context) error {
 	a.mu.Lock()
-	gateways, last := a.state.Settings.Gateways, a.via
+	gateways, last, known := a.state.Settings.Gateways, a.via, a.ways
 	a.mu.Unlock()
 	all, err := ways(ctx, gateways)
-	if err != nil {
+	if err != nil && len(known) == 0 {
 		return err
+	}
+	if err != nil { // names cannot be looked up now: go by what was found before
+		a.log.Warn("looking gateways up", "err", err)
+		all = known
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.via = following(all, last)
+	a.via, a.ways = following(all, last), all
 	if a.via != last && last != (way{}) {
 		a.log.Info("trying another way to the gateway", "gateway", a.via.Gateway, "endpoint", a.via.Endpoint)
 	}

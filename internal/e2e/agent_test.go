@@ -22,6 +22,7 @@ import (
 // agentSpec is the agent to run, as it travels to its role.
 type agentSpec struct {
 	Dir, Socket string
+	DNS         bool   // set the host's DNS servers: it has an /etc of its own
 	KillAt      string // a step at which the process kills itself
 }
 
@@ -31,7 +32,7 @@ func runAgent(ctx context.Context, args []string) error {
 		return err
 	}
 	return agent.Run(ctx, agent.Config{
-		Dir: s.Dir, Socket: s.Socket, Schedule: agent.Schedule{First: time.Hour, Every: time.Hour, Times: 1},
+		Dir: s.Dir, Socket: s.Socket, NoDNS: !s.DNS, Schedule: agent.Schedule{First: time.Hour, Every: time.Hour, Times: 1},
 		Log: slog.New(slog.NewTextHandler(os.Stderr, nil)),
 		Step: func(name string) {
 			if name == s.KillAt {
