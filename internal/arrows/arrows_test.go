@@ -24,6 +24,7 @@ var rules = map[string]struct {
 	"internal/bench":       {[]string{"*"}, "it measures everything"},
 	"internal/e2e":         {[]string{"*"}, "it tries everything together"},
 	"internal/arrows":      {nil, "a test"},
+	"internal/chaos":       {nil, "a test"},
 	"internal/testneed":    {nil, "a test's needs know no product code"},
 	"internal/console":     {[]string{"enroll", "enroll/cmp", "enroll/code", "quarantine", "quarantine/tunnel", "firewall", "internal/audit", "internal/agentapi", "internal/console/api"}, "the API shows and asks; it reaches no kernel and no etcd"},
 	"internal/resolver":    {[]string{"quarantine"}, "it resolves and answers; what a name opens is quarantine's to say"},
