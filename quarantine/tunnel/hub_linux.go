@@ -28,9 +28,6 @@ type hub struct {
 	gate *gate // from the second shard on; set before shards says so
 
 	shards atomic.Pointer[[]*shard]
-
-	mu    sync.Mutex
-	later []*laterTUN // of every shard after the first
 }
 
 // directory says which shard holds a peer, and which peer an address. It is changed
@@ -71,9 +68,11 @@ func (h *hub) add(c Config) (*shard, error) {
 		have = *all
 	}
 	s := &shard{number: len(have), packets: newQueue(), datagrams: newQueue()}
-	ends := tun.Device(&firstTUN{h.tun, h})
+	s.tun = newToldTUN(h.tun)
+	ends := tun.Device(&firstTUN{s.tun, h})
 	if s.number > 0 {
-		ends = newLaterTUN(h.tun, s.packets)
+		s.packets.reopen()
+		ends = &laterTUN{s.tun, s.packets}
 		c.Mark = 0 // the sockets have it
 	}
 	if err := s.start(ends, &shardBind{h.bind, h, s.number == 0, s.datagrams}, c); err != nil {
@@ -83,27 +82,13 @@ func (h *hub) add(c Config) (*shard, error) {
 		s.close()
 		return nil, err
 	}
-	if later, ok := ends.(*laterTUN); ok {
-		h.mu.Lock()
-		h.later = append(h.later, later)
-		h.mu.Unlock()
-		later.tell(tun.EventMTUUpdate) // it may have changed since the device looked
-	}
 	if s.number > 0 && h.gate == nil {
 		h.gate = newGate(h, c.PrivateKey)
 	}
 	all := append(have[:len(have):len(have)], s)
 	h.shards.Store(&all)
+	s.tun.mtuChanged() // perhaps since the device looked
 	return s, nil
-}
-
-// changed passes a change of the interface's MTU on to the later shards.
-func (h *hub) changed(e tun.Event) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	for _, t := range h.later {
-		t.tell(e)
-	}
 }
 
 // setKey is for the gate; the shards have their own.
@@ -130,7 +115,7 @@ func (h *hub) several() []*shard {
 
 // firstTUN is the interface as the first shard sees it.
 type firstTUN struct {
-	tun.Device
+	*toldTUN
 	hub *hub
 }
 

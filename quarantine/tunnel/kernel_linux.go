@@ -132,6 +132,8 @@ func (b *controlled) handshakes(keys []Key) (map[Key]time.Time, error) {
 	return out, nil
 }
 
+func (b *controlled) mtuChanged() {} // the kernel's own
+
 func (b *controlled) present() bool { return true } // the kernel says it with every change
 
 func (b *controlled) ended() <-chan struct{} { return nil }

@@ -34,7 +34,7 @@ type Config struct {
 	Name           string         // required: interface name, at most 15 bytes
 	PrivateKey     PrivateKey     // required
 	ListenPort     uint16         // UDP; zero: any free port
-	MTU            int            // bytes; zero: 1420
+	MTU            int            // 1280 to 9000 bytes; zero: 1420
 	Addresses      []netip.Prefix // own addresses, with the length of the on-link prefix; may be set later
 	Mark           uint32         // firewall mark of the tunnel's own packets; zero: none
 	ForceUserspace bool           // do not look for kernel WireGuard
@@ -49,6 +49,11 @@ type Config struct {
 
 // DefaultMTU leaves room for WireGuard over IPv6 on an Ethernet of 1500 bytes.
 const DefaultMTU = 1420
+
+const (
+	minMTU = 1280 // IPv6 has no smaller (RFC 8200, section 5)
+	maxMTU = 9000 // larger is no Ethernet's
+)
 
 // Link is one WireGuard interface and its peers. Its methods may be called at any
 // time from anywhere; changes are made one after the other.
@@ -76,6 +81,8 @@ type backend interface {
 	peers() ([]PeerStatus, error)
 	handshakes([]Key) (map[Key]time.Time, error)
 	setKey(PrivateKey) error
+	// mtuChanged says that the interface's MTU may be another.
+	mtuChanged()
 	// present reports whether the interface is there, as far as that costs nothing to
 	// know; ended is closed when this process's part ends by itself (nil: it cannot).
 	present() bool
@@ -111,6 +118,9 @@ func Open(ctx context.Context, c Config) (*Link, error) {
 	}
 	if c.MTU == 0 {
 		c.MTU = DefaultMTU
+	}
+	if c.MTU < minMTU || c.MTU > maxMTU {
+		return nil, fmt.Errorf("opening tunnel %s: an MTU of %d bytes, want %d to %d", c.Name, c.MTU, minMTU, maxMTU)
 	}
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)

@@ -62,19 +62,24 @@ type client struct {
 
 func newClient(t testing.TB, server Key, own ...string) client {
 	t.Helper()
+	return newClientOver(t, fmt.Sprintf("127.0.0.1:%d", port), DefaultMTU, server, own...)
+}
+
+func newClientOver(t testing.TB, endpoint string, mtu int, server Key, own ...string) client {
+	t.Helper()
 	var addresses []netip.Addr
 	for _, a := range own {
 		addresses = append(addresses, netip.MustParseAddr(a))
 	}
-	inner, stack, err := netstack.CreateNetTUN(addresses, nil, DefaultMTU)
+	inner, stack, err := netstack.CreateNetTUN(addresses, nil, mtu)
 	if err != nil {
 		t.Fatal(err)
 	}
 	c := client{key(t), stack}
 	d := device.NewDevice(inner, conn.NewDefaultBind(), device.NewLogger(device.LogLevelError, ""))
 	t.Cleanup(d.Close)
-	err = d.IpcSet(fmt.Sprintf("private_key=%s\npublic_key=%s\nendpoint=127.0.0.1:%d\nallowed_ip=0.0.0.0/0\nallowed_ip=::/0\n",
-		hex.EncodeToString(c.key.Bytes()), hex.EncodeToString(server[:]), port))
+	err = d.IpcSet(fmt.Sprintf("private_key=%s\npublic_key=%s\nendpoint=%s\nallowed_ip=0.0.0.0/0\nallowed_ip=::/0\n",
+		hex.EncodeToString(c.key.Bytes()), hex.EncodeToString(server[:]), endpoint))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -81,7 +81,7 @@ func TestWatchAsks(t *testing.T) {
 	if !inside(t) {
 		return
 	}
-	there, err := newWatch("lo")
+	there, err := newWatch("lo", func() {})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -90,7 +90,7 @@ func TestWatchAsks(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	gone := watchIndex(socket, 4242)
+	gone := watchIndex(socket, 4242, func() {})
 	defer gone.close()
 	if err := errors.Join(there.ask(), gone.ask()); err != nil {
 		t.Fatal(err)
@@ -105,7 +105,7 @@ func TestWatchAsks(t *testing.T) {
 		t.Error("an interface that is there was taken for lost")
 	default:
 	}
-	if _, err := newWatch("none"); err == nil {
+	if _, err := newWatch("none", func() {}); err == nil {
 		t.Error("watching what is not there")
 	}
 }

@@ -23,7 +23,7 @@ func inside(t *testing.T) bool {
 		return true
 	}
 	testneed.Namespaces(t)
-	c := exec.Command("/proc/self/exe", "-test.run=^"+t.Name()+"$", "-test.v", "-test.timeout=60s")
+	c := exec.Command("/proc/self/exe", "-test.run=^"+t.Name()+"$", "-test.v", "-test.timeout=150s")
 	c.Env = append(os.Environ(), "LAZARET_INSIDE="+t.Name())
 	c.SysProcAttr = &syscall.SysProcAttr{
 		Cloneflags:  syscall.CLONE_NEWUSER | syscall.CLONE_NEWNET | syscall.CLONE_NEWNS,

@@ -19,7 +19,7 @@ func open(c Config) (*Link, error) {
 		name: c.Name, public: c.PrivateKey.Public(), kind: kind, back: back, network: rtnetlink{c.Name},
 		lost: make(chan struct{}), closing: make(chan struct{}), watched: make(chan struct{}),
 	}
-	w, err := newWatch(c.Name)
+	w, err := newWatch(c.Name, back.mtuChanged)
 	if err != nil {
 		return nil, errors.Join(err, back.close())
 	}

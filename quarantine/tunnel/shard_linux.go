@@ -8,7 +8,6 @@ import (
 	"net"
 	"os"
 	"reflect"
-	"sync"
 	"unsafe"
 
 	"golang.zx2c4.com/wireguard/conn"
@@ -21,6 +20,7 @@ import (
 type shard struct {
 	number int // its place in hub.shards
 	device *device.Device
+	tun    *toldTUN
 	count  int // peers; guarded by Link.mu
 
 	// Of a link that grows:
@@ -79,19 +79,10 @@ func (s *shard) has(index uint32) bool {
 }
 
 // laterTUN is the interface as a shard after the first sees it: it reads what the
-// first one read for it, and writes for itself.
+// first one read for it, writes for itself, and leaves closing to the first.
 type laterTUN struct {
-	tun.Device // the link's own, which the first shard closes
-	packets    *queue
-
-	mu     sync.Mutex
-	closed bool
-	events chan tun.Event // holds one; guarded by mu for sending and closing
-}
-
-func newLaterTUN(inner tun.Device, packets *queue) *laterTUN {
-	packets.reopen()
-	return &laterTUN{Device: inner, packets: packets, events: make(chan tun.Event, 1)}
+	*toldTUN
+	packets *queue
 }
 
 func (t *laterTUN) Read(bufs [][]byte, sizes []int, offset int) (int, error) {
@@ -103,28 +94,8 @@ func (t *laterTUN) Read(bufs [][]byte, sizes []int, offset int) (int, error) {
 	return p.unpack(bufs, sizes, nil, offset), nil
 }
 
-func (t *laterTUN) Events() <-chan tun.Event { return t.events }
-
-// tell passes an event on. One that waits already says the same.
-func (t *laterTUN) tell(e tun.Event) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.closed {
-		return
-	}
-	select {
-	case t.events <- e:
-	default:
-	}
-}
-
 func (t *laterTUN) Close() error {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if !t.closed {
-		t.closed = true
-		close(t.events)
-	}
+	t.endEvents()
 	t.packets.close()
 	return nil
 }

@@ -12,10 +12,8 @@ import (
 	"slices"
 	"strings"
 
-	"golang.org/x/sys/unix"
 	"golang.zx2c4.com/wireguard/conn"
 	"golang.zx2c4.com/wireguard/device"
-	"golang.zx2c4.com/wireguard/tun"
 )
 
 // inProcess is wireguard-go in this process, driven without a socket: one device, or
@@ -33,18 +31,17 @@ func openUserspace(c Config) (*inProcess, error) {
 		c.shardSize = device.MaxPeers
 	}
 	b := &inProcess{config: c, dir: &directory{member: make(map[Key]member), owner: make(map[netip.Prefix]Key)}}
-	inner, err := tun.CreateTUN(c.Name, c.MTU)
+	inner, err := createTUN(c.Name, c.MTU)
 	if err != nil {
 		return nil, fmt.Errorf("making the tun interface: %w", err)
 	}
 	b.tun = inner.File()
 	if !c.Grow {
-		only := &shard{}
+		only := &shard{tun: newToldTUN(inner)}
 		b.shards = []*shard{only}
-		return b, only.start(steady(inner, func(tun.Event) {}), conn.NewDefaultBind(), c)
+		return b, only.start(only.tun, conn.NewDefaultBind(), c)
 	}
-	b.hub = &hub{bind: conn.NewDefaultBind(), dir: b.dir}
-	b.hub.tun = steady(inner, b.hub.changed)
+	b.hub = &hub{tun: inner, bind: conn.NewDefaultBind(), dir: b.dir}
 	_, err = b.grow()
 	return b, err
 }
@@ -72,29 +69,6 @@ func (b *inProcess) room() (*shard, error) {
 	return b.grow()
 }
 
-// steadyTUN hides the interface's ups and downs: wireguard-go would stop and start
-// with them, and the first "down" can arrive after the first "up".
-type steadyTUN struct {
-	tun.Device
-	events chan tun.Event
-}
-
-func steady(inner tun.Device, also func(tun.Event)) tun.Device {
-	s := &steadyTUN{inner, make(chan tun.Event)}
-	go func() { // ends when the interface is closed
-		defer close(s.events)
-		for e := range inner.Events() {
-			if e&tun.EventMTUUpdate != 0 {
-				s.events <- tun.EventMTUUpdate
-				also(tun.EventMTUUpdate)
-			}
-		}
-	}()
-	return s
-}
-
-func (s *steadyTUN) Events() <-chan tun.Event { return s.events }
-
 // logger passes on what wireguard-go calls errors. It logs every packet it dislikes
 // as verbose, which strangers could fill a disk with.
 func logger(l *slog.Logger) *device.Logger {
@@ -104,15 +78,12 @@ func logger(l *slog.Logger) *device.Logger {
 	}
 }
 
-// present asks the file descriptor, which a deleted interface leaves behind.
-func (b *inProcess) present() bool {
-	c, err := b.tun.SyscallConn()
-	if err != nil {
-		return false
+func (b *inProcess) present() bool { return present(b.tun) }
+
+func (b *inProcess) mtuChanged() {
+	for _, s := range b.every() {
+		s.tun.mtuChanged()
 	}
-	var size int
-	asked := c.Control(func(fd uintptr) { size, err = unix.IoctlGetInt(int(fd), unix.TUNGETVNETHDRSZ) })
-	return asked == nil && err == nil && size > 0
 }
 
 func (b *inProcess) ended() <-chan struct{} { return b.every()[0].device.Wait() }

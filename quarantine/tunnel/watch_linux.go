@@ -12,15 +12,16 @@ import (
 // watch tells when an interface is gone: deleted, or moved to another namespace. Its
 // socket stays in the namespace where it was opened, whichever thread reads it.
 type watch struct {
-	index  int32
-	socket *nl.NetlinkSocket
-	lost   chan struct{} // closed when the interface is gone, or can no longer be watched
-	closed chan struct{}
-	ended  chan struct{}
+	index   int32
+	socket  *nl.NetlinkSocket
+	lost    chan struct{} // closed when the interface is gone, or can no longer be watched
+	changed func()        // called when the interface, its MTU perhaps, changed
+	closed  chan struct{}
+	ended   chan struct{}
 }
 
 // newWatch begins to watch the interface that has this name now.
-func newWatch(name string) (*watch, error) {
+func newWatch(name string, changed func()) (*watch, error) {
 	socket, err := nl.Subscribe(unix.NETLINK_ROUTE, unix.RTNLGRP_LINK)
 	if err != nil {
 		return nil, fmt.Errorf("watching the interface: %w", err)
@@ -30,11 +31,14 @@ func newWatch(name string) (*watch, error) {
 		socket.Close()
 		return nil, fmt.Errorf("finding the interface to watch: %w", err)
 	}
-	return watchIndex(socket, int32(link.Attrs().Index)), nil
+	return watchIndex(socket, int32(link.Attrs().Index), changed), nil
 }
 
-func watchIndex(socket *nl.NetlinkSocket, index int32) *watch {
-	w := &watch{index, socket, make(chan struct{}), make(chan struct{}), make(chan struct{})}
+func watchIndex(socket *nl.NetlinkSocket, index int32, changed func()) *watch {
+	w := &watch{
+		index: index, socket: socket, changed: changed,
+		lost: make(chan struct{}), closed: make(chan struct{}), ended: make(chan struct{}),
+	}
 	go w.run()
 	return w
 }
@@ -60,9 +64,12 @@ func (w *watch) run() {
 			return
 		}
 		for _, m := range messages {
-			if w.tells(m.Header.Type, m.Data) {
+			switch w.tells(m.Header.Type, m.Data) {
+			case unix.RTM_DELLINK:
 				close(w.lost)
 				return
+			case unix.RTM_NEWLINK:
+				w.changed()
 			}
 		}
 	}
@@ -77,20 +84,25 @@ func (w *watch) ask() error {
 	return w.socket.Send(request)
 }
 
-// tells reports whether a message says that the interface is gone. A bridge port that
-// only leaves its bridge is told of in the bridge family.
-func (w *watch) tells(kind uint16, data []byte) bool {
+// tells returns RTM_DELLINK for a message that says that the interface is gone,
+// RTM_NEWLINK for one that says how it is now, and 0 for others. A bridge port that only
+// leaves its bridge is told of in the bridge family.
+func (w *watch) tells(kind uint16, data []byte) uint16 {
 	switch kind {
-	case unix.RTM_DELLINK:
+	case unix.RTM_NEWLINK, unix.RTM_DELLINK:
 		if len(data) < unix.SizeofIfInfomsg {
-			return false
+			return 0
 		}
 		link := nl.DeserializeIfInfomsg(data)
-		return link.Family == unix.AF_UNSPEC && link.Index == w.index
+		if link.Family == unix.AF_UNSPEC && link.Index == w.index {
+			return kind
+		}
 	case unix.NLMSG_ERROR:
-		return len(data) >= 4 && int32(nl.NativeEndian().Uint32(data)) == -int32(unix.ENODEV)
+		if len(data) >= 4 && int32(nl.NativeEndian().Uint32(data)) == -int32(unix.ENODEV) {
+			return unix.RTM_DELLINK
+		}
 	}
-	return false
+	return 0
 }
 
 func (w *watch) close() {
