@@ -17,10 +17,12 @@ type Welcome struct {
 // Gateway is one gateway a device may connect to.
 type Gateway struct {
 	Name      string       `json:"name"`
-	WireGuard string       `json:"wireguard"` // base64 public key
-	Endpoints []string     `json:"endpoints"` // host:port, UDP
-	Tunnel    []netip.Addr `json:"tunnel"`    // its addresses inside the quarantine pool
-	API       string       `json:"api"`       // base URL of the agent API on the tunnel address
+	WireGuard string       `json:"wireguard"`         // base64 public key
+	Endpoints []string     `json:"endpoints"`         // host:port, UDP
+	Tunnel    []netip.Addr `json:"tunnel"`            // its addresses inside the quarantine pool
+	API       string       `json:"api"`               // base URL of the agent API on the tunnel address
+	Portal    string       `json:"portal,omitempty"`  // URL of the page that says where the device stands; empty: none
+	Captive   string       `json:"captive,omitempty"` // URL of the captive portal API (RFC 8908)
 }
 
 // Settings is what messages ip, cp and kup tell a device about its network, and what

@@ -119,8 +119,8 @@ func runWithDoor(ctx context.Context, plane *dataplane.Plane, door hostDoor, pat
 func hostRules(c config.Config) firewall.Ruleset {
 	r := firewall.Ruleset{
 		Table: "lazaret", Tunnel: c.Tunnel.Interface, ListenPort: c.Tunnel.Port,
-		Inside: []firewall.Service{{Protocol: "tcp", Port: c.Tunnel.AgentPort}},
-		Out:    c.Outgoing(), Freshness: c.Quarantine.Freshness, QuarantineLife: c.Quarantine.Alive,
+		Inside: append([]firewall.Service{{Protocol: "tcp", Port: c.Tunnel.AgentPort}}, c.Inside()...),
+		Out:    append(c.Outgoing(), c.Upstream()...), Freshness: c.Quarantine.Freshness, QuarantineLife: c.Quarantine.Alive,
 	}
 	for _, a := range c.Enroll.Listen {
 		r.Outside = addService(r.Outside, firewall.Service{Protocol: "tcp", Port: a.Port()})

@@ -50,6 +50,24 @@ func listen(ctx context.Context, name string, at netip.AddrPort, free bool) (net
 // inherited returns the listeners that the service manager handed over under a name
 // (LISTEN_FDS, LISTEN_FDNAMES; sd_listen_fds(3)); none is no error.
 func inherited(name string) ([]net.Listener, error) {
+	return handedOver(name, net.FileListener)
+}
+
+// inheritedPackets is inherited for UDP sockets.
+func inheritedPackets(name string) ([]*net.UDPConn, error) {
+	return handedOver(name, func(f *os.File) (*net.UDPConn, error) {
+		c, err := net.FilePacketConn(f)
+		if u, ok := c.(*net.UDPConn); ok {
+			return u, err
+		}
+		if err == nil {
+			err = errors.Join(errors.New("it is no UDP socket"), c.Close())
+		}
+		return nil, err
+	})
+}
+
+func handedOver[T any](name string, open func(*os.File) (T, error)) ([]T, error) {
 	if os.Getenv("LISTEN_PID") != strconv.Itoa(os.Getpid()) {
 		return nil, nil
 	}
@@ -57,13 +75,13 @@ func inherited(name string) ([]net.Listener, error) {
 	if err != nil {
 		return nil, fmt.Errorf("taking over listeners: LISTEN_FDS: %w", err)
 	}
-	var out []net.Listener
+	var out []T
 	for i, called := range strings.Split(os.Getenv("LISTEN_FDNAMES"), ":") {
 		if called != name || i >= n {
 			continue
 		}
 		f := os.NewFile(uintptr(firstInherited+i), name)
-		l, err := net.FileListener(f)
+		l, err := open(f)
 		if err = errors.Join(err, f.Close()); err != nil {
 			return nil, fmt.Errorf("taking over the listener for %s: %w", name, err)
 		}
@@ -78,7 +96,7 @@ var firstInherited = 3
 // longest is how long one answer may take: the agents' long poll and a little more.
 const longest = time.Minute
 
-// site is one HTTPS service and where it listens. Connections beyond most wait to be
+// site is one HTTP service and where it listens. Connections beyond most wait to be
 // accepted, so that strangers cannot take the file descriptors that others need.
 type site struct {
 	name    string
@@ -86,7 +104,7 @@ type site struct {
 	idle    time.Duration
 	at      []netip.AddrPort
 	free    bool
-	tls     *tls.Config
+	tls     *tls.Config // nil: plain HTTP
 	handler http.Handler
 }
 
@@ -117,7 +135,11 @@ func (s site) serve(ctx context.Context, group *errgroup.Group, log *slog.Logger
 	}
 	for _, l := range open {
 		group.Go(func() error {
-			if err := server.ServeTLS(netutil.LimitListener(l, s.most), "", ""); !errors.Is(err, http.ErrServerClosed) {
+			serve := func(l net.Listener) error { return server.ServeTLS(l, "", "") }
+			if s.tls == nil {
+				serve = server.Serve
+			}
+			if err := serve(netutil.LimitListener(l, s.most)); !errors.Is(err, http.ErrServerClosed) {
 				return fmt.Errorf("serving %s on %s: %w", s.name, l.Addr(), err)
 			}
 			return nil

@@ -69,6 +69,7 @@ type control struct {
 	gate     *quarantine.Gate
 	desk     *enroll.Desk
 	console  *console.Server
+	inside   inside
 	tunnel   []netip.Addr // the gateway's addresses in the quarantine pool
 }
 
@@ -89,6 +90,7 @@ func Serve(ctx context.Context, c config.Config, version string, log *slog.Logge
 	defer k.journal.Close()
 	for name, run := range map[string]func(context.Context) error{
 		"gate": k.gate.Run, "desk": k.desk.Run, "certificates": k.listener.Run, "events": k.events, "responder": k.keepResponder,
+		"resolver": k.inside.names.Run,
 	} {
 		group.Go(func() error {
 			if err := run(ctx); err != nil && ctx.Err() == nil {
@@ -101,6 +103,9 @@ func Serve(ctx context.Context, c config.Config, version string, log *slog.Logge
 		if err := s.serve(ctx, group, log); err != nil {
 			return errors.Join(err, stop(group))
 		}
+	}
+	if err := k.serveInside(ctx, group); err != nil {
+		return errors.Join(err, stop(group))
 	}
 	log.Info("control plane ready", "gateway", c.Name, "version", version)
 	ready()
@@ -155,6 +160,9 @@ func (k *control) build(ctx context.Context, version string) (err error) {
 	if err != nil {
 		return err
 	}
+	if k.inside, err = k.makeInside(); err != nil {
+		return err
+	}
 	if k.desk, err = k.makeDesk(); err != nil {
 		return err
 	}
@@ -167,7 +175,11 @@ func (k *control) serverCertificate(ctx context.Context) (*pki.Listener, error) 
 	c := k.config
 	var names []string
 	addrs := slices.Clone(k.tunnel)
-	for _, n := range append(slices.Clone(c.Enroll.Names), c.API.Names...) {
+	wanted := append(slices.Clone(c.Enroll.Names), c.API.Names...)
+	if c.Portal.Serve {
+		wanted = append(wanted, c.Portal.Name)
+	}
+	for _, n := range wanted {
 		if a, err := netip.ParseAddr(n); err == nil {
 			addrs = append(addrs, a)
 		} else if !slices.Contains(names, strings.ToLower(n)) {
@@ -189,7 +201,7 @@ func (k *control) serverCertificate(ctx context.Context) (*pki.Listener, error) 
 func (k *control) makeDesk() (*enroll.Desk, error) {
 	c := k.config
 	return enroll.New(enroll.Config{
-		Store: k.store, Issuer: k.ca.Authority, Gate: k.gate, Organization: k.store,
+		Store: k.store, Issuer: k.ca.Authority, Gate: k.gate, Organization: organization{k.store, k},
 		Sealer: k.ring, Audit: auditor{k.store}, Log: k.log, Responder: k.ca.Responder, ProofKeys: k.ca.proof,
 		Gateways: k.gateways, ListenerKeys: k.listenerKeys, Life: c.Quarantine.CertificateLife, RepeatFor: c.Enroll.RepeatFor, MTU: c.Tunnel.MTU,
 		AllowSHA1: c.Enroll.AllowSHA1, Exporter: c.Enroll.ChannelBinding, Proxies: c.Enroll.TrustedProxies,
@@ -219,7 +231,7 @@ func (k *control) settings(ctx context.Context, r quarantine.Record) (cmp.Settin
 	if err != nil {
 		return cmp.Settings{}, err
 	}
-	return enroll.SettingsFor(r, profile, pools, k.gateways(), k.config.Tunnel.MTU), nil
+	return enroll.SettingsFor(r, profile, k.dressed(pools), k.gateways(), k.config.Tunnel.MTU), nil
 }
 
 func (k *control) listenerKeys() [][]byte {
@@ -249,6 +261,9 @@ func (k *control) gateways() []cmp.Gateway {
 		endpoints = []string{net.JoinHostPort(c.Enroll.Names[0], strconv.Itoa(int(c.Tunnel.Port)))}
 	}
 	g := cmp.Gateway{Name: c.Name, WireGuard: key.String(), Endpoints: endpoints, Tunnel: k.tunnel}
+	if p := k.inside.portal; p != nil {
+		g.Portal, g.Captive = p.PageURL(), p.APIURL()
+	}
 	if len(k.tunnel) > 0 {
 		g.API = "https://" + netip.AddrPortFrom(k.tunnel[0], c.Tunnel.AgentPort).String()
 	}
@@ -300,11 +315,18 @@ func rotation(e dataplane.Event) quarantine.Change {
 	return quarantine.Change{Kind: quarantine.Rotate, Device: e.Device, Key: e.Key}
 }
 
-// sites are the three HTTPS services, TLS 1.3 only (D1).
+// openTLS is TLS 1.3 alone (D1), for whoever comes.
+func (k *control) openTLS() *tls.Config {
+	return &tls.Config{MinVersion: tls.VersionTLS13, GetCertificate: k.listener.GetCertificate}
+}
+
+// sites are the three HTTPS services that there always are.
 func (k *control) sites() []site {
 	c := k.config
 	base := func(auth tls.ClientAuthType) *tls.Config {
-		return &tls.Config{MinVersion: tls.VersionTLS13, GetCertificate: k.listener.GetCertificate, ClientAuth: auth}
+		t := k.openTLS()
+		t.ClientAuth = auth
+		return t
 	}
 	agent := base(tls.RequireAndVerifyClientCert)
 	agent.ClientCAs = k.ca.DevicePool()

@@ -10,6 +10,7 @@ import (
 	"strings"
 	texttemplate "text/template"
 	"time"
+	"unicode"
 
 	_ "embed"
 
@@ -35,6 +36,7 @@ type words struct {
 	ID      string
 	Since   string
 	Until   string // empty: no end
+	Heading string // of Against
 	Against []string
 	For     []string
 	Todo    []string
@@ -94,11 +96,11 @@ func stamp(t time.Time) string { return t.UTC().Format("2006-01-02 15:04 UTC") }
 
 func (s *Server) words(d quarantine.Record) words {
 	p := words{
-		Title: "This device is in quarantine", Name: d.Name, ID: string(d.ID), Since: stamp(d.Since), Help: s.cfg.Help,
+		Title: "This device is in quarantine", Heading: "What keeps it there", Name: clean(d.Name), ID: string(d.ID), Since: stamp(d.Since), Help: s.cfg.Help,
 		Meaning: "It reaches the servers that manage it, and nothing else, until it is reported to be in order.",
 	}
 	if d.Stage == quarantine.Routed {
-		p.Title = "This device has full access"
+		p.Title, p.Heading = "This device has full access", "What did not count"
 		p.Meaning = "It reaches what its network offers."
 		if !d.Until.IsZero() {
 			p.Until = stamp(d.Until)
@@ -107,10 +109,10 @@ func (s *Server) words(d quarantine.Record) words {
 	var rules []string
 	for _, r := range d.Reasons {
 		if r.Holds {
-			p.For = append(p.For, sentence(r.Text))
+			p.For = append(p.For, clean(r.Text))
 			continue
 		}
-		p.Against = append(p.Against, sentence(r.Text))
+		p.Against = append(p.Against, clean(r.Text))
 		rules = append(rules, r.Rule)
 	}
 	if d.Stage == quarantine.Routed {
@@ -145,13 +147,12 @@ func advice(rule string) string {
 	return ""
 }
 
-// sentence begins with a capital and ends with a full stop.
-func sentence(s string) string {
-	if s == "" {
-		return ""
-	}
-	if c := s[0]; c >= 'a' && c <= 'z' {
-		s = string(c-'a'+'A') + s[1:]
-	}
-	return strings.TrimRight(s, ".") + "."
+// clean leaves out what a terminal would obey.
+func clean(s string) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) || unicode.Is(unicode.Bidi_Control, r) {
+			return -1
+		}
+		return r
+	}, s)
 }

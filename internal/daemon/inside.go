@@ -1,0 +1,204 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net"
+	"net/netip"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
+
+	"lazaret/internal/portal"
+	"lazaret/internal/resolver"
+	"lazaret/internal/store"
+	"lazaret/quarantine"
+)
+
+// dnsPort is where the gateway's resolver answers in the tunnel.
+const dnsPort = 53
+
+// inside is what the gateway offers to devices in the tunnel besides the agent API.
+type inside struct {
+	names  *resolver.Resolver // resolves what pools reach, always
+	dns    *resolver.Service  // nil: devices are not answered
+	portal *portal.Server     // nil: no page
+}
+
+// makeInside makes the resolver, and with it what devices are answered by.
+func (k *control) makeInside() (in inside, err error) {
+	c := k.config
+	in.names, err = resolver.New(resolver.Config{
+		Gate: k.gate, Servers: resolver.Servers(c.Resolver.Servers, resolver.SystemFile), Grace: c.Resolver.Grace, Stale: c.Resolver.Stale,
+		Gateway: k.ownAddresses, Own: c.Resolver.Own, File: filepath.Join(c.State, "names.json"), Log: k.log,
+	})
+	if err != nil || len(k.tunnel) == 0 {
+		return in, err
+	}
+	host, name := k.tunnel[0].String(), ""
+	if c.Resolver.Serve && c.Portal.Serve {
+		host, name = c.Portal.Name, c.Portal.Name
+	}
+	if c.Resolver.Serve {
+		in.dns, err = resolver.NewService(resolver.ServiceConfig{Directory: k.gate, Resolver: in.names, Portal: name, At: k.tunnel, Log: k.log})
+	}
+	if err == nil && c.Portal.Serve {
+		in.portal, err = portal.New(portal.Config{
+			Find: k.gate.At, Host: host, Addrs: k.tunnel, HTTPPort: c.Portal.HTTPPort, HTTPSPort: c.Portal.HTTPSPort,
+			Help: c.Portal.Help, Venue: c.Portal.Venue, Log: k.log,
+		})
+	}
+	return in, err
+}
+
+// ownAddresses are the gateway's own, which no name may lead to.
+func (k *control) ownAddresses() []netip.Addr {
+	var all []netip.Addr
+	list, err := net.InterfaceAddrs()
+	if err != nil {
+		k.log.Warn("reading the gateway's own addresses", "error", err)
+	}
+	for _, a := range list {
+		if p, err := netip.ParsePrefix(a.String()); err == nil {
+			all = append(all, p.Addr().Unmap())
+		}
+	}
+	for _, at := range append(append([]netip.AddrPort(nil), k.config.Enroll.Listen...), k.config.API.Listen...) {
+		if !at.Addr().IsUnspecified() {
+			all = append(all, at.Addr().Unmap())
+		}
+	}
+	for _, n := range k.config.Enroll.Names {
+		if a, err := netip.ParseAddr(n); err == nil {
+			all = append(all, a.Unmap())
+		}
+	}
+	return all
+}
+
+// dressed are pools as devices are told of them: with what names resolve to, and with the
+// gateway as the resolver where it is one.
+func (k *control) dressed(pools map[string]quarantine.Pool) map[string]quarantine.Pool {
+	out := maps.Clone(k.gate.Names().Resolve(pools))
+	for name, p := range out {
+		if k.inside.dns != nil && len(p.DNS) == 0 && (p.Quarantine || p.Forward) {
+			p.DNS = k.tunnel
+			out[name] = p
+		}
+	}
+	return out
+}
+
+// organization is the store as the enrollment desk sees it.
+type organization struct {
+	*store.Store
+	k *control
+}
+
+// Pools returns every pool by name, dressed.
+func (o organization) Pools(ctx context.Context) (map[string]quarantine.Pool, error) {
+	pools, err := o.Store.Pools(ctx)
+	return o.k.dressed(pools), err
+}
+
+// serveInside opens what devices are answered by, and answers until ctx ends.
+func (k *control) serveInside(ctx context.Context, group *errgroup.Group) error {
+	if k.inside.portal != nil {
+		for _, s := range k.portalSites() {
+			if err := s.serve(ctx, group, k.log); err != nil {
+				return err
+			}
+		}
+	}
+	if k.inside.dns == nil {
+		return nil
+	}
+	datagrams, listeners, err := k.dnsSockets(ctx)
+	if err != nil {
+		return err
+	}
+	group.Go(func() error { return k.inside.dns.Run(ctx, datagrams, listeners) })
+	return nil
+}
+
+func (k *control) portalSites() []site {
+	at := func(port uint16) (all []netip.AddrPort) {
+		for _, a := range k.tunnel {
+			all = append(all, netip.AddrPortFrom(a, port))
+		}
+		return all
+	}
+	c := k.config.Portal
+	return []site{
+		{name: "portal-http", most: 1024, idle: 5 * time.Second, at: at(c.HTTPPort), free: true, handler: k.inside.portal.Plain()},
+		{name: "portal", most: 1024, idle: 15 * time.Second, at: at(c.HTTPSPort), free: true, tls: k.openTLS(), handler: k.inside.portal.Secure()},
+	}
+}
+
+// dnsSockets opens port 53 on the gateway's tunnel addresses, or takes over what the
+// service manager opened, as "resolver-udp" and "resolver-tcp".
+func (k *control) dnsSockets(ctx context.Context) (datagrams []*net.UDPConn, listeners []net.Listener, err error) {
+	defer func() {
+		if err != nil {
+			for _, c := range datagrams {
+				c.Close()
+			}
+			for _, l := range listeners {
+				l.Close()
+			}
+		}
+	}()
+	if datagrams, err = inheritedPackets("resolver-udp"); err != nil {
+		return nil, nil, err
+	}
+	if listeners, err = inherited("resolver-tcp"); err != nil {
+		return datagrams, nil, err
+	}
+	ours := len(datagrams) == 0
+	theirs := len(listeners) > 0
+	for _, a := range k.tunnel {
+		at := netip.AddrPortFrom(a, dnsPort)
+		if ours {
+			c, err := listenPacket(ctx, at)
+			if err != nil {
+				return datagrams, listeners, err
+			}
+			datagrams = append(datagrams, c)
+		}
+		if !theirs {
+			l, err := listen(ctx, "resolver", at, true)
+			if err != nil {
+				return datagrams, listeners, err
+			}
+			listeners = append(listeners, l)
+		}
+	}
+	k.log.Info("listening", "listener", "resolver", "addresses", fmt.Sprint(k.tunnel))
+	return datagrams, listeners, nil
+}
+
+// listenPacket opens a UDP socket on an address that no interface may have yet.
+func listenPacket(ctx context.Context, at netip.AddrPort) (*net.UDPConn, error) {
+	lc := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
+		var set error
+		err := c.Control(func(fd uintptr) { set = unix.SetsockoptInt(int(fd), unix.SOL_IP, unix.IP_FREEBIND, 1) })
+		return errors.Join(err, set)
+	}}
+	network := "udp4"
+	if at.Addr().Is6() {
+		network = "udp6"
+	}
+	c, err := lc.ListenPacket(ctx, network, at.String())
+	if errors.Is(err, syscall.EACCES) {
+		err = fmt.Errorf("%w: ports below 1024 need CAP_NET_BIND_SERVICE or a socket handed over (LISTEN_FDS)", err)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("listening for resolver: %w", err)
+	}
+	return c.(*net.UDPConn), nil
+}
