@@ -157,6 +157,7 @@ func FuzzRule(f *testing.F) {
 	f.Add([]byte{}, []byte{})
 	f.Add([]byte{20, 0, 1, 0, 9, 0, 1, 0, 'm', 'a', 's', 'q', 0, 0, 0, 0, 4, 0, 2, 0}, []byte{0, 2, 'a', 0})
 	f.Add([]byte{44, 0, 1, 128, 8, 0, 1, 0, 'c', 'm', 'p', 0, 32, 0, 2, 128, 8, 0, 1, 0, 0, 0, 0, 8, 8, 0, 2, 0, 0, 0, 0, 0, 12, 0, 3, 128, 5, 0, 1, 0, 2, 0, 0, 0}, []byte{})
+	f.Add([]byte{}, []byte("0000"))
 	f.Fuzz(func(t *testing.T, expressions, comment []byte) {
 		list, err := items(expressions)
 		if err != nil {

@@ -43,11 +43,23 @@ func readRule(expressions []map[uint16][]byte, comment []byte, elements func(str
 		w.add(name, inner)
 	}
 	r.bytes = append(r.bytes, comment...)
-	if text, ok := userdata.GetString(comment, userdata.TypeComment); ok {
+	if text := commentOf(comment); text != "" {
 		w.say("comment " + strconv.Quote(text))
 	}
 	r.Text, r.Known = strings.Join(w.list, " "), !w.lost
 	return r, nil
+}
+
+// commentOf finds the comment in a rule's user data: type, length and value, one after the
+// other. Anybody may have written it, and the library's reader trusts the lengths.
+func commentOf(data []byte) string {
+	for len(data) >= 2 && len(data) >= 2+int(data[1]) {
+		if kind, value := data[0], data[2:2+int(data[1])]; kind == byte(userdata.TypeComment) {
+			return strings.TrimRight(string(value), "\x00")
+		}
+		data = data[2+int(data[1]):]
+	}
+	return ""
 }
 
 // judging are the expressions that look at a packet, count it or end its way.
