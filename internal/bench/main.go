@@ -33,6 +33,8 @@ var groups = []group{
 	{"move", measureMoves},
 	{"report", measureReports},
 	{"packet", measurePackets},
+	{"boot", measureBoot},
+	{"ways", measureWays},
 }
 
 // roles are what this program is inside a lab.
@@ -44,6 +46,7 @@ var roles = map[string]testnet.Role{
 	roleSend:  runSend,
 	roleSink:  runSink,
 	roleRig:   runRig,
+	roleBoot:  runBoot,
 }
 
 // session is one run of the program.

@@ -42,7 +42,11 @@ func (r *rig) startPace(ctx context.Context, n int) error {
 		return errors.New("bystanders send already")
 	}
 	if r.paths["bystanders up"] == nil {
-		flows, err := flowsOf(fullPool, r.args.Devices, n, routedTarget)
+		var behind []int
+		for i := range n {
+			behind = append(behind, r.args.Devices+i)
+		}
+		flows, err := flowsOf(fullPool, behind, routedTarget)
 		if err != nil {
 			return err
 		}
