@@ -66,10 +66,12 @@ func save[T any](cmd *cobra.Command, s *session, kind, path, name string, get fu
 func (s *session) pool() *cobra.Command {
 	const path = "/api/v1/pools"
 	var v4, v6 string
-	var reach, routes, dns []string
-	var masquerade bool
+	var reach, routes, dns, allow []string
+	var masquerade, forward bool
 	set := &cobra.Command{Use: "set NAME", Short: "Create a pool or change it", Args: cobra.ExactArgs(1), ValidArgsFunction: s.complete(path, "name"),
-		Example: `  lazaretctl pool set quarantine --reach "192.0.2.10 tcp/443" --reach "2001:db8::10 tcp/443"`}
+		Example: `  lazaretctl pool set quarantine --reach "192.0.2.10 tcp/443" --reach "2001:db8::10 tcp/443"
+  lazaretctl pool set quarantine --reach "mdm.example.com tcp/443"
+  lazaretctl pool show quarantine`}
 	set.RunE = func(cmd *cobra.Command, args []string) error {
 		var parsed [2]netip.Prefix
 		for i, text := range []string{v4, v6} {
@@ -83,6 +85,10 @@ func (s *session) pool() *cobra.Command {
 			parsed[i] = p
 		}
 		servers, err := addrs(dns)
+		if err != nil {
+			return err
+		}
+		allowed, err := prefixes(allow)
 		if err != nil {
 			return err
 		}
@@ -107,20 +113,40 @@ func (s *session) pool() *cobra.Command {
 			if changed("masquerade") {
 				p.Masquerade = masquerade
 			}
+			if changed("allow") {
+				p.Allow = allowed
+			}
+			if changed("forward") {
+				p.Forward = forward
+			}
 		})
 	}
 	f := set.Flags()
 	f.StringVar(&v4, "ipv4", "", "IPv4 prefix")
 	f.StringVar(&v6, "ipv6", "", "IPv6 prefix")
-	f.StringArrayVar(&reach, "reach", nil, `what it may open, like "192.0.2.10 tcp/443"; repeat for more`)
+	f.StringArrayVar(&reach, "reach", nil, `what it may open, like "192.0.2.10 tcp/443" or, by name, "mdm.example.com tcp/443"; repeat for more. An address is safer: a name on a shared server admits its neighbours`)
+	f.StringSliceVar(&allow, "allow", nil, "private networks that names in its reach may lead into")
+	f.BoolVar(&forward, "forward", false, "the gateway's resolver answers its devices every name")
 	f.StringSliceVar(&routes, "route", nil, "what its devices send into the tunnel")
 	f.StringSliceVar(&dns, "dns", nil, "resolvers its devices use")
 	f.BoolVar(&masquerade, "masquerade", false, "hide its devices behind the gateway's address")
 	c := &cobra.Command{Use: "pool", Short: "Address pools and what they reach"}
-	c.AddCommand(set, remove(s, "pool", path), list(s, "pool", path, "NAME IPV4 IPV6 QUARANTINE MASQUERADE REACH", func(p api.Pool) []string {
+	c.AddCommand(set, s.showPool(), remove(s, "pool", path), list(s, "pool", path, "NAME IPV4 IPV6 QUARANTINE MASQUERADE REACH", func(p api.Pool) []string {
 		return []string{p.Name, prefix(p.IPv4), prefix(p.IPv6), yes(p.Quarantine), yes(p.Masquerade), dash(strings.Join(p.Reach, ", "))}
 	}))
 	return c
+}
+
+func prefixes(list []string) ([]netip.Prefix, error) {
+	var out []netip.Prefix
+	for _, text := range list {
+		p, err := netip.ParsePrefix(text)
+		if err != nil {
+			return nil, fmt.Errorf("network %q: write one like 10.1.2.0/24", text)
+		}
+		out = append(out, p)
+	}
+	return out, nil
 }
 
 func addrs(list []string) ([]netip.Addr, error) {

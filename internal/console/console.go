@@ -17,6 +17,7 @@ import (
 	"lazaret/enroll/cmp"
 	"lazaret/enroll/code"
 	"lazaret/internal/audit"
+	"lazaret/internal/console/api"
 	"lazaret/quarantine"
 )
 
@@ -124,7 +125,8 @@ type Config struct {
 	Device        func(leaf *x509.Certificate, now time.Time) error // refuses all but devices
 	Settings      func(ctx context.Context, r quarantine.Record) (cmp.Settings, error)
 	ListenerKeys  func() [][]byte
-	From          []netip.Prefix // optional: networks that may ask the administration API
+	Names         func(p quarantine.Pool) []api.Name // optional: what the names in a pool's reach resolve to
+	From          []netip.Prefix                     // optional: networks that may ask the administration API
 	Now           func() time.Time
 	Log           *slog.Logger
 }

@@ -41,11 +41,11 @@ func listed[T, A any](w http.ResponseWriter, r *http.Request, t Table[T], show f
 
 // saved writes a value and answers with it as it is now.
 func saved[T, A any](w http.ResponseWriter, r *http.Request, who identity, t Table[T], it Item[T], show func(Item[T]) A) error {
-	it, err := t.Put(r.Context(), who.actor, it)
+	kept, err := t.Put(r.Context(), who.actor, it)
 	if err != nil {
 		return fmt.Errorf("saving %s: %w", it.Name, err)
 	}
-	reply(w, http.StatusOK, show(it))
+	reply(w, http.StatusOK, show(kept))
 	return nil
 }
 
@@ -87,10 +87,12 @@ func (s *Server) putPool(w http.ResponseWriter, r *http.Request, who identity) e
 	if err != nil {
 		return err
 	}
-	if p.Mark = all[name].Mark; p.Mark == 0 && !p.Quarantine {
-		p.Mark = freeMark(all) // for the check; the store gives a new pool its own
+	p.Mark = all[name].Mark
+	numbered := p
+	if p.Mark == 0 && !p.Quarantine {
+		numbered.Mark = freeMark(all) // for the check; the store gives a new pool its own
 	}
-	all[name] = p
+	all[name] = numbered
 	if err := s.checkPools(all); err != nil {
 		return err
 	}
@@ -137,13 +139,12 @@ func (s *Server) deletePool(w http.ResponseWriter, r *http.Request, who identity
 }
 
 func poolFrom(name string, q api.Pool) (quarantine.Pool, error) {
-	p := quarantine.Pool{Name: name, Quarantine: q.Quarantine, IPv4: q.IPv4, IPv6: q.IPv6, DNS: q.DNS, Masquerade: q.Masquerade}
+	p := quarantine.Pool{Name: name, Quarantine: q.Quarantine, IPv4: q.IPv4, IPv6: q.IPv6, DNS: q.DNS, Masquerade: q.Masquerade,
+		Allow: q.Allow, Forward: q.Forward}
 	for _, text := range q.Reach {
-		reach, err := ParseReach(text)
-		if err != nil {
+		if err := AddReach(&p, text); err != nil {
 			return p, err
 		}
-		p.Reach = append(p.Reach, reach)
 	}
 	for _, text := range q.Routes {
 		to, err := netip.ParsePrefix(text)
@@ -160,14 +161,56 @@ func showPool(it Item[quarantine.Pool]) api.Pool {
 	out := api.Pool{
 		Name: it.Name, Quarantine: p.Quarantine, IPv4: p.IPv4, IPv6: p.IPv6, Reach: []string{}, Routes: []string{},
 		DNS: append([]netip.Addr{}, p.DNS...), Masquerade: p.Masquerade, Revision: it.Revision,
+		Allow: append([]netip.Prefix{}, p.Allow...), Forward: p.Forward,
 	}
 	for _, r := range p.Reach {
 		out.Reach = append(out.Reach, FormatReach(r))
+	}
+	for _, n := range p.Named {
+		out.Reach = append(out.Reach, formatReach(n.Name, n.Protocol, n.From, n.Up))
 	}
 	for _, r := range p.Routes {
 		out.Routes = append(out.Routes, r.String())
 	}
 	return out
+}
+
+// showNames tells what the names in a pool's reach resolve to, and what of it is open.
+func (s *Server) showNames(w http.ResponseWriter, r *http.Request, _ identity) error {
+	all, err := s.pools(r.Context())
+	if err != nil {
+		return err
+	}
+	p, ok := all[r.PathValue("name")]
+	if !ok {
+		return fmt.Errorf("pool %q: %w", r.PathValue("name"), ErrNotFound)
+	}
+	list := []api.Name{}
+	if s.cfg.Names != nil {
+		list = append(list, s.cfg.Names(p)...)
+	}
+	reply(w, http.StatusOK, list)
+	return nil
+}
+
+// AddReach reads one thing that a pool reaches, as ParseReach does, or by name, like
+// "mdm.example.com tcp/443".
+func AddReach(p *quarantine.Pool, text string) error {
+	where, rest, _ := strings.Cut(strings.TrimSpace(text), " ")
+	name := strings.ToLower(strings.TrimSuffix(where, "."))
+	if quarantine.CheckName(name) != nil {
+		r, err := ParseReach(text)
+		if err == nil {
+			p.Reach = append(p.Reach, r)
+		}
+		return err
+	}
+	r, err := ParseReach("0.0.0.0/0 " + rest) // the same form behind it
+	if err != nil {
+		return bad(`write it like "mdm.example.com tcp/443"`, "reach %q: no protocol and port behind the name", text)
+	}
+	p.Named = append(p.Named, quarantine.NamedReach{Name: name, Protocol: r.Protocol, From: r.From, Up: r.Up})
+	return nil
 }
 
 // ParseReach reads "ADDRESS[/LENGTH] [PROTOCOL[/PORT[-PORT]]]", like "192.0.2.10 tcp/443",
@@ -184,7 +227,7 @@ func ParseReach(text string) (firewall.Reach, error) {
 	if err != nil {
 		addr, err := netip.ParseAddr(fields[0])
 		if err != nil || addr.Zone() != "" {
-			return firewall.Reach{}, fault("no address or network in front")
+			return firewall.Reach{}, fault("no address, network or host name in front")
 		}
 		to = netip.PrefixFrom(addr, addr.BitLen())
 	}
@@ -218,15 +261,19 @@ func ParseReach(text string) (firewall.Reach, error) {
 
 // FormatReach writes what ParseReach reads.
 func FormatReach(r firewall.Reach) string {
+	return formatReach(r.To.String(), r.Protocol, r.From, r.Up)
+}
+
+func formatReach(to string, protocol firewall.Protocol, from, up uint16) string {
 	switch {
-	case r.Protocol == "":
-		return r.To.String()
-	case r.From == 0:
-		return fmt.Sprintf("%s %s", r.To, r.Protocol)
-	case r.From == r.Up:
-		return fmt.Sprintf("%s %s/%d", r.To, r.Protocol, r.From)
+	case protocol == "":
+		return to
+	case from == 0:
+		return fmt.Sprintf("%s %s", to, protocol)
+	case from == up:
+		return fmt.Sprintf("%s %s/%d", to, protocol, from)
 	default:
-		return fmt.Sprintf("%s %s/%d-%d", r.To, r.Protocol, r.From, r.Up)
+		return fmt.Sprintf("%s %s/%d-%d", to, protocol, from, up)
 	}
 }
 

@@ -44,6 +44,7 @@ func (s *Server) routes() []route {
 
 		{"GET /api/v1/pools", ReadOrganization, (*Server).listPools, "Pools.", nil, []api.Pool{}, ok},
 		{"PUT /api/v1/pools/{name}", WriteOrganization, (*Server).putPool, "Create a pool (revision 0) or change it.", api.Pool{}, api.Pool{}, ok},
+		{"GET /api/v1/pools/{name}/names", ReadOrganization, (*Server).showNames, "What the names in a pool's reach resolve to, and what of it is open.", nil, []api.Name{}, ok},
 		{"DELETE /api/v1/pools/{name}", WriteOrganization, (*Server).deletePool, "Delete a pool that nothing refers to.", nil, nil, none},
 		{"GET /api/v1/profiles", ReadOrganization, (*Server).listProfiles, "Enrollment profiles.", nil, []api.Profile{}, ok},
 		{"PUT /api/v1/profiles/{name}", WriteOrganization, (*Server).putProfile, "Create an enrollment profile (revision 0) or change it.", api.Profile{}, api.Profile{}, ok},

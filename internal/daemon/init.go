@@ -169,13 +169,11 @@ func fill(ctx context.Context, o InitOptions, c config.Config, pools []quarantin
 func firstPools(o InitOptions) ([]quarantine.Pool, error) {
 	q := quarantine.Pool{Name: "quarantine", Quarantine: true}
 	for _, text := range o.Management {
-		r, err := console.ParseReach(text)
-		if err != nil {
-			return nil, fmt.Errorf(`%w; write it like "192.0.2.10 tcp/443"`, err)
+		if err := console.AddReach(&q, text); err != nil {
+			return nil, fmt.Errorf(`%w; write it like "192.0.2.10 tcp/443" or "mdm.example.com tcp/443"`, err)
 		}
-		q.Reach = append(q.Reach, r)
 	}
-	if len(q.Reach) == 0 {
+	if len(q.Reach)+len(q.Named) == 0 {
 		return nil, errors.New(`no management server: name at least one, like --management "192.0.2.10 tcp/443"`)
 	}
 	full := quarantine.Pool{Name: "full", Routes: o.Routes, Masquerade: o.Masquerade}

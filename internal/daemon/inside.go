@@ -8,12 +8,14 @@ import (
 	"net"
 	"net/netip"
 	"path/filepath"
+	"slices"
 	"syscall"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
+	"lazaret/internal/console/api"
 	"lazaret/internal/portal"
 	"lazaret/internal/resolver"
 	"lazaret/internal/store"
@@ -77,6 +79,32 @@ func (k *control) ownAddresses() []netip.Addr {
 		if a, err := netip.ParseAddr(n); err == nil {
 			all = append(all, a.Unmap())
 		}
+	}
+	return all
+}
+
+// names tells what the names of a pool resolve to.
+func (k *control) names(p quarantine.Pool) []api.Name {
+	pools, _ := k.gate.Pools()
+	told, inside := k.gate.Names(), quarantine.InsideOf(pools)
+	var all []api.Name
+	for _, named := range p.Named {
+		if slices.ContainsFunc(all, func(n api.Name) bool { return n.Name == named.Name }) {
+			continue // with another port
+		}
+		known, ok := k.inside.names.Look(named.Name)
+		if !ok {
+			known.Problem = "not asked for yet"
+		}
+		n := api.Name{Name: named.Name, Answered: known.Answered, Problem: known.Problem, Addresses: []api.NameAddress{}}
+		for _, pin := range known.Pins {
+			a := api.NameAddress{Address: pin.Addr, Since: pin.Since, Good: pin.Good, Until: k.inside.names.Until(pin), Current: pin.Current, Open: k.gate.Opens(p.Name, pin.Addr)}
+			if err := p.Refuses(pin.Addr, told, inside); err != nil {
+				a.Refused = err.Error()
+			}
+			n.Addresses = append(n.Addresses, a)
+		}
+		all = append(all, n)
 	}
 	return all
 }

@@ -171,11 +171,33 @@ type Pool struct {
 	Quarantine bool         `json:"quarantine"`
 	IPv4       netip.Prefix `json:"ipv4,omitzero"`
 	IPv6       netip.Prefix `json:"ipv6,omitzero"`
-	Reach      []string     `json:"reach"` // like "192.0.2.10/32 tcp/443"; a full pool's empty list: everything but devices and the gateway
+	Reach      []string     `json:"reach"` // like "192.0.2.10/32 tcp/443" or "mdm.example.com tcp/443"; a full pool's empty list: everything but devices and the gateway
 	Routes     []string     `json:"routes"`
 	DNS        []netip.Addr `json:"dns"`
 	Masquerade bool         `json:"masquerade"`
 	Revision   int64        `json:"revision,omitempty"`
+
+	Allow   []netip.Prefix `json:"allow"`   // private networks that names in reach may lead into
+	Forward bool           `json:"forward"` // the gateway's resolver answers its devices every name
+}
+
+// Name is a name in a pool's reach and what it resolves to.
+type Name struct {
+	Name      string        `json:"name"`
+	Answered  time.Time     `json:"answered,omitzero"` // when a server last said what it resolves to
+	Problem   string        `json:"problem,omitempty"` // what the last question met
+	Addresses []NameAddress `json:"addresses"`
+}
+
+// NameAddress is one address of a name.
+type NameAddress struct {
+	Address netip.Addr `json:"address"`
+	Since   time.Time  `json:"since"`
+	Good    time.Time  `json:"good_until"`        // end of the TTL of the last answer that bore it
+	Until   time.Time  `json:"until"`             // when it is closed if no answer bears it any more
+	Current bool       `json:"current"`           // stands in the latest answer
+	Open    bool       `json:"open"`              // enforced at this moment
+	Refused string     `json:"refused,omitempty"` // why it may not be opened
 }
 
 // Profile is an enrollment profile.
