@@ -2,9 +2,7 @@ package tunnel
 
 import (
 	"encoding/binary"
-	"errors"
 	"fmt"
-	"net"
 	"net/netip"
 	"os"
 	"reflect"
@@ -280,7 +278,7 @@ func TestHandshakeUnderLoad(t *testing.T) {
 	b := l.back.(*inProcess)
 	inner[atomic.Int64](t, b.shards[2], "rate", "underLoadUntil").Store(time.Now().Add(time.Hour).UnixNano())
 	g := b.hub.gate
-	flood(t, l.Public(), func() bool { return len(g.queue) == 0 })
+	flood(t, g, l.Public())
 	for end := time.Now().Add(soon); g.loaded.Load() == 0; runtime.Gosched() {
 		if time.Now().After(end) {
 			t.Fatal("the flood is no load")
@@ -310,34 +308,38 @@ func inner[T any](t testing.TB, s *shard, name, field string) *T {
 	return (*T)(unsafe.Add(unsafe.Pointer(s.device), outer.Offset+inner.Offset))
 }
 
-// flood sends initiations that have the right first MAC and random content until the
-// test ends: 200 whenever the gate has none left.
-func flood(t testing.TB, to Key, idle func() bool) {
+// flood keeps 200 initiations waiting at the gate until the test ends: with the right
+// first MAC, and random content. They do not come from the UDP port, whose buffer they
+// would fill, and lose others' messages before anyone can choose.
+func flood(t testing.TB, g *gate, to Key) {
 	t.Helper()
 	var macs device.CookieGenerator
 	macs.Init(device.NoisePublicKey(to))
-	c, err := net.Dial("udp", fmt.Sprintf("127.0.0.1:%d", port))
+	from, err := g.hub.bind.ParseEndpoint("127.0.0.1:9")
 	if err != nil {
 		t.Fatal(err)
 	}
-	done := make(chan struct{})
+	stop, done := make(chan struct{}), make(chan struct{})
 	t.Cleanup(func() {
-		c.Close()
+		close(stop)
 		<-done
 	})
 	go func() {
 		defer close(done)
 		message := make([]byte, device.MessageInitiationSize)
+		message[0] = device.MessageInitiationType
 		for i := uint64(0); ; i++ {
-			for i%200 == 0 && !idle() {
+			for len(g.queue) >= 200 {
 				runtime.Gosched()
 			}
-			message[0] = device.MessageInitiationType
+			select {
+			case <-stop:
+				return
+			default:
+			}
 			binary.LittleEndian.PutUint64(message[8:], i)
 			macs.AddMacs(message)
-			if _, err := c.Write(message); errors.Is(err, net.ErrClosed) {
-				return
-			}
+			g.offer(message, from)
 		}
 	}()
 }
