@@ -357,6 +357,20 @@ func (m *Memory) Reach(t time.Time) {
 	}
 }
 
+// Restore puts an earlier Snapshot back: with its revision, so that all that came after it
+// is forgotten, and each record at a revision of its own after that.
+func (m *Memory) Restore(copy quarantine.Snapshot) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	records := copy.Records
+	copy.Records = make(map[quarantine.ID]quarantine.Record, len(records))
+	m.snapshot, m.first, m.events = copy, copy.Revision, nil
+	m.confirmed = 0
+	for _, r := range records {
+		m.put(r)
+	}
+}
+
 // Get returns a record as it is stored.
 func (m *Memory) Get(id quarantine.ID) (quarantine.Record, bool) {
 	m.mu.Lock()

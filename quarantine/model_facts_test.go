@@ -1,0 +1,136 @@
+package quarantine_test
+
+import (
+	"maps"
+	"slices"
+	"time"
+
+	"lazaret/quarantine"
+	"lazaret/quarantine/tunnel"
+)
+
+// model is what a plain reading of the rules says of one device, kept apart from the
+// gate's own code: what was told of it, and accepted.
+type model struct {
+	id       quarantine.ID
+	seat     int
+	profile  string
+	keys     []tunnel.Key // that it has, or may have
+	ends     []time.Time  // of the certificate that it has, or may have
+	approved bool
+	proven   bool
+	skips    bool // its profile skips quarantine
+	floor    time.Time
+	views    [gateways]view
+	told     time.Time
+
+	uncertain bool // an answer was lost, or two gateways were told apart: the fact may be known or not
+}
+
+// view is what one gateway must know of a device: what it was told itself, and what the
+// store has surely told it. What people and reports take away must be in force where they
+// said so at once, and elsewhere when the store is up.
+type view struct {
+	last    map[string]quarantine.Report   // newest accepted of each source
+	maybe   map[string][]quarantine.Report // compliant ones that may be known, or not
+	held    bool
+	blocked bool
+	revoked bool
+}
+
+func newView() view {
+	return view{last: make(map[string]quarantine.Report), maybe: make(map[string][]quarantine.Report)}
+}
+
+func (v view) clone() view {
+	v.last = maps.Clone(v.last)
+	v.maybe = maps.Clone(v.maybe)
+	for source, all := range v.maybe {
+		v.maybe[source] = slices.Clone(all)
+	}
+	return v
+}
+
+func (m model) clone() *model {
+	m.keys, m.ends = slices.Clone(m.keys), slices.Clone(m.ends)
+	for g := range m.views {
+		m.views[g] = m.views[g].clone()
+	}
+	return &m
+}
+
+// notAfter is the latest end that the device's certificate may have.
+func (m *model) notAfter() time.Time { return slices.MaxFunc(m.ends, time.Time.Compare) }
+
+// mayRoute is the latest time until which the rules could let the device be routed at one
+// gateway, zero for not at all. It is generous where the gate may be stricter: it takes a
+// report's end from its source's time and validity alone.
+func (m *model) mayRoute(g int, now time.Time) time.Time {
+	v := m.views[g]
+	if v.held || v.blocked || v.revoked || !m.proven || m.profile == "approved" && !m.approved {
+		return time.Time{}
+	}
+	until := time.Time{}
+	if m.skips {
+		until = m.notAfter()
+	}
+	for source, r := range v.last {
+		end := r.At.Add(r.Validity)
+		if r.Verdict == quarantine.NonCompliant && now.Before(end) && now.Before(r.Received.Add(r.Validity)) && len(v.maybe[source]) == 0 {
+			return time.Time{}
+		}
+		if r.Verdict == quarantine.Compliant && source == "mdm" && end.After(until) {
+			until = end
+		}
+	}
+	for _, r := range v.maybe["mdm"] {
+		if end := r.At.Add(r.Validity); end.After(until) {
+			until = end
+		}
+	}
+	if end := m.notAfter(); until.After(end) {
+		until = end
+	}
+	if !until.After(now) {
+		return time.Time{}
+	}
+	return until
+}
+
+// accept takes a report that the gateway took.
+func (v *view) accept(r quarantine.Report) {
+	old, ok := v.last[r.Source]
+	if !ok || r.At.After(old.At) || r.At.Equal(old.At) && r.Verdict == quarantine.NonCompliant &&
+		(old.Verdict != quarantine.NonCompliant || r.Validity > old.Validity) {
+		v.last[r.Source] = r
+		v.maybe[r.Source] = slices.DeleteFunc(v.maybe[r.Source], func(old quarantine.Report) bool { return !old.At.After(r.At) })
+	}
+}
+
+// suspect takes a report that the gateway may have taken in, or not.
+func (v *view) suspect(r quarantine.Report) {
+	if old, ok := v.last[r.Source]; r.Verdict == quarantine.Compliant && (!ok || r.At.After(old.At)) {
+		v.maybe[r.Source] = append(v.maybe[r.Source], r)
+	}
+}
+
+// join is called when the store has told both gateways everything.
+func (m *model) join() {
+	all := newView()
+	for _, v := range m.views {
+		all.held, all.blocked, all.revoked = all.held || v.held, all.blocked || v.blocked, all.revoked || v.revoked
+		for _, r := range v.last {
+			all.accept(r)
+		}
+	}
+	for _, v := range m.views {
+		for _, some := range v.maybe {
+			for _, r := range some {
+				all.suspect(r)
+			}
+		}
+	}
+	for g := range m.views {
+		m.views[g] = all.clone()
+	}
+}
