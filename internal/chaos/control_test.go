@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"time"
 
 	"lazaret/internal/seal"
@@ -19,6 +20,8 @@ type controlOrder struct {
 	Die    string // step to die at from now on
 	Change *quarantine.Change
 	Look   bool
+	Stall  bool          // the store answers nothing from now on, and again at the next order without
+	Step   time.Duration // the wall clock is ahead by this
 }
 
 // controlAnswer says what came of it.
@@ -57,9 +60,14 @@ func runControl(dir string) error {
 		return err
 	}
 	client := dataplane.Connect(filepath.Join(dir, "control"))
+	var stalled atomic.Bool
+	var ahead atomic.Int64
+	clock := quarantine.SystemClock()
+	clock.Wall = func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) }
 	gate, err := quarantine.NewGate(quarantine.Config{
-		Store: mortalStore{s, f}, Enforcer: mortalEnforcer{client, f}, Journal: mortalKeeper{journal, f}, Policy: quarantine.PlainPolicy{},
-		Control: fmt.Sprintf("gw/%d/%d", os.Getpid(), time.Now().UnixNano()), Log: log, Freshness: freshness, QuarantineLife: time.Hour,
+		Store: stallingStore{mortalStore{s, f}, &stalled}, Enforcer: mortalEnforcer{client, f}, Journal: mortalKeeper{journal, f}, Policy: quarantine.PlainPolicy{},
+		Control: fmt.Sprintf("gw/%d/%d", os.Getpid(), time.Now().UnixNano()), Log: log, Freshness: freshFor(), QuarantineLife: time.Hour,
+		Timeout: 2 * time.Second, Clock: clock,
 	})
 	if err != nil {
 		return err
@@ -77,7 +85,11 @@ func runControl(dir string) error {
 	return obey(func(o controlOrder) any {
 		within, cancel := context.WithTimeout(ctx, patience)
 		defer cancel()
+		ahead.Store(int64(o.Step))
 		switch {
+		case o.Stall:
+			stalled.Store(true)
+			return answer(nil, nil)
 		case o.Change != nil:
 			_, err := gate.Change(within, quarantine.Actor{Kind: "administrator", Name: "chaos"}, *o.Change)
 			return answer(nil, err)
@@ -86,6 +98,7 @@ func runControl(dir string) error {
 			return answer(&view{snapshot.Records, snapshot.Pools, journal.Pending(), gate.Status()}, err)
 		}
 		f.seal(o.Die)
+		stalled.Store(false)
 		return answer(nil, nil)
 	})
 }
@@ -109,7 +122,9 @@ func (c control) change(ch quarantine.Change) error {
 	return err
 }
 
-func (c control) look() (*view, error) { return c.order(controlOrder{Look: true}) }
+func (c control) look(ahead time.Duration) (*view, error) {
+	return c.order(controlOrder{Look: true, Step: ahead})
+}
 
 func (c control) order(o controlOrder) (*view, error) {
 	var a controlAnswer
@@ -120,4 +135,39 @@ func (c control) order(o controlOrder) (*view, error) {
 		return nil, fmt.Errorf("%w: %s", errAnswer, a.Err)
 	}
 	return a.View, nil
+}
+
+// stallingStore answers nothing while it is stalled: every call waits for its end.
+type stallingStore struct {
+	quarantine.Store
+	stalled *atomic.Bool
+}
+
+func (s stallingStore) wait(ctx context.Context) error {
+	if !s.stalled.Load() {
+		return nil
+	}
+	<-ctx.Done()
+	return ctx.Err()
+}
+
+func (s stallingStore) Snapshot(ctx context.Context) (quarantine.Snapshot, error) {
+	if err := s.wait(ctx); err != nil {
+		return quarantine.Snapshot{}, err
+	}
+	return s.Store.Snapshot(ctx)
+}
+
+func (s stallingStore) Record(ctx context.Context, c quarantine.Change, next quarantine.Record) (int64, error) {
+	if err := s.wait(ctx); err != nil {
+		return 0, err
+	}
+	return s.Store.Record(ctx, c, next)
+}
+
+func (s stallingStore) Now(ctx context.Context) (int64, error) {
+	if err := s.wait(ctx); err != nil {
+		return 0, err
+	}
+	return s.Store.Now(ctx)
 }

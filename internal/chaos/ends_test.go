@@ -55,6 +55,7 @@ type ends struct {
 
 	sent, passed, denied atomic.Uint64 // packets; of the denied, those sent
 	seq, rounds          atomic.Uint64
+	lastRouted           atomic.Int64 // nanoseconds of the wall clock
 	stop                 chan struct{}
 	runs                 sync.WaitGroup
 }
@@ -255,6 +256,9 @@ var udp4 = append([]byte{0x45, 9: unix.IPPROTO_UDP}, make([]byte, 18)...)
 func (e *ends) judge(t tag, where string) {
 	if !t.denied {
 		e.passed.Add(1)
+		if e.shots[t.shot].needs == routed {
+			e.lastRouted.Store(time.Now().UnixNano())
+		}
 		return
 	}
 	s := e.shots[t.shot]

@@ -182,7 +182,7 @@ func (b books) differs(want books) string {
 	switch {
 	case len(b.peers) != len(want.peers):
 		return fmt.Sprintf("%d peers, decided %d", len(b.peers), len(want.peers))
-	case b.fresh <= 0 || b.fresh > freshness || b.alive <= 0 || b.alive > time.Hour:
+	case b.fresh <= 0 || b.fresh > freshFor() || b.alive <= 0 || b.alive > time.Hour:
 		return fmt.Sprintf("fresh for %s and alive for %s", b.fresh, b.alive)
 	case len(want.rules) > 0 && !slices.Equal(b.rules, want.rules):
 		return "chains or rules are others than in the beginning"

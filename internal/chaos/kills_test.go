@@ -168,11 +168,5 @@ func (l *lab) whileDead(t *testing.T) {
 	if rand.IntN(2) == 0 && !l.control.dead() {
 		l.move(1 + rand.IntN(movers))
 	}
-	first := l.rounds.Load()
-	settle(t, "the packets of a round", func() string {
-		if l.rounds.Load() < first+2 {
-			return "not sent yet"
-		}
-		return ""
-	})
+	l.round(t)
 }

@@ -24,6 +24,7 @@ type lab struct {
 	plane    *process
 	control  control
 	rules    []string          // of the table once a plan was applied
+	ahead    time.Duration     // what the gateway's wall clock is told
 	history  []string          // what happened, for people
 	acked    map[int]placement // where each device was last said to be
 }
@@ -116,14 +117,14 @@ func (l *lab) settled(t testing.TB) {
 	var v *view
 	settle(t, "the kernel to hold what was decided", func() string {
 		var err error
-		if v, err = l.control.look(); err != nil {
+		if v, err = l.control.look(l.ahead); err != nil {
 			return err.Error()
 		}
 		have, err := readKernel(l.nft, l.dir)
 		if err != nil {
 			return err.Error()
 		}
-		want := decided(v, time.Now())
+		want := decided(v, time.Now().Add(max(l.ahead, 0)))
 		want.rules = l.rules
 		if d := have.differs(want); d != "" {
 			return d

@@ -43,14 +43,15 @@ func TestMain(m *testing.M) {
 
 // inside runs the calling test again, wholly in user, network and mount namespaces of its
 // own, and returns true there.
-func inside(t *testing.T, limit time.Duration) bool {
+func inside(t *testing.T, limit time.Duration, env ...string) bool {
 	t.Helper()
 	if os.Getenv(insideVariable) == t.Name() {
 		return true
 	}
 	testneed.Namespaces(t)
+	t.Parallel()
 	c := exec.Command("/proc/self/exe", "-test.v", "-test.run=^"+t.Name()+"$", "-test.timeout="+limit.String())
-	c.Env = append(os.Environ(), insideVariable+"="+t.Name())
+	c.Env = append(append(os.Environ(), insideVariable+"="+t.Name()), env...)
 	c.SysProcAttr = &syscall.SysProcAttr{
 		Cloneflags:  syscall.CLONE_NEWUSER | syscall.CLONE_NEWNET | syscall.CLONE_NEWNS,
 		UidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getuid(), Size: 1}},

@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/vishvananda/netlink"
@@ -22,33 +23,53 @@ import (
 	"lazaret/quarantine/tunnel"
 )
 
-// freshness is how long routing outlives the control plane.
+// freshness is how long routing outlives the control plane, in tests that do not wait for
+// its end; the others set freshVariable.
 const freshness = 20 * time.Second
 
+const freshVariable = "LAZARET_CHAOS_FRESH"
+
+// freshFor is the freshness of this process and of those it starts.
+func freshFor() time.Duration {
+	if d, err := time.ParseDuration(os.Getenv(freshVariable)); err == nil {
+		return d
+	}
+	return freshness
+}
+
 var host = firewall.Ruleset{
-	Table: "lazaret", Tunnel: "lz0", ListenPort: 51820, Freshness: freshness, QuarantineLife: time.Hour,
+	Table: "lazaret", Tunnel: "lz0", ListenPort: 51820, Freshness: freshFor(), QuarantineLife: time.Hour,
 	Inside: []firewall.Service{{Protocol: "tcp", Port: 8443}},
 }
 
 // planeOrder is an order to the data plane's process.
 type planeOrder struct {
-	Die string // step to die at from now on
+	Die   string        // step to die at from now on
+	Fail  *failure      // what the kernel refuses once
+	Small bool          // the sockets of nftables have next to no room for answers
+	Step  time.Duration // the wall clock is ahead by this
 }
 
 // runPlane is the data plane: the product's, over the real table and a stand-in link.
 func runPlane(dir string) error {
-	f := newFate()
+	f, fails := newFate(), new(failures)
+	var ahead atomic.Int64
 	log := logTo(dir, "plane")
 	table, err := firewall.Open(firewall.Config{Log: log})
 	if err != nil {
 		return err
 	}
 	plane, err := dataplane.New(dataplane.Config{
-		Table: mortalTable{table, f}, Host: host, Log: log,
+		Table: failingTable{mortalTable{table, f}, fails}, Host: host, Log: log,
+		Clock: func() dataplane.Times {
+			now := dataplane.SystemTimes()
+			now.Wall = now.Wall.Add(time.Duration(ahead.Load()))
+			return now
+		},
 		OpenLink: func(context.Context) (dataplane.Link, error) {
 			f.step("before open")
 			defer f.step("after open")
-			return mortalLink{&standIn{filepath.Join(dir, "peers")}, f}, nil
+			return failingLink{mortalLink{&standIn{filepath.Join(dir, "peers")}, f}, fails}, nil
 		},
 		Listen: func() (*net.UnixListener, error) {
 			f.step("before listen")
@@ -63,7 +84,15 @@ func runPlane(dir string) error {
 	ended := make(chan error, 1)
 	go func() { ended <- plane.Run(context.Background()) }() // ends with the process
 	go func() {
-		ended <- obey(func(o planeOrder) any { f.seal(o.Die); return struct{}{} })
+		ended <- obey(func(o planeOrder) any {
+			f.seal(o.Die)
+			fails.next(o.Fail)
+			ahead.Store(int64(o.Step))
+			if o.Small {
+				return shrinking(300 * time.Millisecond)
+			}
+			return fails.met()
+		})
 	}()
 	return <-ended
 }
