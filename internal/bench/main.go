@@ -33,20 +33,24 @@ var groups = []group{
 	{"move", measureMoves},
 	{"report", measureReports},
 	{"packet", measurePackets},
+	{"tunnel", measureTunnel},
 	{"boot", measureBoot},
 	{"ways", measureWays},
 }
 
 // roles are what this program is inside a lab.
 var roles = map[string]testnet.Role{
-	rolePlane: runPlane,
-	roleGate:  runGate,
-	roleServe: runServe,
-	roleDrive: runDrive,
-	roleSend:  runSend,
-	roleSink:  runSink,
-	roleRig:   runRig,
-	roleBoot:  runBoot,
+	rolePlane:  runPlane,
+	roleGate:   runGate,
+	roleServe:  runServe,
+	roleDrive:  runDrive,
+	roleSend:   runSend,
+	roleSink:   runSink,
+	roleRig:    runRig,
+	roleBoot:   runBoot,
+	roleKeeper: runKeeper,
+	rolePump:   runPump,
+	roleDrain:  runDrain,
 }
 
 // session is one run of the program.

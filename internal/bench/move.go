@@ -111,7 +111,7 @@ func moverPools() map[string]quarantine.Pool {
 	return map[string]quarantine.Pool{
 		"quarantine": {Name: "quarantine", Quarantine: true, IPv4: netip.MustParsePrefix("10.64.0.0/14"), IPv6: netip.MustParsePrefix("fd66::/64"),
 			Reach: []firewall.Reach{{To: netip.MustParsePrefix("192.0.2.10/32"), Protocol: "tcp", From: 443, Up: 443}}},
-		fullPool: {Name: fullPool, Mark: 1, IPv4: netip.MustParsePrefix("10.68.0.0/14"), IPv6: netip.MustParsePrefix("fd67::/64")},
+		fullPool: {Name: fullPool, Mark: 1, IPv4: netip.MustParsePrefix("10.72.0.0/14"), IPv6: netip.MustParsePrefix("fd67::/64")},
 	}
 }
 

@@ -72,3 +72,28 @@ func (r rounds) leastOver(base rounds) float64 {
 	}
 	return float64(r.least()) / float64(b)
 }
+
+// rates are amounts in a time, of which more is better.
+type rates []float64
+
+func (r rates) median() float64 {
+	if len(r) == 0 {
+		return 0
+	}
+	return slices.Sorted(slices.Values(r))[(len(r)-1)/2]
+}
+
+// best is the mean of the best quarter, of one at least: what others use of the machine can
+// only slow a turn down.
+func (r rates) best() float64 {
+	if len(r) == 0 {
+		return 0
+	}
+	sorted := slices.Sorted(slices.Values(r))
+	sorted = sorted[len(sorted)-max(1, len(sorted)/4):]
+	sum := 0.0
+	for _, x := range sorted {
+		sum += x
+	}
+	return sum / float64(len(sorted))
+}
