@@ -43,13 +43,18 @@ type FoundChain struct {
 
 // FoundRule is one rule.
 type FoundRule struct {
-	Text   string   // as nft prints it, where the rule is of a form that this package writes
-	Known  bool     // Text says all of it
-	Alters []string // names of expressions that do more than judge the packet: translation, redirection, marks, offload and the like
-	bytes  []byte   // as the kernel has it, without counters and handles
+	Text    string   // as nft prints it, where the rule is of a form that this package writes
+	Known   bool     // Text says all of it
+	Alters  []string // names of expressions that do more than judge the packet: translation, redirection, marks, offload and the like
+	accepts bool
+	bytes   []byte // as the kernel has it, without counters and handles
 }
 
-// Persistent and Owned are the flags that a table of this package's has.
+// Accepts says whether the rule by itself may let a packet pass; one that sends it on to
+// another chain does not.
+func (r FoundRule) Accepts() bool { return r.accepts }
+
+// Persistent says whether the table outlives its owner.
 func (t FoundTable) Persistent() bool { return t.Flags&uint32(nftables.TableFlagPersist) != 0 }
 
 // Owned says whether the table has an owner now.

@@ -86,17 +86,17 @@ func TestInspectFindsEveryChange(t *testing.T) {
 	}
 	r := fullRuleset()
 	for change, want := range map[string]string{
-		"add rule inet lazaret input tcp dport 4444 accept":                                                   "chain input has a rule",
-		"insert rule inet lazaret services tcp dport 4444 accept":                                             "chain services",
-		"add chain inet lazaret more":                                                                         "chain more should not be there",
-		"add chain inet lazaret more { type nat hook prerouting priority -100; }":                             "chain more should not be there",
-		"chain inet lazaret input { policy accept; }":                                                         "chain input is type filter hook input priority 0 policy accept",
-		"flush chain inet lazaret quarantine_down":                                                            "chain quarantine_down lacks rule 1",
-		"add set inet lazaret more { type ipv4_addr; }":                                                       "set more should not be there",
-		"add element inet lazaret inside4 { 172.16.0.0/12 }":                                                  "set inside4 holds other elements",
-		"add element inet lazaret pools_up { 0x63 : goto services }":                                          "set pools_up holds other elements",
-		"delete element inet lazaret pools_down { 1 }":                                                        "set pools_down holds other elements",
-		"add element inet lazaret quarantined4 { 10.99.0.77 }":                                                "",
+		"add rule inet lazaret input tcp dport 4444 accept":                                                    "chain input has a rule",
+		"insert rule inet lazaret services tcp dport 4444 accept":                                              "chain services",
+		"add chain inet lazaret more":                                                                          "chain more should not be there",
+		"add chain inet lazaret more { type nat hook prerouting priority -100; }":                              "chain more should not be there",
+		"chain inet lazaret input { policy accept; }":                                                          "chain input is type filter hook input priority 0 policy accept",
+		"flush chain inet lazaret quarantine_down":                                                             "chain quarantine_down lacks rule 1",
+		"add set inet lazaret more { type ipv4_addr; }":                                                        "set more should not be there",
+		"add element inet lazaret inside4 { 172.16.0.0/12 }":                                                   "set inside4 holds other elements",
+		"add element inet lazaret pools_up { 0x63 : goto services }":                                           "set pools_up holds other elements",
+		"delete element inet lazaret pools_down { 1 }":                                                         "set pools_down holds other elements",
+		"add element inet lazaret quarantined4 { 10.99.0.77 }":                                                 "",
 		"add rule inet lazaret pool_7_up ip daddr 10.0.0.1 counter packets 5 bytes 6 accept comment \"admin\"": "chain pool_7_up has a rule",
 	} {
 		table := open(t)

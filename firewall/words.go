@@ -46,7 +46,7 @@ func readRule(expressions []map[uint16][]byte, comment []byte, elements func(str
 	if text := commentOf(comment); text != "" {
 		w.say("comment " + strconv.Quote(text))
 	}
-	r.Text, r.Known = strings.Join(w.list, " "), !w.lost
+	r.Text, r.Known, r.accepts = strings.Join(w.list, " "), !w.lost, w.accepts
 	return r, nil
 }
 
@@ -98,6 +98,7 @@ type words struct {
 	low     []byte // of a range whose upper end follows
 	family  byte
 	l4      byte
+	accepts bool
 	implied []string // of protocols, dropped when what follows says so too
 }
 
@@ -356,6 +357,7 @@ func (w *words) lookup(o object) {
 func (w *words) verdict(o object) {
 	data, err := attributes(o.attrs[unix.NFTA_IMMEDIATE_DATA])
 	if err != nil || o.number(unix.NFTA_IMMEDIATE_DREG) != unix.NFT_REG_VERDICT {
+		w.accepts = true // who knows
 		w.forget("immediate")
 		return
 	}
@@ -363,9 +365,11 @@ func (w *words) verdict(o object) {
 	code := int32(object{0, v}.number(unix.NFTA_VERDICT_CODE))
 	word := map[int32]string{0: "drop", 1: "accept", unix.NFT_RETURN: "return", unix.NFT_GOTO: "goto", unix.NFT_JUMP: "jump", unix.NFT_CONTINUE: "continue"}[code]
 	if err != nil || word == "" {
+		w.accepts = true
 		w.forget("verdict")
 		return
 	}
+	w.accepts = w.accepts || code == 1
 	if chain := (object{0, v}).text(unix.NFTA_VERDICT_CHAIN); chain != "" {
 		word += " " + chain
 	}

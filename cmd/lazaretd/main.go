@@ -47,7 +47,7 @@ func root() *cobra.Command {
 		run("dataplane", "Run the data plane: firewall table and WireGuard link (needs CAP_NET_ADMIN)", &path, func(ctx context.Context, c config.Config, log *slog.Logger) error {
 			return daemon.Dataplane(ctx, c, log, notifyReady)
 		}),
-		initCommand(&path), rootCommand(&path), clockCommand(&path), checkCommand(&path), firewallCommand(&path), referenceCommand(), versionCommand(),
+		initCommand(&path), rootCommand(&path), clockCommand(&path), checkCommand(&path), firewallCommand(&path), stigCommand(&path), referenceCommand(), versionCommand(),
 	)
 	return c
 }

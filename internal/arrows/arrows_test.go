@@ -45,6 +45,7 @@ var rules = map[string]struct {
 	"quarantine/storetest": {[]string{"quarantine", "quarantine/tunnel", "firewall"}, "a conformance suite"},
 	"quarantine/tunnel":    {nil, "keys and addresses only"},
 	"quarantine":           {[]string{"firewall", "quarantine/tunnel"}, "who may pass; for their data types only"},
+	"internal/stig":        {[]string{"firewall"}, "it proves what the kernel holds, and knows no device"},
 	"firewall":             {nil, "addresses and marks only"},
 	"pki":                  {nil, "signs what it is told"},
 }

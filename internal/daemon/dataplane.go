@@ -50,6 +50,9 @@ func Dataplane(ctx context.Context, c config.Config, log *slog.Logger, ready fun
 		return err
 	}
 	defer flows.Close()
+	if err := firewall.Harden(); err != nil {
+		log.Warn("some settings of the kernel could not be made; lazaretd stig names them", "error", err)
+	}
 	guard := newHostGuard(filepath.Join(c.Dataplane.State, hostRecordFile), hostRules(c), log)
 	plane, err := dataplane.New(dataplane.Config{
 		Table: table,
@@ -74,7 +77,8 @@ func Dataplane(ctx context.Context, c config.Config, log *slog.Logger, ready fun
 		return err
 	}
 	guard.apply = plane.SetHost
-	return runWithDoor(ctx, plane, hostDoor{guard: guard, look: c.Dataplane.ControlUser, log: log}, hostSocket(c), ready)
+	door := hostDoor{guard: guard, held: table.Held, look: c.Dataplane.ControlUser, log: log}
+	return runWithDoor(ctx, plane, door, hostSocket(c), ready)
 }
 
 // runWithDoor runs the plane, and beside it the administrative socket from the moment when

@@ -205,7 +205,7 @@ func FuzzHostRequest(f *testing.F) {
 
 func TestUnknownRequest(t *testing.T) {
 	g, _ := guardIn(t, t.TempDir(), tcp(22))
-	err := hostDoor{guard: g}.do(hostRequest{Do: "open"})
+	_, err := hostDoor{guard: g}.do(hostRequest{Do: "open"})
 	if err == nil || !strings.Contains(fmt.Sprint(err), "unknown") {
 		t.Errorf("an unknown request: %v", err)
 	}

@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"lazaret/firewall"
 	"lazaret/internal/config"
 )
 
@@ -31,6 +32,7 @@ const hostPatience = 10 * time.Second
 // and no more: a control plane that was taken over must not open the host.
 type hostDoor struct {
 	guard *hostGuard
+	held  func() (firewall.Ruleset, bool) // what the kernel holds for certain
 	look  []uint32
 	log   *slog.Logger
 }
@@ -75,35 +77,43 @@ func (d hostDoor) answer(conn *net.UnixConn) error {
 		return err
 	}
 	r, err := parseHostRequest(text)
-	if err == nil && !change && r.Do != hostShow {
+	if err == nil && !change && r.Do != hostShow && r.Do != hostHeld {
 		err = fmt.Errorf("user %d may look at the host's rules, and not change them", who)
 	}
+	var held *firewall.Ruleset
 	if err == nil {
-		err = d.do(r)
+		held, err = d.do(r)
 	}
 	s := d.guard.state()
-	a := hostAnswer{Version: hostVersion, InForce: newHostRecord(s.InForce), Confirmed: newHostRecord(s.Confirmed), Until: s.Until}
+	a := hostAnswer{Version: hostVersion, InForce: newHostRecord(s.InForce), Confirmed: newHostRecord(s.Confirmed), Until: s.Until, Held: held}
 	if err != nil {
 		a.Error = err.Error()
 		d.log.Warn("an administrative request failed", "request", r.Do, "user", who, "error", err)
-	} else if r.Do != hostShow {
+	} else if r.Do != hostShow && r.Do != hostHeld {
 		d.log.Info("administrative request done", "request", r.Do, "user", who)
 	}
 	return json.NewEncoder(conn).Encode(a)
 }
 
-func (d hostDoor) do(r hostRequest) error {
+// do does what r asks for; the ruleset is there for a question about it.
+func (d hostDoor) do(r hostRequest) (*firewall.Ruleset, error) {
 	switch r.Do {
 	case hostShow:
-		return nil
+		return nil, nil
+	case hostHeld:
+		held, certain := d.held()
+		if !certain {
+			return nil, errors.New("the data plane is not certain what the kernel holds")
+		}
+		return &held, nil
 	case hostTry:
-		return d.guard.try(r.Services.services(), time.Duration(r.Seconds)*time.Second)
+		return nil, d.guard.try(r.Services.services(), time.Duration(r.Seconds)*time.Second)
 	case hostConfirm:
-		return d.guard.confirm()
+		return nil, d.guard.confirm()
 	case hostRevert:
-		return d.guard.takeBack()
+		return nil, d.guard.takeBack()
 	default:
-		return fmt.Errorf("unknown request %.32q", r.Do)
+		return nil, fmt.Errorf("unknown request %.32q", r.Do)
 	}
 }
 
@@ -146,19 +156,37 @@ func ShowHost(ctx context.Context, c config.Config) (HostState, error) {
 // ConfiguredHost are the services that c asks for.
 func ConfiguredHost(c config.Config) HostServices { return servicesOf(hostRules(c)) }
 
+// heldRules asks what the data plane has the kernel hold.
+func heldRules(ctx context.Context, c config.Config) (firewall.Ruleset, error) {
+	a, err := exchange(ctx, c, hostRequest{Do: hostHeld})
+	if err == nil && a.Held == nil {
+		err = errors.New("the data plane does not say what it holds")
+	}
+	if err != nil {
+		return firewall.Ruleset{}, err
+	}
+	return *a.Held, nil
+}
+
 // askHost asks the data plane. With an error that the data plane gave, the state is how
 // things stand.
 func askHost(ctx context.Context, c config.Config, r hostRequest) (HostState, error) {
+	a, err := exchange(ctx, c, r)
+	return HostState{InForce: a.InForce.services(), Confirmed: a.Confirmed.services(), Until: a.Until}, err
+}
+
+// exchange asks one thing and takes one answer.
+func exchange(ctx context.Context, c config.Config, r hostRequest) (hostAnswer, error) {
 	r.Version = hostVersion
 	conn, err := (&net.Dialer{Timeout: hostPatience}).DialContext(ctx, "unix", hostSocket(c))
 	if err != nil {
-		return HostState{}, fmt.Errorf("asking the data plane, which must be running: %w", err)
+		return hostAnswer{}, fmt.Errorf("asking the data plane, which must be running: %w", err)
 	}
 	defer conn.Close()
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	defer stop()
 	if err := conn.SetDeadline(time.Now().Add(2 * hostPatience)); err != nil {
-		return HostState{}, fmt.Errorf("asking the data plane: %w", err)
+		return hostAnswer{}, fmt.Errorf("asking the data plane: %w", err)
 	}
 	text, err := json.Marshal(r)
 	if err == nil {
@@ -169,7 +197,7 @@ func askHost(ctx context.Context, c config.Config, r hostRequest) (HostState, er
 	}
 	var reply []byte
 	if err == nil {
-		reply, err = io.ReadAll(io.LimitReader(conn, hostLimit*2))
+		reply, err = io.ReadAll(io.LimitReader(conn, heldLimit))
 	}
 	if err == nil && len(reply) == 0 {
 		err = errors.New("it hung up: only root, and the users the data plane is told of, may ask")
@@ -182,11 +210,10 @@ func askHost(ctx context.Context, c config.Config, r hostRequest) (HostState, er
 		err = fmt.Errorf("it speaks version %d, this program %d", a.Version, hostVersion)
 	}
 	if err != nil {
-		return HostState{}, fmt.Errorf("asking the data plane: %w", err)
+		return hostAnswer{}, fmt.Errorf("asking the data plane: %w", err)
 	}
-	s := HostState{InForce: a.InForce.services(), Confirmed: a.Confirmed.services(), Until: a.Until}
 	if a.Error != "" {
-		return s, errors.New(a.Error)
+		return a, errors.New(a.Error)
 	}
-	return s, nil
+	return a, nil
 }

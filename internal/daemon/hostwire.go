@@ -17,7 +17,8 @@ import (
 
 const (
 	hostVersion = 1
-	hostLimit   = 256 << 10 // bytes of a request, an answer or the record
+	hostLimit   = 256 << 10 // bytes of a request or of the record
+	heldLimit   = 64 << 20  // bytes of an answer, which may hold the reach of a thousand pools
 )
 
 // hostService is a firewall.Service.
@@ -64,6 +65,7 @@ const (
 	hostTry     hostVerb = "try"
 	hostConfirm hostVerb = "confirm"
 	hostRevert  hostVerb = "revert"
+	hostHeld    hostVerb = "held"
 )
 
 // hostRequest asks for one thing.
@@ -81,6 +83,8 @@ type hostAnswer struct {
 	InForce   hostRecord `json:"in_force"`
 	Confirmed hostRecord `json:"confirmed"`
 	Until     time.Time  `json:"until,omitzero"`
+
+	Held *firewall.Ruleset `json:"held,omitempty"` // held: all that the kernel holds, pools too
 }
 
 func parseHostRecord(text []byte) (hostRecord, error) {

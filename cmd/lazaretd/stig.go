@@ -1,0 +1,72 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"runtime/debug"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"lazaret/internal/config"
+	"lazaret/internal/daemon"
+	"lazaret/internal/stig"
+)
+
+func stigCommand(path *string) *cobra.Command {
+	var asJSON, bom bool
+	c := &cobra.Command{
+		Use: "stig", Args: cobra.NoArgs, Short: "Prove from the running kernel that this gateway is shut as configured (needs CAP_NET_ADMIN)",
+		Long: `Stig asks the kernel, and not the configuration, what this gateway lets through: tables and
+rules, what may reach it and what it may open, settings, what listens, what the program is
+made of. It exits with 1 unless every check was made and passed. Run it as root in the
+gateway's network namespace, beside the running data plane.`,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if bom {
+				return printBOM(cmd.OutOrStdout())
+			}
+			c, err := config.Load(*path)
+			if err != nil {
+				return err
+			}
+			r := daemon.Stig(cmd.Context(), c)
+			if asJSON {
+				err = json.NewEncoder(cmd.OutOrStdout()).Encode(r)
+			} else {
+				printReport(cmd.OutOrStdout(), r)
+			}
+			if failed, unmade := r.Failed(); err == nil && failed+unmade > 0 {
+				err = fmt.Errorf("%d of %d checks failed, %d could not be made", failed, len(r.Checks), unmade)
+			}
+			return err
+		},
+	}
+	c.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	c.Flags().BoolVar(&bom, "sbom", false, "print what the program is made of instead, as CycloneDX JSON")
+	return c
+}
+
+func printBOM(w io.Writer) error {
+	b, ok := debug.ReadBuildInfo()
+	if !ok {
+		return errors.New("the program was built without module information")
+	}
+	e := json.NewEncoder(w)
+	e.SetIndent("", "  ")
+	return e.Encode(stig.NewBOM(b))
+}
+
+// printReport prints a line for each check, and below it what was found.
+func printReport(w io.Writer, r stig.Report) {
+	for _, c := range r.Checks {
+		fmt.Fprintf(w, "%-12s %-20s %s\n", strings.ToUpper(string(c.Result)), c.ID, c.Title)
+		for _, f := range c.Found {
+			fmt.Fprintf(w, "%14s%s\n", "", f)
+		}
+		if c.Remedy != "" {
+			fmt.Fprintf(w, "%14sto do: %s\n", "", c.Remedy)
+		}
+	}
+}
