@@ -39,11 +39,11 @@ type view struct {
 }
 
 func openStore(ctx context.Context, dir string) (*store.Store, error) {
-	ring, err := seal.LoadOrCreate(filepath.Join(dir, "node.key"))
+	ring, err := seal.LoadOrCreate(filepath.Join(dir, "state", "node.key"))
 	if err != nil {
 		return nil, err
 	}
-	return store.Open(ctx, store.Config{Dir: filepath.Join(dir, "etcd"), AuditDir: filepath.Join(dir, "audit"),
+	return store.Open(ctx, store.Config{Dir: filepath.Join(dir, "state", "etcd"), AuditDir: filepath.Join(dir, "state", "audit"),
 		Ring: ring, Gateway: "gw", Ballast: -1, Reserve: -1, Log: logTo(dir, "store")})
 }
 
@@ -55,7 +55,7 @@ func runControl(dir string) error {
 		return err
 	}
 	f.step("after store")
-	journal, err := quarantine.OpenJournal(filepath.Join(dir, "tightenings"))
+	journal, err := quarantine.OpenJournal(filepath.Join(dir, "state", "tightenings"))
 	if err != nil {
 		return err
 	}

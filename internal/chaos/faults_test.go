@@ -1,10 +1,12 @@
 package chaos
 
 import (
+	"errors"
 	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -137,6 +139,82 @@ func TestStoreStalls(t *testing.T) {
 			check(t, err)
 		}
 		l.settled(t)
+	}
+}
+
+// A disk without a byte left, under the journal and the store: what tightens is enforced
+// all the same, and once there is room again the gateway comes back with what it answered
+// since; what a process that died could not write anywhere is not counted.
+func TestDiskFull(t *testing.T) {
+	if !inside(t, 2*time.Minute) {
+		return
+	}
+	dir := scratch(t)
+	smallDisk(t, filepath.Join(dir, "state"), 300<<20)
+	l := newLabIn(t, dir)
+	l.routeAll(t)
+	ballast := filepath.Join(dir, "state", "ballast")
+	fillDisk(t, ballast)
+	if err := os.WriteFile(filepath.Join(dir, "state", "more"), make([]byte, 1<<16), 0o600); !errors.Is(err, unix.ENOSPC) {
+		t.Fatalf("the disk is not full: %v", err)
+	}
+	enforced := 0
+	for n := 1; n <= movers; n++ {
+		err := l.control.change(quarantine.Change{Kind: quarantine.Block, Device: id(n)})
+		l.note("block of device %d: %v", n, err)
+		if err == nil {
+			enforced++
+			l.deny(n, rights{true, true})
+		}
+		l.acked[n] = isOut
+		if err != nil {
+			l.acked[n] = unknown
+		}
+	}
+	if enforced == 0 {
+		t.Error("nothing could be tightened")
+	}
+	l.round(t)
+	if leaks := l.forbidden(); len(leaks) > 0 {
+		t.Fatalf("%d packets passed, such as %s", len(leaks), leaks[0])
+	}
+	_, err := l.control.look(0) // reads need no room; an answer says that it lives
+	died := err != nil && l.control.dead()
+	t.Logf("%d of %d tightened with a full disk; the control plane ended by itself: %v", enforced, movers, died)
+	check(t, os.Remove(ballast))
+	if died {
+		for n := 1; n <= movers; n++ {
+			l.acked[n] = unknown
+		}
+		l.startControl(t, "")
+		for n := 1; n <= movers; n++ {
+			l.grant(n, rights{true, true})
+		}
+	}
+	l.settled(t)
+	l.routeAll(t)
+}
+
+// smallDisk is a file system of so many bytes. It ends with the mount namespace.
+func smallDisk(t testing.TB, dir string, size int) {
+	t.Helper()
+	check(t, os.Mkdir(dir, 0o700))
+	check(t, unix.Mount("tmpfs", dir, "tmpfs", 0, "size="+strconv.Itoa(size)))
+	t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
+}
+
+// fillDisk writes until there is no room.
+func fillDisk(t testing.TB, path string) {
+	t.Helper()
+	f, err := os.Create(path)
+	check(t, err)
+	defer f.Close()
+	for size := 1 << 20; size > 0; {
+		if _, err := f.Write(make([]byte, size)); errors.Is(err, unix.ENOSPC) {
+			size /= 2
+		} else {
+			check(t, err)
+		}
 	}
 }
 

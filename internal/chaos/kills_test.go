@@ -41,7 +41,7 @@ func TestKills(t *testing.T) {
 	began, all := time.Now(), kills(t)
 	for c.plane+c.control < all {
 		// The control plane takes seconds of its store's to start, the data plane none.
-		if rand.IntN(8) == 0 {
+		if rand.IntN(6) == 0 {
 			l.killControl(t, &c)
 		} else {
 			l.killPlane(t, &c)

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -47,8 +49,15 @@ func id(n int) quarantine.ID { return quarantine.ID(fmt.Sprintf("device-%05d", n
 // newLab makes the ends, shows that every probe gets through where there is no table, and
 // starts the gateway with its devices.
 func newLab(t *testing.T) *lab {
+	dir := scratch(t)
+	check(t, os.Mkdir(filepath.Join(dir, "state"), 0o700))
+	return newLabIn(t, dir)
+}
+
+// newLabIn is newLab in dir, where the control plane keeps its store and journal in state.
+func newLabIn(t *testing.T, dir string) *lab {
 	t.Helper()
-	l := &lab{dir: scratch(t), nft: testneed.Program(t, "nft"), acked: map[int]placement{}}
+	l := &lab{dir: dir, nft: testneed.Program(t, "nft"), acked: map[int]placement{}}
 	l.seed(t)
 	l.ends = open(t, nobody)
 	t.Cleanup(l.close)
