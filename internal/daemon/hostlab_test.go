@@ -6,11 +6,13 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"lazaret/internal/config"
+	"lazaret/internal/stig"
 	"lazaret/internal/testneed"
 	"lazaret/internal/testnet"
 )
@@ -266,6 +268,22 @@ func (l *hostLab) alive(session []*testnet.Stream, when string) {
 	}
 }
 
+// stig runs the checks on the gateway, and returns those that did not pass.
+func (l *hostLab) stig() map[string][]string {
+	l.t.Helper()
+	p, err := l.gateway.Run(soon(l.t), "stig", l.file)
+	l.must(err)
+	var r stig.Report
+	l.must(p.Next(soon(l.t), &r))
+	bad := map[string][]string{}
+	for _, c := range r.Checks {
+		if c.Result != stig.Pass {
+			bad[c.ID] = c.Found
+		}
+	}
+	return bad
+}
+
 // reverted waits until nothing is tried any more.
 func (l *hostLab) reverted(c config.Config) {
 	l.t.Helper()
@@ -304,4 +322,36 @@ func TestOnlyListedServicesGoOut(t *testing.T) {
 	_, err = RevertHost(soon(t), c)
 	l.must(err)
 	l.passes("taken back", ask{l.gateway, serverHost, 443, true})
+}
+
+// TestStigOfARunningGateway: what a data plane makes of its configuration passes, also the
+// settings that it makes itself. A change that is not tried yet, and one that is on trial
+// while the file says otherwise, are found.
+func TestStigOfARunningGateway(t *testing.T) {
+	t.Parallel()
+	l := newHostLab(t)
+	l.must(l.gateway.Configure(soon(t), testnet.NetConfig{Sysctls: map[string]string{
+		"net/ipv4/conf/all/rp_filter": "2", "net/ipv4/conf/site/accept_redirects": "1", "net/ipv4/conf/site/send_redirects": "1",
+	}}))
+	l.write(`in = ["tcp/22 from 192.0.2.0/25, 2001:db8::/121", "tcp/9100", "udp/22", "udp/8443", "udp/9100"]`)
+	l.start()
+	if bad := l.stig(); len(bad) > 0 {
+		t.Errorf("a gateway as configured does not pass: %q", bad)
+	}
+	c := l.write(sshForAdmin)
+	bad := l.stig()
+	if len(bad["table.rules"]) == 0 || len(bad["sockets.listening"]) == 0 || len(bad) != 2 {
+		t.Errorf("the file changed and was not tried, port 9100 is not in it, and what does not pass is %q", bad)
+	}
+	_, err := TryHost(soon(t), c, LongestTry)
+	l.must(err)
+	if bad := l.stig(); len(bad["table.rules"]) > 0 {
+		t.Errorf("tried: %q", bad)
+	}
+	l.must(l.plane.Kill(soon(t)))
+	<-l.plane.Done()
+	bad = l.stig()
+	if !strings.Contains(strings.Join(bad["table.owner"], " "), "nobody owns it") || len(bad["table.rules"]) == 0 || len(bad["table.hooks"]) > 0 {
+		t.Errorf("without a data plane: %q", bad)
+	}
 }

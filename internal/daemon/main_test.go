@@ -12,7 +12,13 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	testnet.Main(map[string]testnet.Role{"dataplane": func(ctx context.Context, args []string) error {
+	testnet.Main(map[string]testnet.Role{"stig": func(ctx context.Context, args []string) error {
+		c, err := config.Load(args[0])
+		if err != nil {
+			return err
+		}
+		return testnet.Report(Stig(ctx, c))
+	}, "dataplane": func(ctx context.Context, args []string) error {
 		c, err := config.Load(args[0])
 		if err != nil {
 			return err
