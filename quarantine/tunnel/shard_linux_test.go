@@ -2,6 +2,7 @@ package tunnel
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -342,4 +343,93 @@ func flood(t testing.TB, g *gate, to Key) {
 			g.offer(message, from)
 		}
 	}()
+}
+
+// What WireGuard takes only in part costs no other peer, and is known for what it is: an
+// address that got in with it still moves away from there.
+func TestFaultInOneShard(t *testing.T) {
+	if !inside(t) {
+		return
+	}
+	l := openLink(t, Config{ForceUserspace: true, Grow: true, shardSize: 1})
+	const tooLong = 100000 * time.Second // the protocol has 16 bits
+	a, bad, b := Peer{Key: Key{1, 1}}, Peer{Key: Key{2, 2}, KeepAlive: tooLong, AllowedIPs: prefixes("10.66.0.9/32")}, Peer{Key: Key{3, 3}}
+	wide := Peer{Key: Key{4, 4}, AllowedIPs: prefixes("10.66.0.0/24")}
+	err := l.Apply([]PeerChange{{Peer: a}, {Peer: bad}, {Peer: wide}, {Peer: b}})
+	failed, ok := errors.AsType[Failures](err)
+	if !ok || len(failed) != 2 || failed[0].Peer.Key != bad.Key || failed[1].Peer.Key != wide.Key || !errors.Is(failed[1].Err, ErrPeer) || errors.Is(failed[0].Err, ErrPeer) {
+		t.Fatalf("failed: %v", err)
+	}
+	shardsOf(t, l)
+	alone(t, l, bad.AllowedIPs[0], bad.Key)
+	b.AllowedIPs = bad.AllowedIPs
+	if err := l.SetPeer(b); err != nil {
+		t.Fatal(err)
+	}
+	alone(t, l, bad.AllowedIPs[0], b.Key)
+	all, err := l.Peers()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range all {
+		if p.Key == wide.Key {
+			t.Error("a prefix was given to a peer of one device among several")
+		}
+	}
+}
+
+// A link that is full says so for each peer that it does not take, and for no other.
+func TestFull(t *testing.T) {
+	if !inside(t) {
+		return
+	}
+	for grow, room := range map[bool]int{false: 3, true: 3 * maxShards} {
+		l := openLink(t, Config{ForceUserspace: true, Grow: grow, shardSize: 3})
+		changes := make([]PeerChange, room+5)
+		for i := range changes {
+			changes[i].Peer = Peer{Key: Key{byte(i), 9}}
+		}
+		err := l.Apply(changes)
+		failed, ok := errors.AsType[Failures](err)
+		if !ok || len(failed) != 5 || failed[0].Peer.Key != changes[room].Peer.Key || !strings.Contains(err.Error(), fmt.Sprintf("holds %d peers", room)) {
+			t.Errorf("growing %v: %v", grow, err)
+		}
+		if err := l.Apply([]PeerChange{{Peer: changes[0].Peer, Remove: true}, changes[room]}); err != nil {
+			t.Errorf("growing %v: the place of a peer that left: %v", grow, err)
+		}
+		if err := l.Remove(); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// A link of several devices answers to a new key as a whole, and is lost as a whole.
+func TestShardsShareKeyAndFate(t *testing.T) {
+	if !inside(t) {
+		return
+	}
+	l := openLink(t, Config{ForceUserspace: true, Grow: true, shardSize: 1, Addresses: prefixes("10.66.0.1/16")})
+	at := listen(t, "10.66.0.1:0")
+	set(t, l, key(t).Public())
+	set(t, l, key(t).Public())
+	next := key(t)
+	if err := l.SetKey(next); err != nil {
+		t.Fatal(err)
+	}
+	for i := range 2 { // of the third device, which was there, and of a fourth
+		c := newClient(t, next.Public(), fmt.Sprintf("10.66.0.%d", i+2))
+		set(t, l, c.key.Public(), fmt.Sprintf("10.66.0.%d/32", i+2))
+		if !c.reaches(t, fmt.Sprintf("10.66.0.%d", i+2), at, soon) {
+			t.Errorf("device %d does not answer to the new key", i+2)
+		}
+	}
+	deleteInterface(t, "lz0")
+	waitLost(t, l)
+	if err := l.Close(); err != nil {
+		t.Error(err)
+	}
+	again := openLink(t, Config{ForceUserspace: true, Grow: true})
+	if got := fmt.Sprint(shardsOf(t, again)); got != "[0]" {
+		t.Errorf("opened again with %s peers", got)
+	}
 }
