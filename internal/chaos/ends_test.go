@@ -46,6 +46,8 @@ type ends struct {
 	inner           []*net.UDPConn
 	shots           []shot
 
+	firing sync.Mutex // held while a volley is sent
+
 	mu      sync.Mutex
 	rights  []rights
 	epoch   uint64          // of rights
@@ -55,7 +57,8 @@ type ends struct {
 
 	sent, passed, denied atomic.Uint64 // packets; of the denied, those sent
 	seq, rounds          atomic.Uint64
-	lastRouted           atomic.Int64 // nanoseconds of the wall clock
+	allowed, arrived     atomic.Uint64 // packets on their first way
+	lastRouted           atomic.Int64  // nanoseconds of the wall clock
 	stop                 chan struct{}
 	runs                 sync.WaitGroup
 }
@@ -155,6 +158,9 @@ func (e *ends) send(n int, reply bool, into *os.File, from, to netip.AddrPort) e
 	s := e.shots[n]
 	allowed, before := e.may(s)
 	t := tag{shot: uint16(n), denied: !allowed, reply: reply, seq: e.seq.Add(1)}
+	if allowed && !reply {
+		e.allowed.Add(1)
+	}
 	_, err := into.Write(packet(s.proto, from, to, t))
 	if allowed {
 		return err
@@ -208,10 +214,32 @@ func (e *ends) probe(t testing.TB) {
 			case <-e.stop:
 				return
 			case <-tick.C:
+				e.firing.Lock()
 				next = e.fire(t, next, volley)
+				e.firing.Unlock()
 			}
 		}
 	})
+}
+
+// still holds the probe, waits until nothing arrives any more, and returns how many allowed
+// packets have not arrived so far.
+func (e *ends) still(t testing.TB) (missing uint64) {
+	t.Helper()
+	e.firing.Lock()
+	defer e.firing.Unlock()
+	last, same := e.arrived.Load(), 0
+	settle(t, "the last packet", func() string {
+		now := e.arrived.Load()
+		if same++; now != last {
+			last, same = now, 0
+		}
+		if same < 20 {
+			return "they still come"
+		}
+		return ""
+	})
+	return e.allowed.Load() - last
 }
 
 // meet takes what comes out of an end. The outside answers what reached it.
@@ -256,6 +284,9 @@ var udp4 = append([]byte{0x45, 9: unix.IPPROTO_UDP}, make([]byte, 18)...)
 func (e *ends) judge(t tag, where string) {
 	if !t.denied {
 		e.passed.Add(1)
+		if !t.reply {
+			e.arrived.Add(1)
+		}
 		if e.shots[t.shot].needs == routed {
 			e.lastRouted.Store(time.Now().UnixNano())
 		}

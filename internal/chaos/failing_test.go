@@ -39,7 +39,10 @@ func (f *failures) next(one *failure) {
 }
 
 // failed is the answer to an order: how often the failure was met.
-type failed struct{ Hit, Shrunk int }
+type failed struct {
+	Hit, Shrunk int
+	Err         string
+}
 
 func (f *failures) met() failed {
 	f.mu.Lock()

@@ -263,6 +263,32 @@ func TestForeignPrograms(t *testing.T) {
 	}
 }
 
+// The gateway's own rules change under load: nothing that is allowed is lost, and nothing
+// else passes.
+func TestHostRulesChange(t *testing.T) {
+	if !inside(t, 2*time.Minute) {
+		return
+	}
+	l := newLab(t)
+	l.routeAll(t)
+	missing, before := l.still(t), l.allowed.Load()
+	for port := uint16(8001); port < 8021; port++ {
+		if err := l.tell(t, planeOrder{Host: port}).Err; err != "" {
+			t.Fatal(err)
+		}
+		l.rules = nil
+		l.settled(t)
+		if all := strings.Join(l.rules, "\n"); !strings.Contains(all, strconv.Itoa(int(port))) || strings.Contains(all, strconv.Itoa(int(port-1))) {
+			t.Fatalf("rules with port %d:\n%s", port, all)
+		}
+		l.round(t)
+	}
+	if lost := l.still(t) - missing; lost != 0 {
+		t.Errorf("%d of %d allowed packets were lost", lost, l.allowed.Load()-before)
+	}
+	t.Logf("20 changes of rules, %d allowed packets sent", l.allowed.Load()-before)
+}
+
 // A clock set hours ahead ends what it ends and nothing else; set back, it gives nothing
 // of it back.
 func TestClockSteps(t *testing.T) {

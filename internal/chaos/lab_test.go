@@ -1,12 +1,12 @@
 package chaos
 
 import (
-	"errors"
+	"cmp"
 	"fmt"
 	"math/rand/v2"
-	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -135,7 +135,7 @@ func (l *lab) settled(t testing.TB) {
 		}
 		want := decided(v, time.Now().Add(max(l.ahead, 0)))
 		want.rules = l.rules
-		if d := have.differs(want); d != "" {
+		if d := cmp.Or(have.differs(want), tunnelDiffers()); d != "" {
 			return d
 		}
 		if len(v.Pending) > 0 || v.Status.Pending > 0 {
@@ -231,20 +231,30 @@ func (l *lab) move(n int) bool {
 	return true
 }
 
-// lz0 gives the name of the tunnel's interface and its addresses, as the kernel has them.
-func lz0() (netlink.Link, []netip.Prefix, error) {
+// tunnelDiffers says what of the tunnel's interface, and of forwarding, is not as decided.
+func tunnelDiffers() string {
 	link, err := netlink.LinkByName(host.Tunnel)
 	if err != nil {
-		return nil, nil, err
+		return err.Error()
 	}
 	all, err := netlink.AddrList(link, netlink.FAMILY_ALL)
-	var out []netip.Prefix
+	if err != nil {
+		return err.Error()
+	}
+	var own []string
 	for _, a := range all {
-		addr, _ := netip.AddrFromSlice(a.IP)
-		bits, _ := a.Mask.Size()
-		if addr = addr.Unmap(); !addr.IsLinkLocalUnicast() {
-			out = append(out, netip.PrefixFrom(addr, bits))
+		if !a.IP.IsLinkLocalUnicast() {
+			own = append(own, a.IPNet.String())
 		}
 	}
-	return link, out, errors.Join(err)
+	slices.Sort(own)
+	if want := []string{"10.66.0.1/16", "10.77.0.1/16", "fd66::1/64", "fd77::1/64"}; !slices.Equal(own, want) {
+		return fmt.Sprintf("the tunnel has addresses %v, decided %v", own, want)
+	}
+	for _, file := range []string{"/proc/sys/net/ipv4/ip_forward", "/proc/sys/net/ipv6/conf/all/forwarding"} {
+		if b, err := os.ReadFile(file); err != nil || string(b) != "1\n" {
+			return fmt.Sprintf("%s is %q (%v)", file, b, err)
+		}
+	}
+	return ""
 }

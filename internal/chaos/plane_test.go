@@ -48,6 +48,7 @@ type planeOrder struct {
 	Fail  *failure      // what the kernel refuses once
 	Small bool          // the sockets of nftables have next to no room for answers
 	Step  time.Duration // the wall clock is ahead by this
+	Host  uint16        // the gateway has a service at this TCP port
 }
 
 // runPlane is the data plane: the product's, over the real table and a stand-in link.
@@ -88,6 +89,13 @@ func runPlane(dir string) error {
 			f.seal(o.Die)
 			fails.next(o.Fail)
 			ahead.Store(int64(o.Step))
+			if o.Host != 0 {
+				r := host
+				r.Outside = []firewall.Service{{Protocol: "tcp", Port: o.Host}}
+				if err := plane.SetHost(r); err != nil {
+					return failed{Err: err.Error()}
+				}
+			}
 			if o.Small {
 				return shrinking(300 * time.Millisecond)
 			}
