@@ -22,6 +22,7 @@ var rules = map[string]struct {
 	"internal/daemon":      {[]string{"*"}, "it wires the gateway's parts; the mains and the lab share it"},
 	"internal/testnet":     {[]string{"*"}, "a lab may use everything"},
 	"internal/bench":       {[]string{"*"}, "it measures everything"},
+	"internal/leak":        {[]string{"*"}, "it attacks everything together"},
 	"internal/e2e":         {[]string{"*"}, "it tries everything together"},
 	"internal/arrows":      {nil, "a test"},
 	"internal/chaos":       {nil, "a test"},

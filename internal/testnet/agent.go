@@ -31,6 +31,8 @@ func runHost(ctx context.Context, args []string) error {
 		opConfigure: handle(func(_ context.Context, r configureRequest) (any, error) { return nil, configure(r) }),
 		opProbe:     handle(func(ctx context.Context, s ProbeSpec) (any, error) { return probe(ctx, s) }),
 		opInject:    handle(func(_ context.Context, r injectRequest) (any, error) { return nil, inject(r) }),
+
+		opLinkAddress: handle(func(_ context.Context, device string) (any, error) { return linkAddress(device) }),
 	}
 	procs.register(ops)
 	traffic.register(ops)

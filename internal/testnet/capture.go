@@ -33,14 +33,22 @@ type Capture struct {
 	more chan struct{} // closed and replaced when a record came in
 }
 
-// Capture starts recording on the interface; an empty device means all of them.
-func (h *Host) Capture(ctx context.Context, device string) (*Capture, error) {
+// captureRequest says what to record.
+type captureRequest struct {
+	Device  string   `json:"device"`
+	Without []uint16 `json:"without,omitempty"`
+}
+
+// Capture starts recording on the interface; an empty device means all of them. What goes
+// from or to one of the UDP ports without is left out if it bears no message, such as that of a
+// tunnel whose contents are recorded anyway.
+func (h *Host) Capture(ctx context.Context, device string, without ...uint16) (*Capture, error) {
 	r, w, err := os.Pipe()
 	if err != nil {
 		return nil, fmt.Errorf("capturing on %s: %w", h.name, err)
 	}
 	c := &Capture{host: h, ended: make(chan struct{}), more: make(chan struct{})}
-	err = h.agent.call(ctx, opCapture, device, &c.id, w)
+	err = h.agent.call(ctx, opCapture, captureRequest{device, without}, &c.id, w)
 	w.Close()
 	if err != nil {
 		r.Close()

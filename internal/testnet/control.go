@@ -20,6 +20,9 @@ const (
 	controlPriority = 68
 )
 
+// everything is every address.
+var everything = []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("::/0")}
+
 // ControlSpec says what the control tunnel stands in for.
 type ControlSpec struct {
 	// Gateway lists addresses of the real gateway that the control gateway is to
@@ -28,6 +31,8 @@ type ControlSpec struct {
 	// Dev1 and Dev2 list addresses that the devices hold in the real tunnel, which
 	// the control gateway is to lead to them through its own.
 	Dev1, Dev2 []netip.Addr
+	// AnySource lets dev1 send from any address, as if there were no cryptokey routing.
+	AnySource bool
 }
 
 // OpenControl opens a tunnel from both devices to the control gateway. A probe
@@ -58,7 +63,11 @@ func (n *Net) OpenControl(ctx context.Context, s ControlSpec) error {
 			return err
 		}
 		own := controlNet.host(d.last)
-		gateway.Peers = append(gateway.Peers, tunnel.Peer{Key: key.Public(), AllowedIPs: append(whole(own), hostPrefixes(d.claim)...)})
+		allowed := append(whole(own), hostPrefixes(d.claim)...)
+		if s.AnySource && d.host == n.Dev1 {
+			allowed = append(allowed, everything...)
+		}
+		gateway.Peers = append(gateway.Peers, tunnel.Peer{Key: key.Public(), AllowedIPs: allowed})
 		for _, p := range hostPrefixes(d.claim) {
 			there.Routes = append(there.Routes, Route{To: p, Device: ControlDevice})
 		}
@@ -85,7 +94,7 @@ func (n *Net) controlClient(key tunnel.PrivateKey, gateway tunnel.Key, own Both)
 	return WireGuardSpec{Device: ControlDevice, Key: key, Addrs: whole(own), Peers: []tunnel.Peer{{
 		Key:        gateway,
 		Endpoint:   netip.AddrPortFrom(n.Plan.ControlOuter.V4, controlPort),
-		AllowedIPs: []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("::/0")},
+		AllowedIPs: everything,
 		KeepAlive:  5 * time.Second, // so that the gateway knows the way before it is asked
 	}}}
 }
@@ -94,8 +103,8 @@ func (n *Net) controlClient(key tunnel.PrivateKey, gateway tunnel.Key, own Both)
 // into it.
 func controlRoutes(own Both) NetConfig {
 	var c NetConfig
-	for _, everything := range []string{"0.0.0.0/0", "::/0"} {
-		c.Routes = append(c.Routes, Route{To: netip.MustParsePrefix(everything), Device: ControlDevice, Table: controlTable})
+	for _, p := range everything {
+		c.Routes = append(c.Routes, Route{To: p, Device: ControlDevice, Table: controlTable})
 	}
 	for _, p := range whole(own) {
 		c.Rules = append(c.Rules, Rule{Priority: controlPriority, From: p, Table: controlTable})

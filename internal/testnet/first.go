@@ -34,6 +34,8 @@ const (
 	opStreamClose = "stream.close"
 	opInject      = "inject"
 	opCapture     = "capture"
+	opHear        = "hear"
+	opLinkAddress = "link.address"
 	opCaptureStat = "capture.stat"
 	opCaptureStop = "capture.stop"
 )

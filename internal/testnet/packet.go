@@ -66,7 +66,7 @@ func parseIPv4(b []byte) Record {
 	}
 	payload := b[size:min(len(b), max(total, size))]
 	if fragment&0x1fff != 0 {
-		return r // the transport header is in the first fragment
+		return withMessage(r, payload) // the transport header is in the first fragment
 	}
 	return parseTransport(r, payload, total-size)
 }
@@ -108,7 +108,7 @@ func parseIPv6(b []byte) Record {
 			r.Fragment = true
 			if binary.BigEndian.Uint16(b[2:4])&0xfff8 != 0 {
 				r.Proto = b[0]
-				return r
+				return withMessage(r, b[8:])
 			}
 		}
 		r.Proto, b, left = b[0], b[size:], left-size
@@ -135,7 +135,7 @@ func parseTransport(r Record, b []byte, wire int) Record {
 		r.ICMPType, r.ICMPCode = b[0], b[1]
 		return withMessage(r, b[8:])
 	}
-	return r
+	return withMessage(r, b)
 }
 
 // parseTCP follows RFC 9293, section 3.1; the time stamp is RFC 7323's.

@@ -48,6 +48,20 @@ func Arrived(sent, further []Record) []Record {
 	return out
 }
 
+// Alike says whether r, recorded further on, is the packet s, or a part of it, whatever
+// became of its addresses and ports on the way. A packet of TCP without a time stamp
+// option, and one of another protocol without a message, is like no other.
+func (s Record) Alike(r Record) bool {
+	switch {
+	case s.Proto != r.Proto:
+		return false
+	case s.Proto == protoTCP:
+		return s.TCPTime != 0 && s.TCPTime == r.TCPTime && s.sameAs(r)
+	default:
+		return s.Stream != 0 && s.Stream == r.Stream && s.Seq == r.Seq && s.Sent == r.Sent
+	}
+}
+
 // flowKey is what a packet and its copy further on have in common at the least.
 type flowKey struct {
 	proto    uint8

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -33,7 +34,7 @@ type captures struct {
 	running map[uint64]*capturing
 }
 
-// capturing is one capture. Its loop alone reads the ring.
+// capturing is one capture, of a ring or of ears. Its loop alone reads them.
 type capturing struct {
 	fd    int
 	ring  []byte
@@ -45,6 +46,9 @@ type capturing struct {
 	pipe  *os.File
 	names map[int]string
 	stat  CaptureStat
+	ears  []ear // instead of the ring
+
+	without []uint16 // UDP ports that are not recorded
 }
 
 type captureAsk struct {
@@ -54,21 +58,28 @@ type captureAsk struct {
 
 func (cs *captures) register(ops map[string]handler) {
 	ops[opCapture] = handleFiles(cs.start)
+	ops[opHear] = handleFiles(cs.hear)
 	ops[opCaptureStat] = handle(func(ctx context.Context, id uint64) (any, error) { return cs.ask(ctx, id, false) })
 	ops[opCaptureStop] = handle(func(ctx context.Context, id uint64) (any, error) { return cs.ask(ctx, id, true) })
 }
 
-func (cs *captures) start(_ context.Context, device string, files []*os.File) (any, error) {
+func (cs *captures) start(_ context.Context, r captureRequest, files []*os.File) (any, error) {
 	if len(files) != 1 {
 		closeAll(files)
 		return nil, fmt.Errorf("%d pipes came along, want 1", len(files))
 	}
-	c, err := openRing(device)
+	c, err := openRing(r.Device)
 	if err != nil {
 		closeAll(files)
 		return nil, err
 	}
-	c.pipe, c.out = files[0], bufio.NewWriterSize(files[0], 64<<10)
+	c.without = r.Without
+	return cs.add(c, files[0])
+}
+
+// add starts a capture whose records go to the pipe.
+func (cs *captures) add(c *capturing, pipe *os.File) (any, error) {
+	c.pipe, c.out = pipe, bufio.NewWriterSize(pipe, 64<<10)
 	cs.mu.Lock()
 	defer cs.mu.Unlock()
 	cs.next++
@@ -160,7 +171,12 @@ func (c *capturing) release() {
 	if c.wake >= 0 {
 		unix.Close(c.wake)
 	}
-	unix.Close(c.fd)
+	for _, e := range c.ears {
+		unix.Close(e.fd)
+	}
+	if c.fd >= 0 {
+		unix.Close(c.fd)
+	}
 }
 
 // loop hands over packets as they come and answers questions when all that came
@@ -170,6 +186,9 @@ func (c *capturing) loop() {
 	defer c.release()
 	defer c.pipe.Close()
 	fds := []unix.PollFd{{Fd: int32(c.fd), Events: unix.POLLIN}, {Fd: int32(c.wake), Events: unix.POLLIN}}
+	for _, e := range c.ears {
+		fds = append(fds, unix.PollFd{Fd: int32(e.fd), Events: unix.POLLIN})
+	}
 	for {
 		if _, err := unix.Poll(fds, -1); err != nil && !errors.Is(err, syscall.EINTR) {
 			return
@@ -184,6 +203,7 @@ func (c *capturing) loop() {
 			_, _ = unix.GetsockoptInt(c.fd, unix.SOL_SOCKET, unix.SO_ERROR) // the interface went down: clears it
 		}
 		c.drain()
+		c.drainEars()
 		if err := c.out.Flush(); err != nil {
 			return // nobody reads any more
 		}
@@ -211,7 +231,7 @@ func (c *capturing) pending() []captureAsk {
 
 // drain hands over every frame that is the reader's, and gives it back.
 func (c *capturing) drain() {
-	for {
+	for c.ring != nil {
 		frame := c.ring[c.frame*frameSize : (c.frame+1)*frameSize]
 		status := (*uint32)(unsafe.Pointer(&frame[0]))
 		if atomic.LoadUint32(status)&unix.TP_STATUS_USER == 0 {
@@ -232,7 +252,7 @@ func (c *capturing) record(frame []byte) {
 		return // not possible with this ring
 	}
 	r, ok := parsePacket(frame[start:end])
-	if !ok {
+	if !ok || r.Stream == 0 && r.Proto == protoUDP && (slices.Contains(c.without, r.From.Port()) || slices.Contains(c.without, r.To.Port())) {
 		return
 	}
 	r.At, r.Len = fromWall(int64(h.Sec), int64(h.Nsec)), int(h.Len)
@@ -259,6 +279,9 @@ func (c *capturing) name(index int) string {
 
 // count adds the kernel's counters, which reading sets back to zero.
 func (c *capturing) count() {
+	if c.ring == nil {
+		return
+	}
 	st, err := unix.GetsockoptTpacketStats(c.fd, unix.SOL_PACKET, unix.PACKET_STATISTICS)
 	if err != nil {
 		c.stat.Dropped++ // unknown is not "none"

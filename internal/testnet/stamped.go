@@ -33,6 +33,18 @@ const stampedLen = 40
 // maxStamped is the longest message, more than any packet holds.
 const maxStamped = 64 << 10
 
+// MessageLen is the length of what [Message] returns.
+const MessageLen = stampedLen
+
+// Message is the beginning of a probe's message, stamped with this instant, for packets
+// made by hand: what captures recognise them by. A server echoes it.
+func Message(stream uint32, seq uint64) []byte {
+	return stamped{kind: kindProbe, stream: stream, seq: seq, sent: Now(), size: stampedLen}.bytes()
+}
+
+// NewStream returns a number that no other probe or stream has.
+func NewStream() uint32 { return newStream() }
+
 var stampedMagic = []byte("\xf5LZ\x01")
 
 // put writes the beginning into b, which has at least stampedLen bytes.
