@@ -1,12 +1,14 @@
 package daemon
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -208,5 +210,25 @@ func TestUnknownRequest(t *testing.T) {
 	_, err := hostDoor{guard: g}.do(hostRequest{Do: "open"})
 	if err == nil || !strings.Contains(fmt.Sprint(err), "unknown") {
 		t.Errorf("an unknown request: %v", err)
+	}
+}
+
+// The rules that the data plane holds come through the socket as they are.
+func TestHeldRulesSurviveTheWire(t *testing.T) {
+	r := firewall.Ruleset{
+		Table: "lazaret", Tunnel: "lz0", ListenPort: 51820, Freshness: time.Minute, QuarantineLife: time.Hour,
+		Gateway: []netip.Addr{netip.MustParseAddr("10.66.0.1"), netip.MustParseAddr("fd66::1")}, Outside: tcp(22).In,
+		Pools: []firewall.Pool{
+			{Name: "q", IPv4: netip.MustParsePrefix("10.66.0.0/16"), Reach: []firewall.Reach{{To: netip.MustParsePrefix("192.0.2.10/32"), Protocol: "tcp", From: 443, Up: 444}}},
+			{Name: "f", Mark: 1, IPv6: netip.MustParsePrefix("fd67::/64"), Masquerade: true},
+		},
+	}
+	text, err := json.Marshal(hostAnswer{Version: hostVersion, Held: &r})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var a hostAnswer
+	if err := json.Unmarshal(text, &a); err != nil || !reflect.DeepEqual(*a.Held, r) {
+		t.Errorf("came through as %+v, %v", a.Held, err)
 	}
 }

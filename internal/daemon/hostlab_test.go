@@ -185,7 +185,7 @@ func TestTryHostRules(t *testing.T) {
 	for _, from := range []*testnet.Host{l.admin, l.other} { // without any rules, everything passes
 		l.passes("no rules", ask{from, gatewayHost, 22, true}, ask{from, gatewayHost, 9100, true})
 	}
-	c := l.write(sshForAdmin)
+	l.write(sshForAdmin)
 	l.start()
 	before := func(when string) {
 		t.Helper()
@@ -198,7 +198,7 @@ func TestTryHostRules(t *testing.T) {
 	before("at first")
 	session := l.session()
 
-	c = l.write(otherForAll)
+	c := l.write(otherForAll)
 	_, err := TryHost(soon(t), c, ShortestTry)
 	l.must(err)
 	l.alive(session, "tried")
@@ -309,10 +309,10 @@ func TestOnlyListedServicesGoOut(t *testing.T) {
 	t.Parallel()
 	l := newHostLab(t)
 	l.passes("no rules", ask{l.gateway, otherHost, 3128, true})
-	c := l.write(directlyToWeb)
+	l.write(directlyToWeb)
 	l.start()
 	l.passes("directly", ask{l.gateway, serverHost, 443, true}, ask{l.gateway, serverHost, 3128, false}, ask{l.gateway, otherHost, 3128, false})
-	c = l.write(throughProxy)
+	c := l.write(throughProxy)
 	_, err := TryHost(soon(t), c, LongestTry)
 	l.must(err)
 	l.passes("through the proxy", ask{l.gateway, serverHost, 443, false}, ask{l.gateway, otherHost, 3128, false})
