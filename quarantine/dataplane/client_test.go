@@ -242,6 +242,7 @@ func TestEvents(t *testing.T) {
 	if got.Device != id(1) || got.Key != peerKey(50) {
 		t.Errorf("event %+v", got)
 	}
+	check(t, c.Close()) // it would connect again, and the newest is listened to
 	again := r.dial(t)
 	want(t, again.Replace(t.Context(), somePlan(11, e, in77(2, 5))), nil)
 	if got := expect(t, again, Rotated); got.Key != peerKey(50) {
