@@ -39,6 +39,7 @@ func TestMain(m *testing.M) {
 			return runDaemon(args[0], func(c config.Config, log *slog.Logger) error { return daemon.Dataplane(ctx, c, log, ready) })
 		},
 		"door":         runDoor,
+		"nameserver":   runNameServer,
 		"agent":        runAgent,
 		"agent enroll": runAgentEnroll,
 	})
