@@ -44,6 +44,13 @@ func SettingsFor(r quarantine.Record, p quarantine.Profile, pools map[string]qua
 		from = home
 	}
 	s.Full = network(full, from, r.Seat)
+	if p.Addressing != quarantine.Fixed {
+		// The gateway's ICMP errors to an address of a pool come from its own there. A device
+		// that takes no packet from it never hears that one was too big (RFC 8201, section 1).
+		for _, a := range full.GatewayAddresses() {
+			s.Full.Routes = append(s.Full.Routes, netip.PrefixFrom(a.Addr(), a.Addr().BitLen()))
+		}
+	}
 	s.Full.Routes = sorted(s.Full.Routes)
 	return s
 }

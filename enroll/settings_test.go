@@ -23,9 +23,9 @@ func TestSettingsFor(t *testing.T) {
 	home := cmpmsg.Network{Pool: "quarantine", Addresses: prefixes("10.10.0.8/32", "fd00:10::8/128"),
 		Routes: prefixes("10.10.0.1/32", "192.0.2.10/32", "fd00:10::1/128")}
 	full := cmpmsg.Network{Pool: "full", Addresses: prefixes("10.20.0.8/32", "fd00:20::8/128"),
-		Routes: prefixes("10.0.0.0/8"), DNS: []netip.Addr{netip.MustParseAddr("10.0.0.53")}}
+		Routes: prefixes("10.0.0.0/8", "10.20.0.1/32", "fd00:20::1/128"), DNS: []netip.Addr{netip.MustParseAddr("10.0.0.53")}}
 	fixed := full
-	fixed.Addresses = home.Addresses
+	fixed.Addresses, fixed.Routes = home.Addresses, prefixes("10.0.0.0/8") // its gateway is that of quarantine
 	for _, c := range []struct {
 		name       string
 		stage      quarantine.Stage

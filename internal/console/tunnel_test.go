@@ -52,7 +52,7 @@ func TestTunnelForAStockApp(t *testing.T) {
 	peer := api.TunnelPeer{Key: "gateway's key", Endpoint: "gw.example.com:51820", KeepAlive: 25}
 	quarantined, full, both := peer, peer, peer
 	quarantined.AllowedIPs = prefixes("10.66.0.1/32", "192.0.2.10/32", "fd66::1/128")
-	full.AllowedIPs = prefixes("10.66.0.1/32", "192.0.2.10/32", "10.0.0.0/8") // the pool has no IPv6 address
+	full.AllowedIPs = prefixes("10.66.0.1/32", "192.0.2.10/32", "10.0.0.0/8", "10.67.0.1/32") // the pool has no IPv6 address
 	want := api.Tunnel{Device: "dev1", Name: "alice-laptop", Key: l.gate.records[0].Key.String(), Addressing: "follow", Configurations: []api.TunnelConfiguration{
 		{Name: "quarantine", Addresses: prefixes("10.66.0.2/32", "fd66::2/128"), DNS: pools["quarantine"].DNS, MTU: 1380, Peer: quarantined},
 		{Name: "full", Addresses: prefixes("10.67.0.2/32"), DNS: pools["full"].DNS, MTU: 1380, Peer: full},

@@ -128,6 +128,7 @@ type gateway struct {
 	host               *testnet.Host
 	outer, mgmt, intra netip.Addr
 	quarantine, full   netip.Prefix
+	six                sixth
 	config, admin      string
 	serve, plane       *testnet.Process
 	mu                 sync.Mutex
@@ -141,6 +142,7 @@ type options struct {
 	quarantine, full string // prefixes
 	freshness        time.Duration
 	life             time.Duration // of certificates
+	dual, six        bool          // IPv6 beside IPv4, or in place of it
 	programs         string        // directory of the programs to run; empty: the functions that they run
 }
 
@@ -171,12 +173,20 @@ func newGateway(t testing.TB, o options) *gateway {
 	var err error
 	g.host, err = lab.AddHost(ctx, fmt.Sprintf("gw%d", i))
 	must(err)
-	for name, a := range map[string]netip.Addr{"outer": g.outer, "mgmt": g.mgmt, "intra": g.intra} {
-		must(lab.Link(ctx, g.host, name, name, netip.PrefixFrom(a, 24)))
+	g.six = sixthOf(g.n, o)
+	for name, a := range map[string][2]netip.Addr{"outer": {g.outer, g.six.outer}, "mgmt": {g.mgmt, g.six.mgmt}, "intra": {g.intra, g.six.intra}} {
+		own := []netip.Prefix{netip.PrefixFrom(a[0], 24)}
+		if o.dual || o.six {
+			own = append(own, netip.PrefixFrom(a[1], 64))
+		}
+		must(lab.Link(ctx, g.host, name, name, own...))
 	}
 	must(g.host.Configure(ctx, testnet.NetConfig{Sysctls: map[string]string{"net/ipv4/ip_unprivileged_port_start": "443"}}))
 	for h, via := range map[*testnet.Host]netip.Addr{lab.Management: g.mgmt, lab.Intranet: g.intra} {
 		must(h.Configure(ctx, testnet.NetConfig{Routes: []testnet.Route{{To: g.quarantine, Via: via}, {To: g.full, Via: via}}}))
+	}
+	for h, via := range map[*testnet.Host]netip.Addr{lab.Management: g.six.mgmt, lab.Intranet: g.six.intra} {
+		must(h.Configure(ctx, testnet.NetConfig{Routes: []testnet.Route{{To: g.six.quarantine, Via: via}, {To: g.six.full, Via: via}}}))
 	}
 	dir := g.host.Dir()
 	g.config, g.admin = filepath.Join(dir, "lazaret.toml"), filepath.Join(dir, "admin")
@@ -209,7 +219,7 @@ func newGateway(t testing.TB, o options) *gateway {
 
 func (g *gateway) initOptions(plan testnet.Plan, freshness time.Duration) daemon.InitOptions {
 	dir := g.host.Dir()
-	return daemon.InitOptions{
+	o := daemon.InitOptions{
 		ConfigPath: g.config, AdminDir: g.admin, Organization: "Test", Administrator: "tester",
 		Values: map[string]any{
 			"state": filepath.Join(dir, "state"), "dataplane.state": filepath.Join(dir, "dataplane"),
@@ -221,6 +231,18 @@ func (g *gateway) initOptions(plan testnet.Plan, freshness time.Duration) daemon
 		Quarantine: []netip.Prefix{g.quarantine}, Full: []netip.Prefix{g.full},
 		Routes: []netip.Prefix{netip.MustParsePrefix("10.10.0.0/24")}, MayRelease: true, MaxValidity: 24 * time.Hour,
 	}
+	six := []string{plan.Management.V6.String() + " tcp/443", plan.Management.V6.String() + " icmp"}
+	switch {
+	case g.six.dual:
+		o.Management = append(o.Management, six...)
+		o.Quarantine, o.Full = append(o.Quarantine, g.six.quarantine), append(o.Full, g.six.full)
+		o.Routes = append(o.Routes, netip.MustParsePrefix("fd10::/64"))
+	case g.six.only:
+		o.Management, o.Routes = six, []netip.Prefix{netip.MustParsePrefix("fd10::/64")}
+		o.Quarantine, o.Full = []netip.Prefix{g.six.quarantine}, []netip.Prefix{g.six.full}
+		o.Values["enroll.listen"], o.Values["enroll.names"] = []string{netip.AddrPortFrom(g.six.outer, 443).String()}, []string{g.six.outer.String()}
+	}
+	return o
 }
 
 // runPrograms makes and runs the gateway with lazaretd itself.
@@ -294,7 +316,12 @@ func (g *gateway) awaitReady(t testing.TB) {
 }
 
 // url is where devices enroll.
-func (g *gateway) url() string { return "https://" + g.outer.String() }
+func (g *gateway) url() string {
+	if g.six.only {
+		return "https://[" + g.six.outer.String() + "]"
+	}
+	return "https://" + g.outer.String()
+}
 
 // root is the organization's root certificate, as init left it.
 func (g *gateway) root(t testing.TB) *x509.CertPool {
