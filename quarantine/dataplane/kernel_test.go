@@ -45,6 +45,11 @@ func runGateway(dir, crash string) error {
 		return err
 	}
 	defer table.Close()
+	flows, err := firewall.OpenFlows(0)
+	if err != nil {
+		return err
+	}
+	defer flows.Close()
 	key, err := tunnel.LoadOrCreateKey(filepath.Join(dir, "key"))
 	if err != nil {
 		return err
@@ -61,7 +66,7 @@ func runGateway(dir, crash string) error {
 			}
 		}
 	}
-	p, err := New(Config{Table: mortalTable{table, die("table")}, Host: host, Listen: listen, Log: log, OpenLink: func(ctx context.Context) (Link, error) {
+	p, err := New(Config{Table: mortalTable{table, die("table")}, Host: host, Listen: listen, Flows: flows, Log: log, OpenLink: func(ctx context.Context) (Link, error) {
 		link, err := tunnel.Open(ctx, tunnel.Config{Name: host.Tunnel, PrivateKey: key, ListenPort: wgPort, Log: log})
 		return mortalLink{link, die("link")}, err
 	}})

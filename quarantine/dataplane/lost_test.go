@@ -3,6 +3,7 @@ package dataplane
 import (
 	"errors"
 	"os"
+	"os/exec"
 	"strings"
 	"testing"
 	"time"
@@ -170,4 +171,32 @@ func TestTunnelMendedInPlace(t *testing.T) {
 	if seen, _ := SystemInterface(host.Tunnel); len(seen.Addresses) < len(want) {
 		t.Errorf("addresses %v", seen.Addresses)
 	}
+}
+
+// After a cut the kernel forgets the device's connections from its pool address, and keeps
+// the one to the management server.
+func TestConnectionsAreForgotten(t *testing.T) {
+	witness := testneed.Program(t, "conntrack")
+	if !inside(t) {
+		return
+	}
+	s := newSite(t)
+	check(t, s.c.Replace(t.Context(), s.plan(10, s.routed(5, 0))))
+	s.refresh(t, 10)
+	s.restartPhone(t)
+	s.sees(t, "routed", true, true)
+	tracked := func(from string) bool {
+		out, err := exec.Command(witness, "-L", "-s", from).Output()
+		check(t, err)
+		return len(out) > 0
+	}
+	if !tracked("10.66.0.2") || !tracked("10.77.0.2") {
+		t.Fatal("the witness sees no connections")
+	}
+	check(t, s.c.Apply(t.Context(), s.quarantined(11, 1)))
+	until(t, "forgotten connections", func() bool { return !tracked("10.77.0.2") })
+	if !tracked("10.66.0.2") {
+		t.Error("the connection to the management server was forgotten")
+	}
+	s.sees(t, "demoted", true, false)
 }
