@@ -34,6 +34,7 @@ var groups = []group{
 	{"report", measureReports},
 	{"packet", measurePackets},
 	{"tunnel", measureTunnel},
+	{"demotion", measureDemotions},
 	{"boot", measureBoot},
 	{"ways", measureWays},
 }
@@ -51,6 +52,7 @@ var roles = map[string]testnet.Role{
 	roleKeeper: runKeeper,
 	rolePump:   runPump,
 	roleDrain:  runDrain,
+	roleFlood:  runFlood,
 }
 
 // session is one run of the program.

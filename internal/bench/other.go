@@ -82,7 +82,10 @@ func (o *other) apply(c *nftables.Conn, i int, away bool) error {
 	return c.Flush()
 }
 
-func (o *other) close() error { return o.conn.CloseLasting() }
+func (o *other) close() error {
+	o.conn.DelTable(o.table)
+	return errors.Join(o.conn.Flush(), o.conn.CloseLasting())
+}
 
 // loadTracking is connection tracking alone: what anything with state costs.
 func loadTracking(int) (rules, error) {

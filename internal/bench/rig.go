@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"runtime"
+	"strings"
 	"time"
 
 	"github.com/vishvananda/netlink"
@@ -41,6 +42,7 @@ var (
 type rigArgs struct {
 	Rules   string // name of a ruleset, see rulesets; empty: none, not even connection tracking
 	Devices int
+	Senders int  // how many of them, drawn at random, send
 	Idle    bool // has the links only, for a data plane beside it
 }
 
@@ -139,13 +141,8 @@ func addressRig(name string, own netip.Prefix, neighbours ...netip.Addr) error {
 
 // open loads the ruleset, prepares packets of every device, and sees each of them through.
 func (r *rig) open() error {
-	load, ok := rulesets[r.args.Rules]
-	if !ok {
-		return fmt.Errorf("no ruleset %q", r.args.Rules)
-	}
-	var err error
-	if r.rules, err = load(r.args.Devices); err != nil {
-		return fmt.Errorf("loading ruleset %q: %w", r.args.Rules, err)
+	if err := r.use(r.args.Rules); err != nil {
+		return err
 	}
 	for _, name := range []string{"udp_timeout", "udp_timeout_stream"} {
 		// Flows must outlast the run. Where this may not be written, each turn refreshes them.
@@ -166,15 +163,26 @@ func (r *rig) open() error {
 	return nil
 }
 
-// maxSenders is how many of a rig's devices send: the kernel keeps the tracked flows of all
-// namespaces in one hash table, the latest first, and with too many of them the rig that was
-// loaded first pays for the others.
-const maxSenders = 20_000
+// use loads a ruleset and then removes the one before, so that what is tracked stays tracked.
+func (r *rig) use(name string) error {
+	load, ok := rulesets[name]
+	if !ok {
+		return fmt.Errorf("no ruleset %q", name)
+	}
+	next, err := load(r.args.Devices)
+	if err != nil {
+		return fmt.Errorf("loading ruleset %q: %w", name, err)
+	}
+	if r.rules != nil {
+		err = r.rules.close()
+	}
+	r.rules = next
+	return err
+}
 
-// senders are that many devices, or all, at random, and the same in every rig.
+// senders are the devices that send, the same in every rig.
 func (r *rig) senders() []int {
-	all := rand.New(rand.NewPCG(2, 2)).Perm(r.args.Devices)
-	return all[:min(len(all), maxSenders)]
+	return rand.New(rand.NewPCG(2, 2)).Perm(r.args.Devices)[:min(r.args.Senders, r.args.Devices)]
 }
 
 // flowsOf are flows of these devices, one each.
@@ -272,6 +280,9 @@ func (r *rig) obey(ctx context.Context, o order) (any, error) {
 		return nil, r.startPace(ctx, o.N)
 	case "paced":
 		return r.stopPace()
+	}
+	if name, ok := strings.CutPrefix(o.Do, "use "); ok {
+		return nil, r.use(name)
 	}
 	p, ok := r.paths[o.Do]
 	if !ok {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/netip"
@@ -15,7 +16,7 @@ import (
 type rules interface {
 	// move takes device i from the full pool to quarantine, or back, in one transaction.
 	move(i int, away bool) error
-	close() error
+	close() error // and remove it
 }
 
 // The rulesets that are compared. All let devices send from their address in the full pool
@@ -124,4 +125,4 @@ func (o *ours) move(i int, away bool) error {
 	return o.table.Apply(firewall.Change{DelQuarantined: a, AddRouted: []firewall.Routed{{Addr: a[0], Mark: 1, Until: o.until}}})
 }
 
-func (o *ours) close() error { return o.table.Close() }
+func (o *ours) close() error { return errors.Join(o.table.Close(), removeTable("lazaret")) }

@@ -18,6 +18,11 @@ func measureWays(ctx context.Context, s *session) error {
 		{Rules: eachRules, Devices: few}, {Rules: eachRules, Devices: many},
 		{Rules: plainRules, Devices: few}, {Rules: dialRules, Devices: few},
 	}
+	for i := range of {
+		// The kernel keeps the tracked flows of all namespaces in one hash table, the latest
+		// first: with too many of them, the rig that was loaded first would pay for the others.
+		of[i].Senders = 5000
+	}
 	r, err := startRigs(ctx, s, of...)
 	if err != nil {
 		return err
