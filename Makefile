@@ -2,7 +2,7 @@
 GO ?= go
 export CGO_ENABLED ?= 0
 
-.PHONY: build test ci fmt vet lint race fuzz cross demo bench vulncheck
+.PHONY: build test ci fmt vet lint race fuzz cross demo bench leaktest vulncheck
 
 build:
 	$(GO) build -trimpath -o bin/ ./cmd/...
@@ -46,6 +46,14 @@ demo:
 
 bench:
 	$(GO) run ./internal/bench
+
+# Every attack in every stage of a device, each with its control, then both processes
+# killed again and again under attack. LONG=1 does far more of both. LEAKTEST=--json writes
+# the whole table of cases to standard output.
+leaktest:
+	$(GO) run ./internal/leak/leaktest $(LEAKTEST)
+	@out=$$($(GO) test -count=1 -timeout 24h -run '^TestKills$$' -v ./internal/chaos 2>&1); code=$$?; \
+	if [ $$code -ne 0 ]; then echo "$$out" >&2; else echo "$$out" | sed -nE 's/^ *[a-z_]+\.go:[0-9]+: (kills survived)/\1/p' >&2; fi; exit $$code
 
 # Its database is on the network; where that cannot be reached it says "not run".
 vulncheck:

@@ -165,7 +165,7 @@ func (s *site) world(d *device, family int, on side) World {
 	w.OtherFlow, w.OtherStream = flows.guestUDP, flows.guestTCP
 	other := s.devices[len(s.devices)-1]
 	if other == d {
-		other = s.devices[1]
+		other = s.devices[min(1, len(s.devices)-1)]
 	}
 	w.Routed, w.Confined = pick(s.guest.full), pick(other.quarantine)
 	w.Nobody, w.NobodyFull, w.Nowhere = w.by("10.66.200.200", "fd66::c8c8"), w.by("10.67.200.200", "fd67::c8c8"), w.by("100.64.0.9", "2001:db8:dead::9")

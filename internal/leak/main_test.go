@@ -71,7 +71,7 @@ func TestSeededDefectIsFound(t *testing.T) {
 			some = append(some, p)
 		}
 	}
-	r := runFor(t, Options{Short: true, Probes: some, wide: []firewall.Reach{
+	r := runFor(t, Options{Short: true, Probes: some, stages: []Stage{Quarantined, Blocked, DemotedFixed}, wide: []firewall.Reach{
 		{To: testPrefix("10.10.0.0/24"), Protocol: "udp", From: 1, Up: 65534},
 		{To: testPrefix("fd10::/64"), Protocol: "udp", From: 1, Up: 65534},
 	}})

@@ -21,6 +21,8 @@ type Options struct {
 
 	// Probes replaces the table; optional.
 	Probes []Probe
+	// stages are those that devices are made for; nil: all.
+	stages []Stage
 	// wide is what quarantine reaches besides, to see that a leak is found.
 	wide []firewall.Reach
 }
@@ -55,7 +57,7 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 		r.port[p] = firstPort + uint16(i)
 	}
 	var err error
-	if r.site, err = openSite(ctx, o.Detail, o.wide); err != nil {
+	if r.site, err = openSite(ctx, o); err != nil {
 		return nil, err
 	}
 	defer r.site.close()

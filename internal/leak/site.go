@@ -76,6 +76,7 @@ type site struct {
 	key    tunnel.Key // the gateway's
 	pools  map[string]quarantine.Pool
 	wide   []firewall.Reach // what else quarantine reaches
+	stages []Stage          // nil: all
 
 	devices                  []*device // attackers, on dev1
 	victim, guest, neighbour *device   // on dev2
@@ -105,20 +106,20 @@ type sighting struct {
 	capture *testnet.Capture
 }
 
-func openSite(ctx context.Context, log io.Writer, wide []firewall.Reach) (*site, error) {
-	s := &site{wide: wide, store: storetest.NewMemory(), macs: make(map[string]net.HardwareAddr)}
+func openSite(ctx context.Context, o Options) (*site, error) {
+	s := &site{wide: o.wide, stages: o.stages, store: storetest.NewMemory(), macs: make(map[string]net.HardwareAddr)}
 	var pools []netip.Prefix
 	for _, p := range []string{"10.66.0.0/16", "fd66::/48", "10.67.0.0/16", "fd67::/48", "10.69.0.0/16", "fd69::/48"} {
 		pools = append(pools, netip.MustParsePrefix(p))
 	}
 	var err error
-	if s.net, err = testnet.Standard(context.WithoutCancel(ctx), testnet.Config{Log: log}, testnet.Params{Pools: pools}); err != nil {
+	if s.net, err = testnet.Standard(context.WithoutCancel(ctx), testnet.Config{Log: o.Detail}, testnet.Params{Pools: pools}); err != nil {
 		return nil, err
 	}
 	run, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	s.stop = cancel
 	for _, step := range []func(context.Context) error{
-		s.startPlane, func(ctx context.Context) error { return s.startGate(ctx, run, log) },
+		s.startPlane, func(ctx context.Context) error { return s.startGate(ctx, run, o.Detail) },
 		s.enroll, s.openTunnels, s.openControl, s.prepareHosts, s.capture,
 	} {
 		if err := step(ctx); err != nil {
