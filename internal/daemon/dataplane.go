@@ -59,7 +59,7 @@ func Dataplane(ctx context.Context, c config.Config, log *slog.Logger, ready fun
 		OpenLink: func(ctx context.Context) (dataplane.Link, error) {
 			return tunnel.Open(ctx, tunnel.Config{
 				Name: c.Tunnel.Interface, PrivateKey: key, ListenPort: c.Tunnel.Port, MTU: c.Tunnel.MTU,
-				ForceUserspace: c.Tunnel.Userspace, Log: log,
+				ForceUserspace: c.Tunnel.Userspace, Grow: true, Log: log,
 			})
 		},
 		Host: guard.rules(),
