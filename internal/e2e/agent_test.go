@@ -13,6 +13,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"lazaret/enroll/code"
 	"lazaret/internal/agent"
 	"lazaret/internal/console/api"
@@ -22,7 +24,8 @@ import (
 // agentSpec is the agent to run, as it travels to its role.
 type agentSpec struct {
 	Dir, Socket string
-	DNS         bool   // set the host's DNS servers: it has an /etc of its own
+	Etc         string // directory that becomes the host's /etc; empty: DNS servers are left alone
+	Resolv      string // file that is mounted at /etc/resolv.conf, as in a container; may be empty
 	KillAt      string // a step at which the process kills itself
 }
 
@@ -31,8 +34,16 @@ func runAgent(ctx context.Context, args []string) error {
 	if err := json.Unmarshal([]byte(args[0]), &s); err != nil {
 		return err
 	}
+	for _, m := range [][2]string{{s.Etc, "/etc"}, {s.Resolv, "/etc/resolv.conf"}} {
+		if m[0] == "" {
+			continue
+		}
+		if err := unix.Mount(m[0], m[1], "", unix.MS_BIND, ""); err != nil {
+			return fmt.Errorf("mounting %s: %w", m[1], err)
+		}
+	}
 	return agent.Run(ctx, agent.Config{
-		Dir: s.Dir, Socket: s.Socket, NoDNS: !s.DNS, Schedule: agent.Schedule{First: time.Hour, Every: time.Hour, Times: 1},
+		Dir: s.Dir, Socket: s.Socket, NoDNS: s.Etc == "", Schedule: agent.Schedule{First: time.Hour, Every: time.Hour, Times: 1},
 		Log: slog.New(slog.NewTextHandler(os.Stderr, nil)),
 		Step: func(name string) {
 			if name == s.KillAt {
