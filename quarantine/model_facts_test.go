@@ -32,7 +32,7 @@ type model struct {
 // said so at once, and elsewhere when the store is up.
 type view struct {
 	last    map[string]quarantine.Report   // newest accepted of each source
-	maybe   map[string][]quarantine.Report // compliant ones that may be known, or not
+	maybe   map[string][]quarantine.Report // newer ones that may be known, or not
 	held    bool
 	blocked bool
 	revoked bool
@@ -84,7 +84,7 @@ func (m *model) mayRoute(g int, now time.Time) time.Time {
 		}
 	}
 	for _, r := range v.maybe["mdm"] {
-		if end := r.At.Add(r.Validity); end.After(until) {
+		if end := r.At.Add(r.Validity); r.Verdict == quarantine.Compliant && end.After(until) {
 			until = end
 		}
 	}
@@ -99,6 +99,11 @@ func (m *model) mayRoute(g int, now time.Time) time.Time {
 
 // accept takes a report that the gateway took.
 func (v *view) accept(r quarantine.Report) {
+	for _, same := range v.maybe[r.Source] {
+		if same.At.Equal(r.At) && same.Verdict == r.Verdict && same.Validity == r.Validity {
+			return
+		}
+	}
 	old, ok := v.last[r.Source]
 	if !ok || r.At.After(old.At) || r.At.Equal(old.At) && r.Verdict == quarantine.NonCompliant &&
 		(old.Verdict != quarantine.NonCompliant || r.Validity > old.Validity) {
@@ -107,9 +112,17 @@ func (v *view) accept(r quarantine.Report) {
 	}
 }
 
-// suspect takes a report that the gateway may have taken in, or not.
+// suspect takes a report that the gateway may have taken in, or not: then what it knew of the
+// source may count no more. A compliant one that repeats another is answered and leaves no
+// trace, so that one between the two, which comes later, is taken.
 func (v *view) suspect(r quarantine.Report) {
-	if old, ok := v.last[r.Source]; r.Verdict == quarantine.Compliant && (!ok || r.At.After(old.At)) {
+	for _, same := range v.maybe[r.Source] {
+		if same.At.Equal(r.At) && same.Verdict == r.Verdict && same.Validity == r.Validity {
+			return
+		}
+	}
+	old, ok := v.last[r.Source]
+	if !ok || r.At.After(old.At) || r.Verdict == quarantine.Compliant && old.Verdict == quarantine.Compliant {
 		v.maybe[r.Source] = append(v.maybe[r.Source], r)
 	}
 }

@@ -35,6 +35,8 @@ type world struct {
 	random func(n int) int // below n; called from several goroutines
 	next   int             // number of the next device
 
+	changes int // recorded until the last check
+
 	confirmed [gateways]*witness
 	backup    *copied // last copy of the store, or nil
 	healthy   bool    // the store has answered everything since all was mended
@@ -487,9 +489,24 @@ func (w *world) placed(when string, m *model, e quarantine.Entry) {
 	}
 }
 
+// restful checks that the gateways come to rest, and do not write one record for ever.
+func (w *world) restful(when string) {
+	w.rt.Helper()
+	changes := w.store.Changes()
+	if n := len(changes) - w.changes; n > 200 {
+		var last []string
+		for _, c := range changes[len(changes)-6:] {
+			last = append(last, fmt.Sprintf("%s of %s by %s %s", c.Kind, c.Device, c.By.Kind, c.By.Name))
+		}
+		w.rt.Fatalf("%s: %d changes were recorded, the last of them %q", when, n, last)
+	}
+	w.changes = len(changes)
+}
+
 // check holds the enforcers to the models.
 func (w *world) check(when string) {
 	w.rt.Helper()
+	w.restful(when)
 	now := time.Now()
 	for i, g := range w.gates {
 		owners := make(map[netip.Addr]quarantine.ID)
@@ -544,6 +561,14 @@ func (w *world) settle() {
 	time.Sleep(time.Minute)
 	synctest.Wait()
 	w.deaf, w.healthy = false, true
+	w.join()
+}
+
+// join is called when every gateway has heard of everything.
+func (w *world) join() {
+	for _, m := range w.models {
+		m.join()
+	}
 }
 
 func dice(seed uint64) func(n int) int {
@@ -618,16 +643,11 @@ func (w *world) live() {
 		w.check(fmt.Sprintf("right after step %d, %s", i, action))
 		synctest.Wait()
 		if w.healthy {
-			for _, m := range w.models {
-				m.join()
-			}
+			w.join()
 		}
 		w.check(fmt.Sprintf("after step %d, %s", i, action))
 	}
 	w.settle()
-	for _, m := range w.models {
-		m.join()
-	}
 	w.check("at the end")
 	w.reconcileAll("at the end")
 	for _, g := range w.gates {

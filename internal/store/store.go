@@ -42,6 +42,11 @@ type Config struct {
 	SegmentSize int64         // optional: bytes of an audit segment; audit.DefaultSegmentSize
 	Keep        time.Duration // optional: history kept for watches to resume; DefaultKeep
 
+	// Behind is how many revisions a watch may resume behind; DefaultBehind. etcd reads all of
+	// them again for every 1,000 that it tells, and lets nobody write meanwhile, so that one who
+	// is further behind is told to take a new snapshot, which holds up nobody. Optional.
+	Behind int64
+
 	// AcceptAuditBreak starts a new audit segment where the files do not reach the
 	// stored head any more, and says so in it. Without it Open refuses.
 	AcceptAuditBreak bool
@@ -57,6 +62,7 @@ const (
 	DefaultBallast = 64 << 20
 	DefaultReserve = 256 << 20
 	DefaultKeep    = 15 * time.Minute
+	DefaultBehind  = 2000
 )
 
 // Sentinels of this package; enroll and quarantine own the rest.
@@ -163,6 +169,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.Keep <= 0 {
 		c.Keep = DefaultKeep
+	}
+	if c.Behind <= 0 {
+		c.Behind = DefaultBehind
 	}
 	if c.hook == nil {
 		c.hook = func(string) {}

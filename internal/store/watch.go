@@ -112,8 +112,11 @@ func (s *Store) watch(ctx context.Context, after int64, deliver func(quarantine.
 		return err
 	}
 	from := after + 1
-	if mark <= after {
+	switch {
+	case mark <= after:
 		from = max(from, own+1)
+	case own-after > s.cfg.Behind:
+		return quarantine.ErrCompacted // see Config.Behind
 	}
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()

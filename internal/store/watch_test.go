@@ -149,6 +149,31 @@ func TestWatchAfterCompaction(t *testing.T) {
 	}
 }
 
+// A watch that is far behind is told to begin anew, as after a compaction; one that is a
+// little behind goes on.
+func TestWatchFarBehind(t *testing.T) {
+	t.Parallel()
+	c := config(t.TempDir())
+	c.Behind = 20
+	s, ctx := open(t, c), t.Context()
+	first := enrolltest.Enroll(t, s, 1)
+	r := first
+	for range 25 {
+		r = record(t, s, quarantine.Reported, r)
+	}
+	far, near := s.Watch(ctx, first.Revision), s.Watch(ctx, r.Revision-10)
+	if e := receive(t, far); !errors.Is(e.Err, quarantine.ErrCompacted) {
+		t.Errorf("25 revisions behind: %+v, want ErrCompacted", e)
+	}
+	for revision := int64(0); revision < r.Revision; {
+		e := receive(t, near)
+		if e.Err != nil || e.Revision <= revision {
+			t.Fatalf("10 revisions behind: %+v after %d", e, revision)
+		}
+		revision = e.Revision
+	}
+}
+
 // More records than fit into one read are still of one revision.
 func TestSnapshotIsPagedAtOneRevision(t *testing.T) {
 	t.Parallel()
