@@ -58,14 +58,19 @@ func inside(t *testing.T, limit time.Duration, env ...string) bool {
 		GidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getgid(), Size: 1}},
 		Pdeathsig:   syscall.SIGKILL,
 	}
-	out, err := c.CombinedOutput()
-	if err != nil {
-		t.Fatalf("in namespaces: %v\n%s", err, out)
+	var out strings.Builder
+	c.Stdout, c.Stderr = &out, &out
+	if os.Getenv("LONG") == "1" { // somebody waits for hours
+		c.Stdout = io.MultiWriter(&out, os.Stdout)
+		c.Stderr = c.Stdout
 	}
-	if strings.Contains(string(out), "--- SKIP: "+t.Name()) {
-		t.Skipf("in namespaces:\n%s", out)
+	if err := c.Run(); err != nil {
+		t.Fatalf("in namespaces: %v\n%s", err, out.String())
 	}
-	t.Logf("in namespaces:\n%s", out)
+	if strings.Contains(out.String(), "--- SKIP: "+t.Name()) {
+		t.Skipf("in namespaces:\n%s", out.String())
+	}
+	t.Logf("in namespaces:\n%s", out.String())
 	return false
 }
 

@@ -268,6 +268,24 @@ func TestOtherUsersAreRefused(t *testing.T) {
 	}
 }
 
+// What a data plane that was killed half way left beside its socket goes with the next.
+func TestListenCleansUp(t *testing.T) {
+	dir := t.TempDir()
+	check(t, os.Mkdir(filepath.Join(dir, ".socket-12345"), 0o700))
+	check(t, os.WriteFile(filepath.Join(dir, ".socket-12345", "s"), nil, 0o600))
+	check(t, os.WriteFile(filepath.Join(dir, "wireguard.pub"), nil, 0o600))
+	l, err := Listen(filepath.Join(dir, "control"), -1)
+	check(t, err)
+	defer l.Close()
+	var names []string
+	left, err := os.ReadDir(dir)
+	check(t, err)
+	for _, e := range left {
+		names = append(names, e.Name())
+	}
+	same(t, "what is there", names, []string{"control", "wireguard.pub"})
+}
+
 func TestListenModes(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "control")
 	for group, mode := range map[int]os.FileMode{os.Getgid(): 0o660, -1: 0o666} { // the second over what is left

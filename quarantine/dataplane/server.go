@@ -27,6 +27,11 @@ import (
 // reads or writes a byte, and the control plane, which is a user of its own, could not
 // reach a socket that is the data plane's alone.
 func Listen(path string, group int) (*net.UnixListener, error) {
+	if left, err := filepath.Glob(filepath.Join(filepath.Dir(path), ".socket-*")); err == nil {
+		for _, dir := range left { // of processes that were killed in here
+			_ = os.RemoveAll(dir) // it only takes room
+		}
+	}
 	dir, err := os.MkdirTemp(filepath.Dir(path), ".socket-") // mode 0700: nobody connects before the modes are right
 	if err != nil {
 		return nil, fmt.Errorf("making the socket %s: %w", path, err)
