@@ -253,13 +253,15 @@ func TestLeaseEndsOnTime(t *testing.T) {
 			deadline := After(life)
 			c.arm(deadline)
 			most := 3*moment + 2*(life-time.Duration(deadline-Now())) // a slow write is repeated with more room
-			last := map[flow]Deadline{}
+			last, lost := map[flow]Deadline{}, map[flow]Deadline{} // when the last one that passed was sent; when the first one was lost for certain
 			probes := 0
 			for Now() < deadline+Deadline(100*time.Millisecond) {
 				for _, f := range c.ends {
 					before := Now()
 					if g.passes(up("probe", f.udp(), true)) {
 						last[f] = before
+					} else if lost[f] == 0 {
+						lost[f] = Now()
 					}
 				}
 				for _, f := range c.stays {
@@ -271,10 +273,12 @@ func TestLeaseEndsOnTime(t *testing.T) {
 				runtime.Gosched()
 			}
 			for _, f := range c.ends {
-				early := time.Duration(deadline - last[f])
-				t.Logf("%d probes, the last one passed %s before the deadline", probes, early)
-				if early < 0 || early > most {
-					t.Errorf("the last probe that passed was sent %s before the deadline, want 0 to %s", early, most)
+				t.Logf("%d probes, the last one passed %s before the deadline", probes, time.Duration(deadline-last[f]))
+				if last[f] > deadline {
+					t.Errorf("a probe passed that was sent %s after the deadline", time.Duration(last[f]-deadline))
+				}
+				if early := time.Duration(deadline - lost[f]); lost[f] == 0 || early > most {
+					t.Errorf("a probe was lost %s before the deadline already, want at most %s", early, most)
 				}
 			}
 		})
