@@ -51,6 +51,9 @@ func inside(t testing.TB) bool {
 		return true
 	}
 	testneed.Namespaces(t)
+	if whole, ok := t.(*testing.T); ok {
+		whole.Parallel() // each waits most of the time
+	}
 	args := []string{"-test.v", "-test.run=^" + t.Name() + "$", "-test.timeout=120s"}
 	_, bench := t.(*testing.B)
 	if bench {
