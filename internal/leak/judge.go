@@ -23,18 +23,6 @@ func (s *site) settle(ctx context.Context) error {
 	return nil
 }
 
-// judge looks at everything captured since the last time and notes, for each shot, where
-// it was seen.
-func (r *run) judge() {
-	for _, c := range r.site.caps {
-		for _, rec := range c.capture.Records(func(p testnet.Record) bool { return p.Stream != 0 }) {
-			if s := r.shots[rec.Stream]; s != nil {
-				r.site.note(s, c.host, rec)
-			}
-		}
-	}
-}
-
 // note is the rule of the whole suite: what a packet seen there means.
 func (s *site) note(x *shot, host string, p testnet.Record) {
 	from, by := s.origin(x.device, x.side, x.probe.way())

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"lazaret/firewall"
+	"lazaret/internal/testnet"
 )
 
 // Options say what a run consists of. The zero Options are the whole matrix, once.
@@ -110,23 +111,47 @@ func (r *run) all(ctx context.Context) error {
 		if err := r.round(ctx); err != nil {
 			return err
 		}
+		if round == 0 {
+			if err := r.endFlows(ctx); err != nil {
+				return err
+			}
+		}
+		if err := r.look(ctx); err != nil {
+			return err
+		}
 		r.say("round %d of %d: %d shots so far", round+1, r.Rounds, len(r.shots))
 	}
-	if err := s.awaitFlows(ctx); err != nil {
+	return nil
+}
+
+// endFlows waits until enough was sent on the flows that were open before, and judges them.
+func (r *run) endFlows(ctx context.Context) error {
+	for _, step := range []func(context.Context) error{r.site.awaitFlows, r.site.closeFlows, r.site.settle} {
+		if err := step(ctx); err != nil {
+			return err
+		}
+	}
+	r.site.judgeFlows()
+	return nil
+}
+
+// look judges what was captured since the last time. A packet of an earlier round that
+// shows up only now is found as well.
+func (r *run) look(ctx context.Context) error {
+	if err := r.site.fence(ctx); err != nil {
 		return err
 	}
-	if err := s.closeFlows(ctx); err != nil {
+	if err := r.site.settle(ctx); err != nil {
 		return err
 	}
-	if err := s.fence(ctx); err != nil {
-		return err
+	for _, c := range r.site.caps {
+		for _, p := range c.capture.Records(func(p testnet.Record) bool { return p.Stream != 0 }) {
+			if s := r.shots[p.Stream]; s != nil {
+				r.site.note(s, c.host, p)
+			}
+		}
+		c.capture.Forget()
 	}
-	if err := s.settle(ctx); err != nil {
-		return err
-	}
-	r.say("judging")
-	r.judge()
-	s.judgeFlows()
 	return nil
 }
 
@@ -157,5 +182,5 @@ func (r *run) round(ctx context.Context) error {
 			}
 		}
 	}
-	return r.site.fence(ctx)
+	return nil
 }

@@ -28,7 +28,8 @@ type Capture struct {
 	ended chan struct{} // closed when all records are in
 
 	mu   sync.Mutex
-	recs []Record // only appended to
+	recs []Record // only appended to, and forgotten
+	gone uint64   // records forgotten
 	err  error
 	more chan struct{} // closed and replaced when a record came in
 }
@@ -97,6 +98,15 @@ func (c *Capture) Records(match func(Record) bool) []Record {
 	return out
 }
 
+// Forget drops the records so far, for a capture that goes on for long. Nobody may be
+// awaiting one meanwhile.
+func (c *Capture) Forget() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.gone += uint64(len(c.recs))
+	c.recs = nil
+}
+
 // Await returns the first record that match accepts, and waits for it.
 func (c *Capture) Await(ctx context.Context, match func(Record) bool) (Record, error) {
 	recs, err := c.AwaitN(ctx, 1, match)
@@ -162,7 +172,7 @@ func (c *Capture) ask(ctx context.Context, op string) (CaptureStat, error) {
 	}
 	for {
 		c.mu.Lock()
-		have, more := uint64(len(c.recs)), c.more
+		have, more := c.gone+uint64(len(c.recs)), c.more
 		c.mu.Unlock()
 		if have >= st.Written {
 			return st, nil
@@ -183,8 +193,8 @@ func (c *Capture) complete(st CaptureStat) error {
 	if c.err != nil {
 		return fmt.Errorf("reading the capture on %s: %w", c.host.name, c.err)
 	}
-	if uint64(len(c.recs)) != st.Written {
-		return fmt.Errorf("capture on %s: %d of %d records came over", c.host.name, len(c.recs), st.Written)
+	if have := c.gone + uint64(len(c.recs)); have != st.Written {
+		return fmt.Errorf("capture on %s: %d of %d records came over", c.host.name, have, st.Written)
 	}
 	return nil
 }

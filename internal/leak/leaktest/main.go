@@ -37,7 +37,7 @@ func run(ctx context.Context, args []string) error {
 	asJSON := flags.Bool("json", false, "write the whole table of cases as JSON to standard output")
 	long := flags.Bool("long", os.Getenv("LONG") == "1", "many rounds, with random order, sizes and pauses (also LONG=1)")
 	short := flags.Bool("short", false, "the whole table in two stages only, and one probe of each group in the others")
-	rounds := flags.Int("rounds", 0, "rounds of all attacks (default 3; 40 in a long run)")
+	rounds := flags.Int("rounds", 0, "rounds of all attacks (default 1; 40 in a long run)")
 	seed := flags.Uint64("seed", uint64(time.Now().UnixNano()), "of what is random")
 	verbose := flags.Bool("v", false, "print what the processes in the lab say")
 	if err := flags.Parse(args); err != nil {
@@ -45,7 +45,7 @@ func run(ctx context.Context, args []string) error {
 	}
 	o := leak.Options{Short: *short, Rounds: *rounds, Vary: true, Seed: *seed, Log: os.Stderr}
 	if o.Rounds == 0 {
-		o.Rounds = 3
+		o.Rounds = 1
 		if *long {
 			o.Rounds = 40
 		}
