@@ -96,15 +96,9 @@ func (p Pool) Refuses(a netip.Addr, n Names, inside []netip.Prefix) error {
 		}
 		return nil
 	}
-	if bad, ok := holding(notPublic, a); ok {
-		return fmt.Errorf("%s is not public: it is in %s, which pool %q does not allow", a, bad, p.Name)
-	}
-	for _, meant := range append(embedded(a), a) {
-		if own, ok := holding(n.Own, meant); ok {
-			return fmt.Errorf("%s is in the organization's own %s, which pool %q does not allow", a, own, p.Name)
-		}
-		if bad, ok := holding(notPublic, meant); ok {
-			return fmt.Errorf("%s stands for %s, in %s, which pool %q does not allow", a, meant, bad, p.Name)
+	for _, meant := range append([]netip.Addr{a}, embedded(a)...) {
+		if bad, ok := holding(slices.Concat(notPublic, n.Own), meant); ok {
+			return fmt.Errorf("%s is not public: it leads into %s, which pool %q does not allow", a, bad, p.Name)
 		}
 	}
 	return nil
