@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"lazaret/internal/testneed"
@@ -42,6 +43,7 @@ func TestEstablishedFirstIsFound(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer s.close()
+	noHelper(ctx, t, s, nft)
 	who := s.net.Plan.Dev1Control
 	apply := func(rules string) {
 		t.Helper()
@@ -83,5 +85,31 @@ func TestEstablishedFirstIsFound(t *testing.T) {
 		case !weak && f.arrived > 0:
 			t.Errorf("%s: %d of %d packets went on after the demotion", f.name, f.arrived, f.sent)
 		}
+	}
+}
+
+// noHelper asks the gateway's kernel whether any connection tracking helper could be
+// attached: one would open ports for what a device writes into an allowed connection.
+func noHelper(ctx context.Context, t *testing.T, s *site, nft string) {
+	t.Helper()
+	p, err := s.net.Gateway.Command(ctx, nft, "list", "ruleset")
+	if err == nil {
+		err = p.Wait(ctx)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	out := p.Output()
+	if !strings.Contains(out, "table inet lazaret") || strings.Contains(out, "helper") || strings.Contains(out, "expectation") {
+		t.Errorf("the table is not there, or attaches helpers:\n%s", out)
+	}
+	// Kernels before 6.0 could attach them by themselves.
+	const automatic = "/proc/sys/net/netfilter/nf_conntrack_helper"
+	p, err = s.net.Gateway.Command(ctx, "/bin/sh", "-c", "test ! -e "+automatic+" || grep -qx 0 "+automatic)
+	if err == nil {
+		err = p.Wait(ctx)
+	}
+	if err != nil {
+		t.Errorf("the kernel attaches helpers by itself: %v", err)
 	}
 }
