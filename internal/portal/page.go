@@ -139,7 +139,7 @@ func advice(rule string) string {
 		return "Start the Lazaret agent, so that it can renew its certificate; if that has run out, ask for a new one-time password and enroll again."
 	case quarantine.RuleProof:
 		return "Start the Lazaret agent and leave it running: it shows by itself that this device holds its key."
-	case quarantine.RuleReport, "release":
+	case quarantine.RuleReport, quarantine.RuleSkip, "release":
 		return "Let your device management finish: install its updates, switch on what it asks for, and let it check in. Access comes by itself once it reports this device to be in order."
 	case quarantine.RuleProfile, quarantine.RulePool, quarantine.RuleFacts, "policy":
 		return "Something is set up wrongly on the gateway. Tell your administrator what stands on this page."
