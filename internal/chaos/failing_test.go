@@ -126,8 +126,7 @@ func (l failingLink) SetAddresses(own []netip.Prefix) error {
 }
 
 // shrinking leaves this process's nftables sockets next to no room for answers, again and
-// again for a while, since the library makes room before each transaction: the kernel's
-// own ENOBUFS comes.
+// again for a while, since the library makes room before each transaction.
 func shrinking(d time.Duration) failed {
 	out := shrink()
 	go func() { // ends by itself
