@@ -8,6 +8,7 @@ import (
 	"os"
 	"reflect"
 	"runtime"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -243,18 +244,20 @@ func TestSharedIndex(t *testing.T) {
 	c := fleet(t, l, 2)
 	h := l.back.(*inProcess).hub
 	shards := *h.shards.Load()
-	twin := *shards[1] // also takes all that the first device knows
-	twin.index = shards[0].index
-	h.shards.Store(&[]*shard{shards[0], &twin})
-	if f, _ := own(0); !c[0].reaches(t, f, four, soon) {
-		t.Error("a message that two devices look at is lost")
-	}
-	if s, err := l.Status(c[1].key.Public()); err != nil || s.Received > 148 {
-		t.Errorf("the wrong peer took it: %+v, %v", s, err)
+	for i := range c { // each device in turn also takes all that the other knows
+		twin, both := *shards[1-i], slices.Clone(shards)
+		twin.index = shards[i].index
+		both[1-i] = &twin
+		h.shards.Store(&both)
+		if f, _ := own(i); !c[i].reaches(t, f, four, soon) {
+			t.Errorf("a message to device %d that both look at is lost", i)
+		}
 	}
 	h.shards.Store(&shards)
-	if f, _ := own(1); !c[1].reaches(t, f, four, soon) {
-		t.Error("the other device came to harm")
+	for i := range c {
+		if f, _ := own(i); !c[i].reaches(t, f, four, soon) {
+			t.Errorf("device %d came to harm", i)
+		}
 	}
 }
 
@@ -367,6 +370,13 @@ func TestFaultInOneShard(t *testing.T) {
 		t.Fatal(err)
 	}
 	alone(t, l, bad.AllowedIPs[0], b.Key)
+	// In one device, what was to follow the fault is made all the same.
+	same := openLink(t, Config{Name: "lz1", ListenPort: port + 1, ForceUserspace: true})
+	after := Peer{Key: Key{5, 5}, AllowedIPs: prefixes("10.66.0.8/32")}
+	if err := same.Apply([]PeerChange{{Peer: bad}, {Peer: after}}); err == nil {
+		t.Error("the fault was not told")
+	}
+	alone(t, same, after.AllowedIPs[0], after.Key)
 	all, err := l.Peers()
 	if err != nil {
 		t.Fatal(err)
