@@ -1,11 +1,15 @@
 package firewall
 
 import (
+	"os"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"lazaret/internal/testneed"
 )
@@ -173,4 +177,71 @@ func FuzzRule(f *testing.F) {
 			t.Fatal("a rule is known and says nothing")
 		}
 	})
+}
+
+// TestEverySettingMakesADifference: rulesets that differ in one value, with as many rules,
+// are told apart, by the rule or the set that it stands in.
+func TestEverySettingMakesADifference(t *testing.T) {
+	if !inNamespace(t) {
+		return
+	}
+	table := open(t)
+	must(t, table.Adopt(fullRuleset()))
+	f := inspect(t)
+	for want, change := range map[string]func(*Ruleset){
+		"chain input, rule 2: is udp dport 51820 accept, should be udp dport 51821": func(r *Ruleset) { r.ListenPort++ },
+		"should be tcp dport 444 accept":                                            func(r *Ruleset) { r.Outside[0].Port++ },
+		"should be ip saddr 203.0.113.0/25 tcp dport 22":                            func(r *Ruleset) { r.Outside[1].From[0] = pfx("203.0.113.0/25") },
+		"chain output, rule":                                                        func(r *Ruleset) { r.Out[0].Protocol = "tcp" },
+		"chain forward, rule 1":                                                     func(r *Ruleset) { r.Tunnel = "lz1" },
+		"udp dport 5000-5011 accept":                                                func(r *Ruleset) { r.Pools[0].Reach[2].Up++ },
+		"chain departure, rule 1":                                                   func(r *Ruleset) { r.Pools[1].Masquerade, r.Pools[2].Masquerade = false, true },
+		"chain services":                                                            func(r *Ruleset) { r.Gateway[0] = addr("10.99.0.2") },
+		"set fresh is defined in another way":                                       func(r *Ruleset) { r.Freshness += time.Second },
+		"set inside6 holds other elements":                                          func(r *Ruleset) { r.Pools[2].IPv6 = pfx("fd96::/64") },
+	} {
+		r := fullRuleset()
+		change(&r)
+		list, err := f.Differences(r)
+		must(t, err)
+		if !slices.ContainsFunc(list, func(s string) bool { return strings.Contains(s, want) }) {
+			t.Errorf("found %q, want %q", list, want)
+		}
+	}
+}
+
+// TestHarden: the settings are made for interfaces that are there and for those to come,
+// and what cannot be made is named, every one of them.
+func TestHarden(t *testing.T) {
+	if !inNamespace(t) {
+		return
+	}
+	link := func(name string) {
+		must(t, netlink.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: name}, PeerName: name + "peer"}))
+	}
+	link("before")
+	for _, s := range Sysctls([]string{"before"}) {
+		must(t, os.WriteFile("/proc/sys/"+s.Path, []byte("1"), 0))
+	}
+	must(t, Harden())
+	link("after")
+	names, err := Interfaces()
+	must(t, err)
+	if slices.Sort(names); !slices.Equal(names, []string{"after", "afterpeer", "before", "beforepeer"}) {
+		t.Errorf("interfaces %q", names)
+	}
+	all := Sysctls(names)
+	for _, s := range all {
+		if b, err := os.ReadFile("/proc/sys/" + s.Path); err != nil || strings.TrimSpace(string(b)) != s.Value {
+			t.Errorf("%s is %q (%v), want %s", s.Path, b, err, s.Value)
+		}
+	}
+	must(t, unix.Mount("/proc/sys", "/proc/sys", "", unix.MS_BIND|unix.MS_REC, ""))
+	must(t, unix.Mount("", "/proc/sys", "", unix.MS_BIND|unix.MS_REMOUNT|unix.MS_RDONLY|unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""))
+	err = Harden()
+	for _, s := range all {
+		if err == nil || !strings.Contains(err.Error(), s.Path+" to "+s.Value) {
+			t.Errorf("%s could not be set, and the error is %v", s.Path, err)
+		}
+	}
 }

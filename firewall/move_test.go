@@ -253,7 +253,7 @@ func TestLeaseEndsOnTime(t *testing.T) {
 			deadline := After(life)
 			c.arm(deadline)
 			most := 3*moment + 2*(life-time.Duration(deadline-Now())) // a slow write is repeated with more room
-			last, lost := map[flow]Deadline{}, map[flow]Deadline{} // when the last one that passed was sent; when the first one was lost for certain
+			last, lost := map[flow]Deadline{}, map[flow]Deadline{}    // when the last one that passed was sent; when the first one was lost for certain
 			probes := 0
 			for Now() < deadline+Deadline(100*time.Millisecond) {
 				for _, f := range c.ends {
