@@ -44,8 +44,9 @@ cross:
 demo:
 	$(GO) run ./cmd/demo --json
 
+# BENCH="--only packet,tunnel --json" chooses rows and form, BENCH=--long adds what takes minutes.
 bench:
-	$(GO) run ./internal/bench
+	$(GO) run ./internal/bench $(BENCH)
 
 # Every attack in every stage of a device, each with its control, then both processes
 # killed again and again under attack. LONG=1 does far more of both. LEAKTEST=--json writes

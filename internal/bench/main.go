@@ -35,6 +35,7 @@ var groups = []group{
 	{"packet", measurePackets},
 	{"tunnel", measureTunnel},
 	{"demotion", measureDemotions},
+	{"bulk", measureBulk},
 	{"boot", measureBoot},
 	{"ways", measureWays},
 }
@@ -91,7 +92,7 @@ func run(ctx context.Context, args []string) error {
 	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
 	quick := flags.Bool("quick", false, "smaller sizes and fewer rounds, too few to hold anything to a bound: missed ones are shown and do not fail")
 	rounds := flags.Int("rounds", 0, "rounds of each comparison (default 15; 3 with -quick)")
-	long := flags.Bool("long", false, "also what takes minutes")
+	long := flags.Bool("long", false, "also what takes minutes: 100,000 moves at once")
 	only := flags.String("only", "", "measure only these groups, separated by commas: "+strings.Join(groupNames(), ", "))
 	asJSON := flags.Bool("json", false, "print JSON in place of the table")
 	out := flags.String("o", "bench.json", "where to write the results")

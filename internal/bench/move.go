@@ -56,10 +56,14 @@ func measureMoves(ctx context.Context, s *session) error {
 			return err
 		}
 		socket := filepath.Join(h.Dir(), "control")
-		if _, err := startWorker(ctx, h, rolePlane, false, planeArgs{Dir: h.Dir(), Socket: socket, Peers: movers}, nil); err != nil {
+		plane, err := startWorker(ctx, h, rolePlane, false, planeArgs{Dir: h.Dir(), Socket: socket, Peers: movers}, nil)
+		if err != nil {
 			return err
 		}
 		if gates[i], err = startWorker(ctx, h, roleGate, true, gateArgs{h.Dir(), socket, n}, &weight); err != nil {
+			return err
+		}
+		if err := plane.ask(ctx, order{Do: "count", N: n}, nil); err != nil { // that the table holds them all
 			return err
 		}
 	}
@@ -195,6 +199,24 @@ func (s *instant) Record(ctx context.Context, _ quarantine.Change, next quaranti
 	}
 }
 
+// RecordAll writes many records in one transaction.
+func (s *instant) RecordAll(ctx context.Context, writes []quarantine.Write) (int64, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.revision++
+	e := quarantine.Event{Revision: s.revision}
+	for _, w := range writes {
+		w.Next.Revision = s.revision
+		e.Records = append(e.Records, w.Next)
+	}
+	select {
+	case s.events <- e:
+		return s.revision, nil
+	case <-ctx.Done():
+		return 0, ctx.Err()
+	}
+}
+
 func heapInUse() float64 {
 	runtime.GC()
 	runtime.GC() // what finalizers freed
@@ -277,7 +299,13 @@ type mover struct {
 type moved struct{ Whole, Applied samples }
 
 func (m *mover) obey(ctx context.Context, o order) (any, error) {
-	if o.Do != "move" {
+	switch o.Do {
+	case "demote":
+		return m.bulk(ctx, quarantine.NonCompliant, quarantine.Quarantined, o.N), nil
+	case "release":
+		return m.bulk(ctx, quarantine.Compliant, quarantine.Routed, o.N), nil
+	case "move":
+	default:
 		return unknown(o)
 	}
 	var got moved

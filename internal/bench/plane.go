@@ -30,6 +30,8 @@ type planeArgs struct {
 	Socket string
 	// Peers is how many devices have a real WireGuard peer, from the first one on; zero: all.
 	Peers int
+	// Link is the tunnel's interface where another one stands in for it in the rules.
+	Link string
 }
 
 // hostRules is the table without pools.
@@ -67,11 +69,14 @@ func runPlane(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
+	if a.Link == "" {
+		a.Link = tunnelName
+	}
 	t := &tape{table: table}
 	plane, err := dataplane.New(dataplane.Config{
 		Table: tapedTable{table, t}, Host: hostRules(), Listener: listener, Log: log,
 		OpenLink: func(ctx context.Context) (dataplane.Link, error) {
-			link, err := tunnel.Open(ctx, tunnel.Config{Name: tunnelName, PrivateKey: key, ListenPort: tunnelPort, Log: log})
+			link, err := tunnel.Open(ctx, tunnel.Config{Name: a.Link, PrivateKey: key, ListenPort: tunnelPort, Log: log})
 			if err != nil {
 				return nil, err
 			}
@@ -161,6 +166,8 @@ func (t *tape) obey(_ context.Context, o order) (any, error) {
 		return t.play(t.up)
 	case "down":
 		return t.play(t.down)
+	case "count":
+		return nil, inKernel(hostRules().Table, map[string]int{"routed4": o.N, "routed6": o.N, "quarantined4": o.N})
 	}
 	return unknown(o)
 }

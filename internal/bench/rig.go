@@ -83,7 +83,6 @@ func runRig(ctx context.Context, args []string) error {
 
 // connectRig makes the links.
 func connectRig() error {
-	_ = os.WriteFile("/proc/sys/net/ipv6/conf/default/disable_ipv6", []byte("1"), 0) // its own packets would be counted
 	for _, pair := range [][2]string{{nearTunnel, farTunnel}, {nearOutside, farOutside}} {
 		attributes := netlink.NewLinkAttrs()
 		attributes.Name = pair[0]
@@ -91,6 +90,8 @@ func connectRig() error {
 			return fmt.Errorf("making link %s: %w", pair[0], err)
 		}
 		for _, name := range pair {
+			// IPv6's own packets would be counted; where there is no IPv6 there are none.
+			_ = os.WriteFile("/proc/sys/net/ipv6/conf/"+name+"/disable_ipv6", []byte("1"), 0)
 			l, err := netlink.LinkByName(name)
 			if err == nil {
 				err = netlink.LinkSetUp(l)

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/asn1"
 	"encoding/json"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -25,6 +26,10 @@ func TestJudge(t *testing.T) {
 		"value below its bound":      {row{Value: 4.9, Bound: number(5)}, true},
 		"value above its bound":      {row{Value: 5.1, Bound: number(5)}, false},
 		"negative value, bound zero": {row{Value: -0.1, Bound: number(0)}, true},
+		"ratio at its lower bound":   {row{Value: 0, Ratio: number(0.95), Bound: number(0.95), AtLeast: true}, true},
+		"ratio below a lower bound":  {row{Value: 9, Ratio: number(0.94), Bound: number(0.95), AtLeast: true}, false},
+		"ratio that is no number":    {row{Ratio: number(math.NaN()), Bound: number(2)}, false},
+		"none, with a lower bound":   {row{Ratio: number(math.NaN()), Bound: number(0.95), AtLeast: true}, false},
 	} {
 		r := c.row
 		r.OK = !c.want
@@ -138,7 +143,7 @@ func TestFloorMAC(t *testing.T) {
 }
 
 func TestArguments(t *testing.T) {
-	for _, args := range [][]string{{"-rounds", "x"}, {"-only", "("}, {"-only", "nothing of that name"}} {
+	for _, args := range [][]string{{"-rounds", "x"}, {"-only", "nothing of that name"}, {"-only", "move,"}, {"--only", "move,nothing"}} {
 		if err := run(t.Context(), args); err == nil {
 			t.Errorf("arguments %q were taken", args)
 		}
