@@ -77,7 +77,12 @@ func newClientOver(t testing.TB, endpoint string, mtu int, server Key, own ...st
 	}
 	c := client{key(t), stack}
 	d := device.NewDevice(inner, conn.NewDefaultBind(), device.NewLogger(device.LogLevelError, ""))
-	t.Cleanup(d.Close)
+	t.Cleanup(func() { // netstack does not bear packets while it closes
+		if err := d.Down(); err != nil {
+			t.Error(err)
+		}
+		d.Close()
+	})
 	err = d.IpcSet(fmt.Sprintf("private_key=%s\npublic_key=%s\nendpoint=%s\nallowed_ip=0.0.0.0/0\nallowed_ip=::/0\n",
 		hex.EncodeToString(c.key.Bytes()), hex.EncodeToString(server[:]), endpoint))
 	if err != nil {

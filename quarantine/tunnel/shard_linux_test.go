@@ -61,8 +61,13 @@ func (c client) answer(t testing.TB) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { l.Close() })
+	ended := make(chan struct{})
+	t.Cleanup(func() {
+		l.Close()
+		<-ended
+	})
 	go func() {
+		defer close(ended)
 		b := make([]byte, 64)
 		for {
 			n, from, err := l.ReadFrom(b)
