@@ -43,6 +43,7 @@ type Config struct {
 	Freshness      time.Duration // optional: DefaultFreshness; how long routing outlives the control plane
 	QuarantineLife time.Duration // optional: DefaultQuarantineLife; the same for quarantine
 	Timeout        time.Duration // optional: 10 s; of one call to the store or the enforcer
+	Cluster        bool          // optional: other gateways write to the same store, so that no bad report is only remembered here
 }
 
 func (c *Config) check() error {

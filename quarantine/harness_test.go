@@ -130,6 +130,7 @@ type bench struct {
 	gate     *quarantine.Gate
 	runs     int
 	policy   quarantine.Policy
+	cluster  bool // other gates share the store
 	stop     func()
 }
 
@@ -156,7 +157,7 @@ func (b *bench) run() {
 		enforcer = b.enforces
 	}
 	g, err := quarantine.NewGate(quarantine.Config{Store: store, Enforcer: enforcer, Journal: b.journal,
-		Policy: b.policy, Control: fmt.Sprintf("run %d", b.runs), Clock: b.clock, Gateway: "gw", Log: slog.New(slog.DiscardHandler)})
+		Policy: b.policy, Cluster: b.cluster, Control: fmt.Sprintf("run %d", b.runs), Clock: b.clock, Gateway: "gw", Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		b.t.Fatal(err)
 	}

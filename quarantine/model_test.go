@@ -75,6 +75,7 @@ func (w *witness) confirmedAt() int64 {
 // newWorld starts n gateways on one store.
 func newWorld(t *testing.T, rt *rapid.T, n int, seed uint64) *world {
 	b := newBench(t)
+	b.cluster = n > 1
 	w := &world{bench: b, rt: rt, models: make(map[quarantine.ID]*model), random: dice(seed), healthy: true}
 	for i := range n {
 		g := b

@@ -13,7 +13,8 @@ import (
 // or at once when that is no longer as bad. So one device's reports cost the disk, the
 // store and the data plane next to nothing, however many they are. A crash, but not a stop,
 // forgets what was remembered, and then the recorded report stands: as bad, and for at
-// least the half of its life that was left.
+// least the half of its life that was left. Where several gateways share a store, bad reports
+// are recorded at once: another gateway must not take an older word for the newest.
 
 // repeats reports whether c says nothing that is worth keeping: what is known already, or,
 // in the first half of the life of the last report, the same with no effect but to prolong
@@ -62,7 +63,7 @@ func (st *state) known() Record { return st.rec.replay(st.pending).replay(st.lat
 // bad is recorded, or on its way, is in the first half of its life, and does not hold the
 // device for longer. The caller holds mu.
 func (g *Gate) canWait(st *state, known Record, c Change, now time.Time) bool {
-	if c.Kind != Reported || !c.tightens() || !g.current(st, now) {
+	if g.Cluster || c.Kind != Reported || !c.tightens() || !g.current(st, now) {
 		return false
 	}
 	r := *c.Report
