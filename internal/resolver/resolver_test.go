@@ -276,14 +276,17 @@ func TestManyAddresses(t *testing.T) {
 	for i := range 200 {
 		all = append(all, a(60, fmt.Sprintf("9.9.%d.%d", 200-i, i)))
 	}
-	bubble(t, func(network string, q *dns.Msg) []*dns.Msg {
-		if network == "udp" {
-			m := reply(q)
-			m[0].Truncated = true
-			return m
+	large := func(all []string) func(string, *dns.Msg) []*dns.Msg {
+		return func(network string, q *dns.Msg) []*dns.Msg {
+			if network == "udp" {
+				m := reply(q)
+				m[0].Truncated = true
+				return m
+			}
+			return reply(q, all...)
 		}
-		return reply(q, all...)
-	}, func(l *lab) {
+	}
+	bubble(t, large(all), func(l *lab) {
 		var want []string
 		for i := range quarantine.MaxPinned { // the lowest
 			want = append(want, fmt.Sprintf("9.9.%d.%d", i+1, 199-i))
@@ -292,7 +295,9 @@ func TestManyAddresses(t *testing.T) {
 		if k, _ := l.Look(mdm); len(k.Pins) != maxPins {
 			t.Errorf("%d are kept", len(k.Pins))
 		}
-		slices.Reverse(all)
+		turned := slices.Clone(all)
+		slices.Reverse(turned)
+		l.up.set(large(turned))
 		time.Sleep(time.Minute)
 		l.want("in another order", strings.Join(want, " "))
 	})

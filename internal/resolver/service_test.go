@@ -194,9 +194,9 @@ func TestAnswersAreSmall(t *testing.T) {
 	for i := range 40 {
 		many = append(many, a(60, fmt.Sprintf("9.9.9.%d", i)))
 	}
-	big := "big.example. 60 IN TXT " + strings.Repeat(`"`+strings.Repeat("x", 250)+`" `, 8)
+	many = append(many, "big.example. 60 IN TXT "+strings.Repeat(`"`+strings.Repeat("x", 250)+`" `, 8))
 	bubble(t, func(network string, q *dns.Msg) []*dns.Msg {
-		m := reply(q, append(many, big)...)
+		m := reply(q, many...)
 		if len(m[0].Answer) > 0 && network == "udp" {
 			m[0].Answer, m[0].Truncated = nil, true
 		}
