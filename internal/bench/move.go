@@ -92,7 +92,7 @@ func addMoves(s *session, what, how string, taken []rounds) {
 	for i, n := range sizes {
 		x := row{Name: fmt.Sprintf("%s at %d devices, p50", what, n), Value: millis(taken[i].median()), Unit: "ms", ComparedWith: how}
 		if i > 0 {
-			x.Ratio, x.ComparedWith = number(taken[i].over(taken[0])), fmt.Sprintf("the same at %d; %s", sizes[0], how)
+			x.Base, x.Ratio, x.ComparedWith = number(millis(taken[0].median())), number(taken[i].over(taken[0])), fmt.Sprintf("the same at %d; %s", sizes[0], how)
 		}
 		if i == len(sizes)-1 {
 			x.Bound = number(2)
