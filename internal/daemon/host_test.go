@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -28,11 +29,14 @@ func tcp(ports ...uint16) HostServices {
 
 // kernel takes rulesets as the data plane would.
 type kernel struct {
+	mu      sync.Mutex
 	holds   firewall.Ruleset
 	refuses int // so many more
 }
 
 func (k *kernel) set(r firewall.Ruleset) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
 	if k.refuses > 0 {
 		k.refuses--
 		return errors.New("refused")
@@ -41,8 +45,16 @@ func (k *kernel) set(r firewall.Ruleset) error {
 	return nil
 }
 
+func (k *kernel) refuse(n int) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.refuses = n
+}
+
 func (k *kernel) has(t *testing.T, when string, want HostServices) {
 	t.Helper()
+	k.mu.Lock()
+	defer k.mu.Unlock()
 	if !servicesOf(k.holds).Equal(want) {
 		t.Errorf("%s: in force is %v, want %v", when, k.holds.Outside, want.In)
 	}
@@ -122,7 +134,7 @@ func TestRevertThatFailsIsTriedAgain(t *testing.T) {
 		if err := g.try(tcp(80), time.Minute); err != nil {
 			t.Fatal(err)
 		}
-		k.refuses = 3
+		k.refuse(3)
 		time.Sleep(time.Minute + 3*revertAgain - time.Millisecond)
 		k.has(t, "refused three times", tcp(80))
 		time.Sleep(time.Millisecond)
@@ -145,7 +157,7 @@ func TestTryRefuses(t *testing.T) {
 		t.Error("rules with a fault were tried")
 	}
 	k.has(t, "refused", tcp(22))
-	k.refuses = 1
+	k.refuse(1)
 	if err := g.try(tcp(80), time.Minute); err == nil || !g.state().Until.IsZero() {
 		t.Errorf("the kernel refused, and the try says %v", err)
 	}
