@@ -448,8 +448,12 @@ func (w *world) restoredModel(id quarantine.ID, listed bool, now time.Time) *mod
 		v := &m.views[g]
 		v.maybe = make(map[string][]quarantine.Report)
 		for source, r := range v.last {
-			if r.Verdict == quarantine.Compliant {
+			copied := w.backup.snapshot.Records[id].Reports[source]
+			switch {
+			case r.Verdict == quarantine.Compliant:
 				delete(v.last, source)
+			case r.Verdict == copied.Verdict && copied.At.Before(r.At):
+				v.last[source] = copied // the later one was only remembered, since it said the same
 			}
 		}
 		v.held = v.held || m.skips
