@@ -83,10 +83,10 @@ func (r Ruleset) layout() layout {
 	l := layout{table: r.Table, sets: r.sets()}
 	l.chains = append(l.chains,
 		chain{"arrival", &base{"filter", "prerouting", "raw", false}, r.arrival()},
+		chain{"hops", nil, []*rule{new(rule).routingHeader().count().drop().note("names further hops")}},
 		chain{"input", &base{"filter", "input", "filter", true}, r.input()},
 		chain{"forward", &base{"filter", "forward", "filter", true}, r.forward()},
 		chain{"output", &base{"filter", "output", "filter", true}, r.output()},
-		chain{"departure", &base{"nat", "postrouting", "srcnat", false}, r.departure()},
 		chain{"up", nil, r.up()},
 		chain{"down", nil, r.down()},
 		chain{"visit", nil, r.visit()},
@@ -97,6 +97,9 @@ func (r Ruleset) layout() layout {
 	)
 	for _, p := range r.full() {
 		l.chains = append(l.chains, chain{p.chain("up"), nil, p.upRules()}, chain{p.chain("down"), nil, p.downRules()})
+	}
+	if rules := r.departure(); len(rules) > 0 { // an empty one would cost every packet the way through it
+		l.chains = append(l.chains, chain{"departure", &base{"nat", "postrouting", "srcnat", false}, rules})
 	}
 	return l
 }
@@ -157,13 +160,14 @@ func (p Pool) chain(direction string) string { return fmt.Sprintf("pool_%d_%s", 
 func (p Pool) open() bool { return p.Mark != 0 && len(p.Reach) == 0 }
 
 // arrival runs before connection tracking and after reassembly (defragmentation is at
-// -400, this at -300), so that no forged source ever has a tracked flow.
+// -400, this at -300), so that no forged source ever has a tracked flow. The tunnel leaves
+// first: its packets are the ones that count.
 func (r Ruleset) arrival() []*rule {
-	var rules []*rule
+	rules := []*rule{new(rule).iif(r.Tunnel).enter("hops"), new(rule).iif("lo").accept()}
 	for _, f := range families {
-		rules = append(rules, new(rule).notIif("lo").notIif(r.Tunnel).addrIn(source, f, insideSet(f)).count().drop().note("tunnel address from outside"))
+		rules = append(rules, new(rule).addrIn(source, f, insideSet(f)).count().drop().note("tunnel address from outside"))
 	}
-	return append(rules, new(rule).iif(r.Tunnel).routingHeader().count().drop().note("names further hops"))
+	return rules
 }
 
 // input is what the gateway itself takes in. The tunnel leaves first, so that no
@@ -194,8 +198,6 @@ func (r Ruleset) input() []*rule {
 // forward takes every packet to its placement, by the side that is in the tunnel.
 func (r Ruleset) forward() []*rule {
 	return []*rule{
-		new(rule).iif(r.Tunnel).oif(r.Tunnel).count().drop().note("device to device"),
-		new(rule).clamp(),
 		new(rule).iif(r.Tunnel).enter("up"),
 		new(rule).oif(r.Tunnel).enter("down"),
 		new(rule).count().drop().note("outside to outside"),
@@ -235,21 +237,23 @@ func (r Ruleset) departure() []*rule {
 func place(s side, routed func(*rule) *rule, quarantined string) []*rule {
 	var rules []*rule
 	for _, f := range families {
-		rules = append(rules, routed(new(rule).via(s, "fresh").routed(s, f)))
+		rules = append(rules, routed(new(rule).bind(f).via(s, "fresh").routed(s, f)))
 	}
 	for _, f := range families {
-		rules = append(rules, new(rule).via(s, "alive").addrIn(s, f, quarantinedSet(f)).enter(quarantined))
+		rules = append(rules, new(rule).bind(f).via(s, "alive").addrIn(s, f, quarantinedSet(f)).enter(quarantined))
 	}
 	return rules
 }
 
 func (r Ruleset) up() []*rule {
-	rules := place(source, func(x *rule) *rule { return x.byMark("pools_up") }, "quarantine_up")
+	rules := []*rule{new(rule).oif(r.Tunnel).count().drop().note("device to device"), new(rule).clamp()}
+	rules = append(rules, place(source, func(x *rule) *rule { return x.byMark("pools_up") }, "quarantine_up")...)
 	return append(rules, new(rule).count().drop().note("tunnel to outside, no placement"))
 }
 
 func (r Ruleset) down() []*rule {
-	rules := place(destination, func(x *rule) *rule { return x.byMark("pools_down") }, "quarantine_down")
+	rules := []*rule{new(rule).clamp()}
+	rules = append(rules, place(destination, func(x *rule) *rule { return x.byMark("pools_down") }, "quarantine_down")...)
 	return append(rules, new(rule).count().drop().note("into the tunnel, no placement"))
 }
 
@@ -283,8 +287,10 @@ func (r Ruleset) answers() []*rule {
 // upRules are what devices of p may send on. A quarantine pool without Reach reaches nothing.
 func (p Pool) upRules() []*rule {
 	rules := []*rule{new(rule).state("invalid").count().drop().note("tunnel, untracked")}
-	for _, f := range families {
-		rules = append(rules, new(rule).addrIn(destination, f, insideSet(f)).count().drop().note("device to inside address"))
+	if p.Mark != 0 { // Check refuses a quarantine pool that reaches inside: its end drops that
+		for _, f := range families {
+			rules = append(rules, new(rule).addrIn(destination, f, insideSet(f)).count().drop().note("device to inside address"))
+		}
 	}
 	if p.open() {
 		return append(rules, new(rule).accept())

@@ -46,7 +46,7 @@ func readRule(expressions []map[uint16][]byte, comment []byte, elements func(str
 	if text := commentOf(comment); text != "" {
 		w.say("comment " + strconv.Quote(text))
 	}
-	r.Text, r.Known, r.accepts = strings.Join(w.list, " "), !w.lost, w.accepts
+	r.Text, r.Known, r.accepts = w.text(), !w.lost, w.accepts
 	return r, nil
 }
 
@@ -99,12 +99,26 @@ type words struct {
 	family  byte
 	l4      byte
 	accepts bool
-	implied []string // of protocols, dropped when what follows says so too
+	implied []implied
 }
 
-func (w *words) say(s string) {
-	w.list = append(append(w.list, w.implied...), s)
+func (w *words) say(s string) { w.list = append(w.list, s) }
+
+// implied is a protocol that is said only if nothing that follows says it too.
+type implied struct {
+	text string
+	at   int // where in the list it would stand
+}
+
+func (w *words) imply(text string) { w.implied = append(w.implied, implied{text, len(w.list)}) }
+
+// text is the whole rule.
+func (w *words) text() string {
+	for _, x := range slices.Backward(w.implied) {
+		w.list = slices.Insert(w.list, x.at, x.text)
+	}
 	w.implied = nil
+	return strings.Join(w.list, " ")
 }
 
 func (w *words) forget(what string) { w.lost = true; w.say("(" + what + ")") }
@@ -172,7 +186,9 @@ func (w *words) tracked(o object) {
 			x[0] = "ct " + directions[d[0]] + " " + x[0]
 		}
 		w.length = 16
-		w.implied = nil // the address says the family
+		if x[1] == "address" {
+			w.resolve(unix.NFT_PAYLOAD_NETWORK_HEADER)
+		}
 	}
 	w.loads(o, unix.NFTA_CT_DREG, x[0], x[1])
 }
@@ -204,21 +220,17 @@ func (w *words) payload(o object) {
 	case base == unix.NFT_PAYLOAD_TRANSPORT_HEADER && length == 1 && offset == 0 && (w.l4 == unix.IPPROTO_ICMP || w.l4 == unix.IPPROTO_ICMPV6):
 		load, kind = map[byte]string{unix.IPPROTO_ICMP: "icmp type", unix.IPPROTO_ICMPV6: "icmpv6 type"}[w.l4], "message"
 	}
-	w.imply(base)
+	w.resolve(base)
 	w.length = int(length)
 	w.loads(o, unix.NFTA_PAYLOAD_DREG, load, kind)
 }
 
-// imply drops the protocols that the next words say by themselves.
-func (w *words) imply(base uint32) {
-	var rest []string
-	for _, s := range w.implied {
+// resolve drops the protocols that the next words say by themselves.
+func (w *words) resolve(base uint32) {
+	w.implied = slices.DeleteFunc(w.implied, func(x implied) bool {
 		network := base == unix.NFT_PAYLOAD_NETWORK_HEADER || w.l4 == unix.IPPROTO_ICMP || w.l4 == unix.IPPROTO_ICMPV6
-		if strings.HasPrefix(s, "meta nfproto") && !network || strings.HasPrefix(s, "meta l4proto") && base != unix.NFT_PAYLOAD_TRANSPORT_HEADER {
-			rest = append(rest, s)
-		}
-	}
-	w.implied = rest
+		return strings.HasPrefix(x.text, "meta nfproto") && network || strings.HasPrefix(x.text, "meta l4proto") && base == unix.NFT_PAYLOAD_TRANSPORT_HEADER
+	})
 }
 
 var l4Names = map[byte]string{unix.IPPROTO_TCP: "tcp", unix.IPPROTO_UDP: "udp", unix.IPPROTO_ICMP: "icmp", unix.IPPROTO_ICMPV6: "ipv6-icmp"}
@@ -237,10 +249,10 @@ func (w *words) compare(op uint32, value []byte) {
 		w.forget("cmp")
 	case w.kind == "family" && op == unix.NFT_CMP_EQ && len(value) == 1:
 		w.family = value[0]
-		w.implied = append(w.implied, "meta nfproto "+w.value(value))
+		w.imply("meta nfproto " + w.value(value))
 	case w.kind == "l4" && op == unix.NFT_CMP_EQ && len(value) == 1:
 		w.l4 = value[0]
-		w.implied = append(w.implied, "meta l4proto "+w.value(value))
+		w.imply("meta l4proto " + w.value(value))
 	default:
 		w.say(w.load + " " + not + w.value(value))
 	}
