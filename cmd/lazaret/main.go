@@ -22,6 +22,7 @@ import (
 	"golang.org/x/term"
 
 	"lazaret/enroll/client"
+	cmpwire "lazaret/enroll/cmp"
 	"lazaret/enroll/code"
 	"lazaret/internal/agent"
 	"lazaret/internal/version"
@@ -235,6 +236,9 @@ func showState(w io.Writer, st agent.State) {
 		}
 		fmt.Fprintf(w, "  %s %s\n", sign, r.Text)
 	}
+	if page := portal(st.Status.Settings); page != "" {
+		fmt.Fprintf(w, "page     %s\n", page)
+	}
 	fmt.Fprintf(w, "gateway  %s, answered %s ago\n", st.Server, time.Since(st.Since).Round(time.Second))
 	if st.Problem != "" {
 		fmt.Fprintln(w, "problem ", st.Problem)
@@ -243,4 +247,12 @@ func showState(w io.Writer, st agent.State) {
 		fmt.Fprintf(w, "tunnel   %s, received %d bytes, sent %d bytes\n", st.Peer.Endpoint, st.Peer.Received, st.Peer.Sent)
 	}
 	fmt.Fprintf(w, "expires  %s\n", st.Expires.Local().Format("2006-01-02 15:04"))
+}
+
+// portal is the page that tells the device's user why it is where it is, empty for none.
+func portal(s cmpwire.Settings) string {
+	if len(s.Gateways) == 0 {
+		return ""
+	}
+	return s.Gateways[0].Portal
 }
