@@ -35,49 +35,52 @@ func (s *session) peersAtBoot() int {
 const bootRounds = 5
 
 // measureBoot compares the two things that a start has to load. Peers are loaded in parts,
-// one after the other onto the same link, until all are there; the sets whole, each time.
+// one after the other onto the same link, until all are there; the sets whole, each time, in
+// a process of their own, since at a start the table comes before any peer.
 func measureBoot(ctx context.Context, s *session) error {
 	lab, err := testnet.Start(ctx, testnet.Config{})
 	if err != nil {
 		return err
 	}
 	defer lab.Close()
-	h, err := lab.AddHost(ctx, "boot")
-	if err != nil {
-		return err
-	}
 	n := s.most()
-	w, err := startWorker(ctx, h, roleBoot, false, n, nil)
-	if err != nil {
-		return err
+	var w [2]*worker // for sets, and for peers
+	for i, name := range []string{"sets", "peers"} {
+		h, err := lab.AddHost(ctx, name)
+		if err != nil {
+			return err
+		}
+		if w[i], err = startWorker(ctx, h, roleBoot, false, n, nil); err != nil {
+			return err
+		}
 	}
 	var sets, both, weights, parts samples
 	for range bootRounds {
 		var four, dual loaded
-		if err := w.ask(ctx, order{Do: "sets"}, &four); err != nil {
+		if err := w[0].ask(ctx, order{Do: "sets"}, &four); err != nil {
 			return err
 		}
-		if err := w.ask(ctx, order{Do: "both"}, &dual); err != nil {
+		if err := w[0].ask(ctx, order{Do: "both"}, &dual); err != nil {
 			return err
 		}
 		sets, both, weights = append(sets, four.Took), append(both, dual.Took), append(weights, time.Duration(four.Kernel))
 		var part time.Duration
-		if err := w.ask(ctx, order{Do: "peers", N: s.peersAtBoot() / bootRounds}, &part); err != nil {
+		if err := w[1].ask(ctx, order{Do: "peers", N: s.peersAtBoot() / bootRounds}, &part); err != nil {
 			return err
 		}
 		parts = append(parts, part)
 	}
-	peers := bootRounds * parts.median()
-	how := fmt.Sprintf("%d peers with as many addresses, loaded in %d parts in between, %d times their median", s.peersAtBoot(), bootRounds, bootRounds)
+	peers := bootRounds * parts.least()
+	how := fmt.Sprintf("%d peers with as many addresses, loaded in %d parts in between, %d times the least", s.peersAtBoot(), bootRounds, bootRounds)
 	for _, x := range []struct {
 		name string
 		took samples
 	}{{"IPv4", sets}, {"both families", both}} {
-		s.add(row{Name: fmt.Sprintf("boot: table with the sets of %d devices, %s", n, x.name), Value: millis(x.took.median()), Unit: "ms", Base: number(millis(peers)),
-			Ratio: number(float64(x.took.median()) / float64(peers)), Bound: number(0.1), ComparedWith: how + fmt.Sprintf("; median of %d rounds", bootRounds)})
+		s.add(row{Name: fmt.Sprintf("boot: table with the sets of %d devices, %s", n, x.name), Value: millis(x.took.least()), Unit: "ms", Base: number(millis(peers)),
+			Ratio: number(float64(x.took.least()) / float64(peers)), Bound: number(0.1), ComparedWith: how + fmt.Sprintf("; least of %d rounds", bootRounds)})
 	}
 	var weight float64
-	if err := w.ask(ctx, order{Do: "weight"}, &weight); err != nil {
+	if err := w[1].ask(ctx, order{Do: "weight"}, &weight); err != nil {
 		return err
 	}
 	s.add(row{Name: "memory of the link", Value: weight / float64(s.peersAtBoot()), Unit: "bytes a peer",
