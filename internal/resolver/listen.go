@@ -26,7 +26,7 @@ func (s *Service) Run(ctx context.Context, datagrams []*net.UDPConn, listeners [
 	defer cancel()
 	var all sync.WaitGroup
 	failed := make(chan error, len(datagrams)+len(listeners))
-	open := &sessionList{each: make(map[netip.Addr]int)}
+	open := newTally[netip.Addr](sessions, sessionsEach)
 	for _, c := range datagrams {
 		context.AfterFunc(ctx, func() { c.Close() })
 		all.Go(func() { failed <- s.serveUDP(ctx, c, &all) })
@@ -90,34 +90,7 @@ func (s *Service) safely(ctx context.Context, from netip.Addr, message []byte, u
 	return s.Answer(ctx, from, message, udp)
 }
 
-// sessionList counts sessions.
-type sessionList struct {
-	mu   sync.Mutex
-	all  int
-	each map[netip.Addr]int
-}
-
-func (l *sessionList) enter(a netip.Addr) bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.all >= sessions || l.each[a] >= sessionsEach {
-		return false
-	}
-	l.all++
-	l.each[a]++
-	return true
-}
-
-func (l *sessionList) leave(a netip.Addr) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.all--
-	if l.each[a]--; l.each[a] == 0 {
-		delete(l.each, a)
-	}
-}
-
-func (s *Service) serveTCP(ctx context.Context, l net.Listener, open *sessionList, all *sync.WaitGroup) error {
+func (s *Service) serveTCP(ctx context.Context, l net.Listener, open *tally[netip.Addr], all *sync.WaitGroup) error {
 	for {
 		c, err := l.Accept()
 		if err != nil && ctx.Err() == nil && !errors.Is(err, net.ErrClosed) {

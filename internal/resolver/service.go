@@ -45,11 +45,19 @@ type ServiceConfig struct {
 type Service struct {
 	cfg   ServiceConfig
 	pace  *pace
-	slots chan struct{} // questions under way
+	slots chan struct{} // datagrams under way
+	asked *tally[quarantine.ID]
 }
 
-// questions bounds what is under way at once.
-const questions = 512
+// The bounds of what is under way at once. Questions that are forwarded wait for others, up
+// to forwardTime; they leave room for those that the gateway answers by itself, which are
+// needed most while nobody else answers.
+const (
+	questions    = 1024 // by UDP
+	forwards     = 512
+	forwardsEach = 32 // of one device: what a page of many hosts asks at once
+	forwardTime  = 5 * time.Second
+)
 
 // NewService makes a Service.
 func NewService(c ServiceConfig) (*Service, error) {
@@ -60,7 +68,7 @@ func NewService(c ServiceConfig) (*Service, error) {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
 	c.Portal = canonical(c.Portal)
-	return &Service{cfg: c, pace: newPace(), slots: make(chan struct{}, questions)}, nil
+	return &Service{cfg: c, pace: newPace(), slots: make(chan struct{}, questions), asked: newTally[quarantine.ID](forwards, forwardsEach)}, nil
 }
 
 // Answer answers one message; nil: with silence. It reads nothing but the message, and asks
@@ -120,7 +128,7 @@ func (s *Service) fill(ctx context.Context, from netip.Addr, q, reply *dns.Msg) 
 	case question.Qclass != dns.ClassINET || !plainType(question.Qtype):
 		return
 	}
-	_, placed, err := s.cfg.Directory.Standing(from)
+	id, placed, err := s.cfg.Directory.Standing(from)
 	if err != nil {
 		return
 	}
@@ -135,7 +143,7 @@ func (s *Service) fill(ctx context.Context, from netip.Addr, q, reply *dns.Msg) 
 		return
 	}
 	if placed.Stage == quarantine.Routed && pools[placed.Pool].Forward {
-		s.forward(ctx, question, q, reply)
+		s.forward(ctx, id, q, reply)
 		return
 	}
 	s.explain(reply, placed)
@@ -212,11 +220,17 @@ func (s *Service) say(question dns.Question, reply *dns.Msg, addrs []netip.Addr,
 	}
 }
 
-// forward asks the upstream servers on behalf of a routed device.
-func (s *Service) forward(ctx context.Context, question dns.Question, q, reply *dns.Msg) {
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+// forward asks the upstream servers on behalf of a routed device. Where too many wait for
+// them already it does not wait.
+func (s *Service) forward(ctx context.Context, id quarantine.ID, q, reply *dns.Msg) {
+	if !s.asked.enter(id) {
+		reply.Rcode = dns.RcodeServerFailure
+		return
+	}
+	defer s.asked.leave(id)
+	ctx, cancel := context.WithTimeout(ctx, forwardTime)
 	defer cancel()
-	opt := q.IsEdns0()
+	question, opt := q.Question[0], q.IsEdns0()
 	up, err := s.cfg.Resolver.ask.ask(ctx, question.Name, question.Qtype, opt != nil && opt.Do())
 	if err != nil {
 		reply.Rcode = dns.RcodeServerFailure

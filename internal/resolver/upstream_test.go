@@ -168,7 +168,7 @@ func (g *gate) Standing(a netip.Addr) (quarantine.ID, quarantine.Placement, erro
 	if !ok {
 		return "", quarantine.Placement{}, errors.New("nobody")
 	}
-	return "d", p, nil
+	return quarantine.ID(a.String()), p, nil
 }
 
 func (g *gate) Opens(pool string, a netip.Addr) bool {
