@@ -24,6 +24,9 @@ const (
 // revertAgain is how soon a revert that the kernel refused is tried again.
 const revertAgain = 2 * time.Second
 
+// mendAgain is how soon a record that could not be written is written again.
+const mendAgain = 2 * time.Second
+
 // HostServices is the part of the host's rules that an administrator may change while the
 // data plane runs.
 type HostServices struct {
@@ -47,6 +50,7 @@ func (h HostServices) Equal(o HostServices) bool {
 type hostGuard struct {
 	base  firewall.Ruleset // all of the host's rules but the services
 	path  string           // of the record
+	write func(path string, text []byte) error
 	apply func(firewall.Ruleset) error
 	log   *slog.Logger
 
@@ -57,12 +61,15 @@ type hostGuard struct {
 	until     time.Time     // when trying ends
 	timer     *time.Timer
 	turn      int // counts tries, so that a timer of an earlier one does nothing
+
+	doubtful bool        // the record may hold rules that nobody confirmed
+	again    *time.Timer // mends the record
 }
 
 // newHostGuard begins with what was confirmed last, or with the configuration's services
 // where nothing ever was.
 func newHostGuard(path string, configured firewall.Ruleset, log *slog.Logger) *hostGuard {
-	g := &hostGuard{base: configured, path: path, log: log, confirmed: servicesOf(configured)}
+	g := &hostGuard{base: configured, path: path, write: writeDurably, log: log, confirmed: servicesOf(configured)}
 	text, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return g
@@ -179,14 +186,36 @@ func (g *hostGuard) confirm() error {
 	if g.trying == nil {
 		return fmt.Errorf("confirming: %w: they were taken back, or never tried", errNothingTried)
 	}
-	g.recorded = false
+	g.recorded, g.doubtful = false, true
 	if err := g.record(*g.trying); err != nil {
+		g.mend()
 		return fmt.Errorf("confirming: %w", err)
 	}
 	g.confirmed = *g.trying
 	g.settle()
 	g.log.Info("the tried host rules are confirmed")
 	return nil
+}
+
+// mend writes what is confirmed over a record that may hold what nobody confirmed: writing
+// may fail after the file took the place of the one before. It goes on until it succeeds.
+func (g *hostGuard) mend() {
+	if g.again != nil {
+		g.again.Stop()
+	}
+	if !g.doubtful {
+		return
+	}
+	err := g.record(g.confirmed)
+	if err == nil {
+		return
+	}
+	g.log.Error("the record of confirmed host rules may hold others, which a start now would put in force; writing it again", "file", g.path, "error", err)
+	g.again = time.AfterFunc(mendAgain, func() {
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		g.mend()
+	})
 }
 
 // takeBack ends a try at once.
@@ -203,6 +232,12 @@ func (g *hostGuard) takeBack() error {
 func (g *hostGuard) end() {
 	if err := g.takeBack(); err != nil && !errors.Is(err, errNothingTried) {
 		g.log.Error("the tried host rules stay in force until the data plane starts again", "error", err)
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.mend()
+	if g.again != nil {
+		g.again.Stop()
 	}
 }
 
@@ -226,16 +261,17 @@ func (g *hostGuard) record(h HostServices) error {
 	}
 	text, err := json.Marshal(newHostRecord(h))
 	if err == nil {
-		err = writeDurably(g.path, append(text, '\n'))
+		err = g.write(g.path, append(text, '\n'))
 	}
 	if err != nil {
 		return fmt.Errorf("recording host rules: %w", err)
 	}
-	g.recorded = true
+	g.recorded, g.doubtful = true, false
 	return nil
 }
 
-// writeDurably replaces a file so that it survives a power cut, or leaves it as it was.
+// writeDurably replaces a file so that it survives a power cut. After an error it is as it
+// was, or replaced, though perhaps not for good.
 func writeDurably(path string, text []byte) error {
 	f, err := os.OpenFile(path+".new", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
@@ -245,12 +281,12 @@ func writeDurably(path string, text []byte) error {
 	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
 		return err
 	}
-	if err := os.Rename(path+".new", path); err != nil {
-		return err
-	}
-	dir, err := os.Open(filepath.Dir(path))
+	dir, err := os.Open(filepath.Dir(path)) // before the change, which may still be left undone
 	if err != nil {
 		return err
+	}
+	if err := os.Rename(path+".new", path); err != nil {
+		return errors.Join(err, dir.Close())
 	}
 	return errors.Join(dir.Sync(), dir.Close())
 }

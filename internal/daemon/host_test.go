@@ -143,6 +143,80 @@ func TestRevertThatFailsIsTriedAgain(t *testing.T) {
 	})
 }
 
+// TestConfirmThatFailsIsForgotten: writing the record fails after the new file took the
+// old one's place, as syncing a directory may. What was not confirmed must not be what the
+// next data plane starts with.
+func TestConfirmThatFailsIsForgotten(t *testing.T) {
+	for _, failures := range []int{1, 3} { // the confirm's own; two more while mending
+		synctest.Test(t, func(t *testing.T) {
+			dir := t.TempDir()
+			g, k := guardIn(t, dir, tcp(22))
+			if err := g.try(tcp(80), time.Minute); err != nil {
+				t.Fatal(err)
+			}
+			left := failures
+			g.write = func(path string, text []byte) error {
+				if left--; left == failures-1 { // in place, and an error all the same
+					return errors.Join(writeDurably(path, text), errors.New("not synced"))
+				}
+				if left >= 0 {
+					return errors.New("not written")
+				}
+				return writeDurably(path, text)
+			}
+			if g.confirm() == nil {
+				t.Error("confirmed, although the record was not written")
+			}
+			k.has(t, "not confirmed, and still tried", tcp(80))
+			time.Sleep(time.Duration(failures) * mendAgain)
+			synctest.Wait()
+			again, _ := guardIn(t, dir, tcp(80))
+			if !servicesOf(again.rules()).Equal(tcp(22)) {
+				t.Errorf("a data plane that starts after %d failures begins with what nobody confirmed", failures)
+			}
+			if err := g.confirm(); err != nil {
+				t.Errorf("confirming once more: %v", err)
+			}
+			time.Sleep(time.Hour)
+			again, _ = guardIn(t, dir, tcp(22))
+			if k.has(t, "confirmed", tcp(80)); !servicesOf(again.rules()).Equal(tcp(80)) {
+				t.Error("what was confirmed in the end is not recorded")
+			}
+		})
+	}
+}
+
+// TestEndMendsTheRecord: what could not be mended in time is mended at the end.
+func TestEndMendsTheRecord(t *testing.T) {
+	dir := t.TempDir()
+	g, k := guardIn(t, dir, tcp(22))
+	if err := g.try(tcp(80), time.Minute); err != nil {
+		t.Fatal(err)
+	}
+	g.write = func(path string, text []byte) error { return errors.Join(writeDurably(path, text), errors.New("not synced")) }
+	if g.confirm() == nil {
+		t.Error("confirmed, although the record was not written")
+	}
+	if err := writeDurably(filepath.Join(dir, hostRecordFile), mustJSON(t, newHostRecord(tcp(80)))); err != nil {
+		t.Fatal(err)
+	}
+	g.write = writeDurably
+	g.end()
+	again, _ := guardIn(t, dir, tcp(80))
+	if k.has(t, "ended", tcp(22)); !servicesOf(again.rules()).Equal(tcp(22)) {
+		t.Error("a data plane that ended begins with what nobody confirmed")
+	}
+}
+
+func mustJSON(t *testing.T, v any) []byte {
+	t.Helper()
+	text, err := json.Marshal(v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return text
+}
+
 func TestTryRefuses(t *testing.T) {
 	dir := t.TempDir()
 	g, k := guardIn(t, dir, tcp(22))
