@@ -186,6 +186,9 @@ func (g *hostGuard) confirm() error {
 	if g.trying == nil {
 		return fmt.Errorf("confirming: %w: they were taken back, or never tried", errNothingTried)
 	}
+	if !time.Now().Before(g.until) {
+		return fmt.Errorf("confirming: %w: their time is over, and they are being taken back", errNothingTried)
+	}
 	g.recorded, g.doubtful = false, true
 	if err := g.record(*g.trying); err != nil {
 		g.mend()

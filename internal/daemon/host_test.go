@@ -137,6 +137,9 @@ func TestRevertThatFailsIsTriedAgain(t *testing.T) {
 		k.refuse(3)
 		time.Sleep(time.Minute + 3*revertAgain - time.Millisecond)
 		k.has(t, "refused three times", tcp(80))
+		if err := g.confirm(); !errors.Is(err, errNothingTried) {
+			t.Errorf("confirming after the end, while the kernel refuses to go back: %v", err)
+		}
 		time.Sleep(time.Millisecond)
 		synctest.Wait()
 		k.has(t, "at the fourth", tcp(22))
