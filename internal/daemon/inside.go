@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"path/filepath"
 	"slices"
+	"sync"
 	"syscall"
 	"time"
 
@@ -32,12 +33,39 @@ type inside struct {
 	portal *portal.Server     // nil: no page
 }
 
+// lastOwn keeps the addresses of the interfaces as they were when they could be read.
+type lastOwn struct {
+	list func() ([]net.Addr, error)
+
+	mu    sync.Mutex
+	addrs []netip.Addr
+}
+
+// read asks list. With its error it returns what it told last. The caller may append to it.
+func (o *lastOwn) read() ([]netip.Addr, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	now, err := o.list()
+	if err == nil {
+		o.addrs = nil
+		for _, a := range now {
+			if p, err := netip.ParsePrefix(a.String()); err == nil {
+				o.addrs = append(o.addrs, p.Addr().Unmap())
+			}
+		}
+	}
+	return slices.Clone(o.addrs), err
+}
+
 // makeInside makes the resolver, and with it what devices are answered by.
 func (k *control) makeInside() (in inside, err error) {
-	c := k.config
+	c, own := k.config, &lastOwn{list: net.InterfaceAddrs}
+	if _, err := own.read(); err != nil {
+		return in, fmt.Errorf("reading the gateway's own addresses: %w", err) // there are none of a time before
+	}
 	in.names, err = resolver.New(resolver.Config{
 		Gate: k.gate, Servers: resolver.Servers(c.Resolver.Servers, resolver.SystemFile), Grace: c.Resolver.Grace, Stale: c.Resolver.Stale,
-		Gateway: k.ownAddresses, Own: c.Resolver.Own, File: filepath.Join(c.State, "names.json"), Log: k.log,
+		Gateway: func() []netip.Addr { return k.ownAddresses(own) }, Own: c.Resolver.Own, File: filepath.Join(c.State, "names.json"), Log: k.log,
 	})
 	if err != nil || len(k.tunnel) == 0 {
 		return in, err
@@ -58,17 +86,12 @@ func (k *control) makeInside() (in inside, err error) {
 	return in, err
 }
 
-// ownAddresses are the gateway's own, which no name may lead to.
-func (k *control) ownAddresses() []netip.Addr {
-	var all []netip.Addr
-	list, err := net.InterfaceAddrs()
+// ownAddresses are the gateway's own, which no name may lead to. While the interfaces cannot
+// be read they are those of the last time.
+func (k *control) ownAddresses(interfaces *lastOwn) []netip.Addr {
+	all, err := interfaces.read()
 	if err != nil {
-		k.log.Warn("reading the gateway's own addresses", "error", err)
-	}
-	for _, a := range list {
-		if p, err := netip.ParsePrefix(a.String()); err == nil {
-			all = append(all, p.Addr().Unmap())
-		}
+		k.log.Warn("reading the gateway's own addresses; names lead to none of those read last", "error", err)
 	}
 	for _, at := range append(append([]netip.AddrPort(nil), k.config.Enroll.Listen...), k.config.API.Listen...) {
 		if !at.Addr().IsUnspecified() {
@@ -154,6 +177,9 @@ func (k *control) serveInside(ctx context.Context, group *errgroup.Group) error 
 	return nil
 }
 
+// portalEach is how many connections one device may hold: a browser opens six.
+const portalEach = 8
+
 func (k *control) portalSites() []site {
 	at := func(port uint16) (all []netip.AddrPort) {
 		for _, a := range k.tunnel {
@@ -163,8 +189,8 @@ func (k *control) portalSites() []site {
 	}
 	c := k.config.Portal
 	return []site{
-		{name: "portal-http", most: 1024, idle: 5 * time.Second, at: at(c.HTTPPort), free: true, handler: k.inside.portal.Plain()},
-		{name: "portal", most: 1024, idle: 15 * time.Second, at: at(c.HTTPSPort), free: true, tls: k.openTLS(), handler: k.inside.portal.Secure()},
+		{name: "portal-http", most: 1024, each: portalEach, idle: 5 * time.Second, at: at(c.HTTPPort), free: true, handler: k.inside.portal.Plain()},
+		{name: "portal", most: 1024, each: portalEach, idle: 15 * time.Second, at: at(c.HTTPSPort), free: true, tls: k.openTLS(), handler: k.inside.portal.Secure()},
 	}
 }
 

@@ -101,6 +101,7 @@ const longest = time.Minute
 type site struct {
 	name    string
 	most    int
+	each    int // of one address; 0: as many as most
 	idle    time.Duration
 	at      []netip.AddrPort
 	free    bool
@@ -139,7 +140,7 @@ func (s site) serve(ctx context.Context, group *errgroup.Group, log *slog.Logger
 			if s.tls == nil {
 				serve = server.Serve
 			}
-			if err := serve(netutil.LimitListener(l, s.most)); !errors.Is(err, http.ErrServerClosed) {
+			if err := serve(limitEach(netutil.LimitListener(l, s.most), s.each)); !errors.Is(err, http.ErrServerClosed) {
 				return fmt.Errorf("serving %s on %s: %w", s.name, l.Addr(), err)
 			}
 			return nil

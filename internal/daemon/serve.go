@@ -337,6 +337,6 @@ func (k *control) sites() []site {
 	return []site{
 		{name: "enroll", most: 2048, idle: 15 * time.Second, at: c.Enroll.Listen, tls: base(tls.NoClientCert), handler: k.desk},
 		{name: "api", most: 512, idle: 2 * time.Minute, at: c.API.Listen, tls: base(tls.RequestClientCert), handler: k.console.API()},
-		{name: "agent", most: 1 << 16, idle: 2 * time.Minute, at: inside, free: true, tls: agent, handler: k.console.Agent()},
+		{name: "agent", most: 1 << 16, each: 16, idle: 2 * time.Minute, at: inside, free: true, tls: agent, handler: k.console.Agent()},
 	}
 }

@@ -1,0 +1,115 @@
+package daemon
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"slices"
+	"testing"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"lazaret/internal/config"
+	"lazaret/internal/portal"
+)
+
+// TestOneDeviceLeavesThePortalToOthers: a device that holds connections and says nothing
+// keeps a few, and another is answered; when they end, it has them again.
+func TestOneDeviceLeavesThePortalToOthers(t *testing.T) {
+	l, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := netip.MustParseAddrPort(l.Addr().String())
+	l.Close()
+	ctx, cancel := context.WithCancel(t.Context())
+	group, ctx := errgroup.WithContext(ctx)
+	defer func() { cancel(); _ = group.Wait() }()
+	s := site{name: "portal-http", most: 32, each: portalEach, idle: time.Minute, at: []netip.AddrPort{at},
+		handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "ok") })}
+	if err := s.serve(ctx, group, slog.New(slog.DiscardHandler)); err != nil {
+		t.Fatal(err)
+	}
+	dial := func(from byte) net.Conn {
+		t.Helper()
+		c, err := (&net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, from)}}).Dial("tcp4", at.String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { c.Close() })
+		if err := c.SetDeadline(time.Now().Add(20 * time.Second)); err != nil { // to fail rather than hang
+			t.Fatal(err)
+		}
+		return c
+	}
+	var held []net.Conn
+	for range 64 { // twice as many as all may have
+		held = append(held, dial(2))
+	}
+	answered := func(from byte) bool {
+		c := dial(from)
+		defer c.Close()
+		if _, err := fmt.Fprint(c, "GET / HTTP/1.0\r\nHost: x\r\n\r\n"); err != nil {
+			return false
+		}
+		line, err := bufio.NewReader(c).ReadString('\n')
+		return err == nil && line == "HTTP/1.0 200 OK\r\n"
+	}
+	if !answered(3) {
+		t.Error("another device is not answered")
+	}
+	for i, c := range held[portalEach:] {
+		if _, err := c.Read(make([]byte, 1)); err == nil { // ends: closed by the server
+			t.Errorf("connection %d is answered", portalEach+i)
+		}
+	}
+	if answered(2) {
+		t.Error("one more of the same device is answered")
+	}
+	for _, c := range held {
+		c.Close()
+	}
+	for !answered(2) { // once the server has seen that they ended
+		if t.Context().Err() != nil {
+			t.Fatal("never has room again")
+		}
+	}
+}
+
+// TestOwnAddressesOutliveAnError: while the interfaces cannot be read, the gateway's own
+// addresses are those read last, so that no name comes to lead to them.
+func TestOwnAddressesOutliveAnError(t *testing.T) {
+	broken := errors.New("no memory")
+	var fail error
+	own := &lastOwn{list: func() ([]net.Addr, error) {
+		if fail != nil {
+			return nil, fail
+		}
+		return []net.Addr{&net.IPNet{IP: net.IPv4(9, 9, 9, 1), Mask: net.CIDRMask(24, 32)}, &net.IPNet{IP: net.ParseIP("2a01::1"), Mask: net.CIDRMask(64, 128)}}, nil
+	}}
+	k := &control{log: slog.New(slog.DiscardHandler), config: config.Config{Enroll: config.Enroll{
+		Listen: []netip.AddrPort{netip.MustParseAddrPort("0.0.0.0:443"), netip.MustParseAddrPort("9.9.9.2:443")}, Names: []string{"gw.example.com", "9.9.9.3"}}}}
+	want := []netip.Addr{netip.MustParseAddr("9.9.9.1"), netip.MustParseAddr("2a01::1"), netip.MustParseAddr("9.9.9.2"), netip.MustParseAddr("9.9.9.3")}
+	for _, fail = range []error{nil, broken, nil, broken, broken} {
+		if got := k.ownAddresses(own); !slices.Equal(got, want) {
+			t.Errorf("with the error %v: %v", fail, got)
+		}
+	}
+}
+
+// TestSitesInsideAreBoundedPerDevice: what devices reach through the tunnel says how many
+// connections one of them may hold.
+func TestSitesInsideAreBoundedPerDevice(t *testing.T) {
+	k := &control{inside: inside{portal: new(portal.Server)}}
+	for _, s := range k.portalSites() {
+		if s.each == 0 || s.each > s.most/64 {
+			t.Errorf("%s: %d of %d", s.name, s.each, s.most)
+		}
+	}
+}
