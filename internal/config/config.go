@@ -128,6 +128,7 @@ func Parse(name string, text []byte) (Config, error) {
 		LogLevel:   d.choice("log.level", "info", "debug", "info", "warn", "error"),
 		LogJSON:    d.choice("log.format", "text", "text", "json") == "json",
 	}
+	d.portsInside(c)
 	if !nameForm.MatchString(c.Name) {
 		d.fault("name", fmt.Sprintf("is %q", c.Name), "use 1 to 32 lower-case letters, digits and hyphens")
 	}

@@ -65,9 +65,6 @@ func (d *document) portal() Portal {
 	if _, err := netip.ParseAddr(p.Name); err == nil || !hostForm.MatchString(p.Name) || !strings.Contains(p.Name, ".") || len(p.Name) > 253 {
 		d.fault("portal.name", fmt.Sprintf("is %q", p.Name), "write a host name with a dot in it, like lazaret.internal")
 	}
-	if p.HTTPPort == p.HTTPSPort {
-		d.fault("portal.https_port", fmt.Sprintf("is %d, as portal.http_port", p.HTTPSPort), "give each a port of its own")
-	}
 	if u, err := url.Parse(p.Venue); p.Venue != "" && (err != nil || u.Scheme != "https" || u.Host == "") {
 		d.fault("portal.venue", fmt.Sprintf("is %q", p.Venue), `write a URL like "https://www.example.com/"`)
 	}
@@ -75,6 +72,33 @@ func (d *document) portal() Portal {
 		d.fault("portal.help", fmt.Sprintf("has %d bytes", len(p.Help)), "write 1000 at most")
 	}
 	return p
+}
+
+// portsInside finds TCP ports of the gateway's tunnel addresses that are given twice; what
+// listens on every address listens there, too.
+func (d *document) portsInside(c Config) {
+	taken := make(map[uint16]string)
+	for key, list := range map[string][]netip.AddrPort{"enroll.listen": c.Enroll.Listen, "api.listen": c.API.Listen} {
+		for _, at := range list {
+			if at.Addr().IsUnspecified() {
+				taken[at.Port()] = key
+			}
+		}
+	}
+	if c.Resolver.Serve {
+		taken[dnsPort] = "the resolver's"
+	}
+	take := func(key string, port uint16) {
+		if by, ok := taken[port]; ok {
+			d.fault(key, fmt.Sprintf("is %d, as %s", port, by), "give each a port of its own")
+		}
+		taken[port] = key
+	}
+	take("tunnel.agent_port", c.Tunnel.AgentPort)
+	if c.Portal.Serve {
+		take("portal.http_port", c.Portal.HTTPPort)
+		take("portal.https_port", c.Portal.HTTPSPort)
+	}
 }
 
 // Inside are the ports that devices in the tunnel reach on the gateway, besides the agent API.

@@ -71,11 +71,37 @@ http_port = 8080
 	}
 	for _, bad := range []string{
 		`[resolver]` + "\n" + `servers = ["ns.example.com"]`, `[resolver]` + "\n" + `grace = "1s"`, `[resolver]` + "\n" + `own = ["192.0.2.1/24"]`,
-		`[portal]` + "\n" + `name = "10.0.0.1"`, `[portal]` + "\n" + `name = "portal"`, `[portal]` + "\n" + `https_port = 80`, `[portal]` + "\n" + `venue = "http://x/"`,
+		`[portal]` + "\n" + `name = "10.0.0.1"`, `[portal]` + "\n" + `name = "portal"`, "[portal]\nserve = true\nhttps_port = 80", `[portal]` + "\n" + `venue = "http://x/"`,
 		`[portal]` + "\n" + `help = "` + strings.Repeat("x", 1001) + `"`,
 	} {
 		if _, err := Parse("x.toml", []byte("enroll.names = [\"gw.example.com\"]\n"+bad)); err == nil {
 			t.Errorf("accepted:\n%s", bad)
+		}
+	}
+}
+
+// TestPortsInsideDoNotCollide: what would fail when it is served is found in the file.
+func TestPortsInsideDoNotCollide(t *testing.T) {
+	for text, want := range map[string]string{
+		"[portal]\nserve = true\nhttp_port = 8444":                                              "portal.http_port: is 8444, as tunnel.agent_port",
+		"[portal]\nserve = true\nhttps_port = 8444":                                             "portal.https_port: is 8444, as tunnel.agent_port",
+		"[portal]\nserve = true\nhttps_port = 9000\n[tunnel]\nagent_port = 9000":                "portal.https_port: is 9000, as tunnel.agent_port",
+		"[portal]\nserve = true\nhttps_port = 80":                                               "portal.https_port: is 80, as portal.http_port",
+		"[portal]\nserve = true\nhttp_port = 53\n[resolver]\nserve = true":                      "portal.http_port: is 53, as the resolver's",
+		"[portal]\nserve = true\nhttps_port = 53\n[resolver]\nserve = true":                     "portal.https_port: is 53, as the resolver's",
+		"[resolver]\nserve = true\n[tunnel]\nagent_port = 53":                                   "tunnel.agent_port: is 53, as the resolver's",
+		"[portal]\nserve = true\nhttp_port = 53":                                                "",
+		"[portal]\nserve = true\nhttp_port = 8445\nhttps_port = 8443\n[resolver]\nserve = true": "",
+		"[api]\nlisten = [\"[::]:8445\"]\n[portal]\nserve = true":                               "portal.https_port: is 8445, as api.listen",
+		"[api]\nlisten = [\"127.0.0.1:8445\"]\n[portal]\nserve = true":                          "",
+		"[portal]\nserve = true\nhttp_port = 443":                                               "portal.http_port: is 443, as enroll.listen",
+		"[tunnel]\nagent_port = 443":                                                            "tunnel.agent_port: is 443, as enroll.listen",
+		"[portal]\nhttps_port = 8444":                                                           "",
+		"[tunnel]\nagent_port = 80":                                                             "",
+	} {
+		_, err := Parse("x.toml", []byte("enroll.names = [\"gw.example.com\"]\n"+text))
+		if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
+			t.Errorf("%q: %v, want %q", text, err, want)
 		}
 	}
 }
