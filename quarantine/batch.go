@@ -53,7 +53,7 @@ type item struct {
 
 // takeReports takes one part of many reports.
 func (g *Gate) takeReports(ctx context.Context, by Actor, reports []Report, results []Result) {
-	var tightening, loosening []item
+	var tightening, loosening, repeating []item
 	now := g.now().Wall
 	g.mu.Lock()
 	for i := range reports {
@@ -64,11 +64,16 @@ func (g *Gate) takeReports(ctx context.Context, by Actor, reports []Report, resu
 			tightening = append(tightening, it)
 		case toLoosen:
 			loosening = append(loosening, it)
+		case toConfirm:
+			repeating = append(repeating, it)
 		}
 	}
 	g.mu.Unlock()
 	g.tightenAll(ctx, tightening)
 	g.loosenAll(ctx, loosening)
+	for _, it := range repeating {
+		it.Placement, it.Err = g.confirm(ctx, it.Device)
+	}
 }
 
 // tightenAll journals and applies changes that are pending already.

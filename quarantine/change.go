@@ -14,7 +14,8 @@ import (
 const attempts = 5
 
 // Change brings one fact and returns where the device stands now. What tightens returns
-// once it is applied; what loosens once it is recorded and applied. Errors: ErrForbidden,
+// once it is applied; what loosens once it is recorded and applied; what says nothing new
+// once what was known before is applied. Errors: ErrForbidden,
 // ErrUnknownDevice, ErrNotReady, those of Record.With, ErrConflict, the store's own, and
 // ErrNotEnforced, which comes with the placement and is retried without the caller.
 func (g *Gate) Change(ctx context.Context, by Actor, c Change) (Placement, error) {
@@ -36,6 +37,8 @@ func (g *Gate) change(ctx context.Context, by Actor, c Change) (Placement, error
 		return g.tighten(ctx, c)
 	case toLoosen:
 		return g.loosen(ctx, c)
+	case toConfirm:
+		return g.confirm(ctx, c.Device)
 	default:
 		return p, err
 	}
@@ -56,9 +59,10 @@ func stamped(by Actor, c Change, now time.Time) Change {
 type way int
 
 const (
-	toIgnore  way = iota // it is refused, or says nothing new
+	toIgnore  way = iota // it is refused, or says nothing new of what is enforced
 	toTighten            // it is pending, and is to be journalled and applied
 	toLoosen             // it is to be recorded, and applied then
+	toConfirm            // it says nothing new, and what is known is not enforced yet
 )
 
 // weigh says what is to be done about a change. One that does nothing, for now, comes with
@@ -70,7 +74,7 @@ func (g *Gate) weigh(by Actor, c *Change, now time.Time) (way, Placement, error)
 	}
 	known := st.known()
 	if g.repeats(known, *c, now) {
-		return toIgnore, g.inForce(st, now), nil
+		return g.nothingNew(st, now)
 	}
 	next, err := known.With(*c)
 	if err != nil {
@@ -79,7 +83,7 @@ func (g *Gate) weigh(by Actor, c *Change, now time.Time) (way, Placement, error)
 	before, after := g.look(st, now), placeQuietly(g.facts(next, now))
 	if after.same(before) && g.canWait(st, known, *c, now) {
 		g.putOff(st, *c, now)
-		return toIgnore, g.inForce(st, now), nil
+		return g.nothingNew(st, now)
 	}
 	standing := st.rec.standing()
 	before, after = before.Meet(standing, g.settings.quarantine), after.Meet(standing, g.settings.quarantine)
@@ -88,6 +92,15 @@ func (g *Gate) weigh(by Actor, c *Change, now time.Time) (way, Placement, error)
 		return toTighten, Placement{}, nil
 	}
 	return toLoosen, Placement{}, nil
+}
+
+// nothingNew is what is to be done about a change that repeats what is known. The caller
+// holds mu.
+func (g *Gate) nothingNew(st *state, now time.Time) (way, Placement, error) {
+	if !g.enforced(st) {
+		return toConfirm, Placement{}, nil
+	}
+	return toIgnore, g.inForce(st, now), nil
 }
 
 // admissible says whether by may bring this change at all. The caller holds mu.
@@ -238,13 +251,7 @@ func (g *Gate) loosened(ctx context.Context, id ID, err error) (Placement, error
 	if err == nil {
 		err = g.enforce(ctx, id)
 	}
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	st := g.index[id]
-	if st == nil {
-		return Placement{}, errors.Join(err, ErrUnknownDevice)
-	}
-	return g.inForce(st, g.now().Wall), err
+	return g.standing(id, err)
 }
 
 // Report takes a source's report.

@@ -102,17 +102,58 @@ func (g *Gate) applyNow(ctx context.Context, st *state) error {
 	}
 	e, fault := g.entry(st, g.now())
 	g.touch(st)
+	moves := st.moves
 	g.mu.Unlock()
 	if err := g.Enforcer.Apply(ctx, e); err != nil {
 		return err
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	st.problem = fault
+	st.problem, st.applied = fault, max(st.applied, moves)
 	if e.Key.IsZero() {
 		g.freed()
 	}
 	return nil
+}
+
+// enforced reports whether the data plane surely holds what is in force of the device: the
+// last plan or move that it took was made after all that is known, and under the present
+// settings. The caller holds mu.
+func (g *Gate) enforced(st *state) bool {
+	return g.planned && st.applied == st.moves && st.generation == g.settings.generation
+}
+
+// confirm says where a device stands of which somebody says nothing new. That is no answer
+// before it is enforced: what is on its way is waited for, and what failed is on its way
+// again without the caller, who is told so.
+func (g *Gate) confirm(ctx context.Context, id ID) (Placement, error) {
+	var failed error
+	g.mu.Lock()
+	st := g.index[id]
+	enforced := st == nil || g.enforced(st)
+	if !enforced {
+		failed = st.problem
+	}
+	g.mu.Unlock()
+	switch {
+	case enforced:
+		return g.standing(id, nil)
+	case failed != nil:
+		return g.standing(id, fmt.Errorf("%w: %w", ErrNotEnforced, failed))
+	default:
+		return g.standing(id, g.enforce(ctx, id))
+	}
+}
+
+// standing says where a device stands, with err, after something was applied.
+func (g *Gate) standing(id ID, err error) (Placement, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	st := g.index[id]
+	if st == nil {
+		return Placement{}, errors.Join(err, ErrUnknownDevice)
+	}
+	return g.inForce(st, g.now().Wall), err
 }
 
 // remove takes a device that is no more out of the data plane.

@@ -17,6 +17,8 @@ type state struct {
 	kept    uint64   // counter that the data plane enforces although it was lost here: the next tightening outbids it, and can be lifted
 	turn    *turn    // an apply that has not begun
 	problem error    // why the data plane does not hold it, nil if it does
+	moves   uint64   // how often what is in force may have become another; see touch
+	applied uint64   // the last of moves that the data plane surely holds
 
 	// What was decided last, without reasons, good for one generation of the settings and
 	// until wake.

@@ -33,10 +33,13 @@ type spot struct {
 	draft   uint32 // number of the draft that at is good for
 	at      uint32
 	touched uint32 // number of the draft that must write it anew
+	moves   uint64 // of the device, as far as they are in the draft
 }
 
-// touch has the device written anew in the draft, if there is one. The caller holds mu.
+// touch notes that what is in force of a device may be another now, and has it written anew
+// in the draft, if there is one. The caller holds mu.
 func (g *Gate) touch(st *state) {
+	st.moves++
 	if d := g.draft; d != nil && st.spot.touched != d.number {
 		st.spot.touched = d.number
 		d.touched = append(d.touched, st)
@@ -133,6 +136,7 @@ func (g *Gate) draftOne(d *draft, st *state, now Instant) {
 			d.faults[st.id] = err
 		}
 	}
+	st.spot.moves = st.moves
 	if st.spot.draft == d.number {
 		d.plan.Entries[st.spot.at] = e
 		return
@@ -224,7 +228,9 @@ func (g *Gate) noteFaults(d *draft) {
 			st.problem = d.faults[st.id]
 			if err := told[st.id]; err != nil {
 				g.alone(st, err)
+				continue
 			}
+			st.applied = max(st.applied, st.spot.moves)
 		}
 		g.mu.Unlock()
 	}

@@ -224,8 +224,8 @@ func (l *lab) move(n int) bool {
 	if err != nil {
 		return false
 	}
-	if was != unknown { // else it may have repeated what is known, and waits for the data plane with it
-		l.deny(n, o.takes)
+	l.deny(n, o.takes) // also when it repeated an order whose answer was lost
+	if was != unknown || o.then == isOut {
 		l.acked[n] = o.then
 	}
 	return true
