@@ -196,7 +196,9 @@ func TestEndMendsTheRecord(t *testing.T) {
 	if err := g.try(tcp(80), time.Minute); err != nil {
 		t.Fatal(err)
 	}
-	g.write = func(path string, text []byte) error { return errors.Join(writeDurably(path, text), errors.New("not synced")) }
+	g.write = func(path string, text []byte) error {
+		return errors.Join(writeDurably(path, text), errors.New("not synced"))
+	}
 	if g.confirm() == nil {
 		t.Error("confirmed, although the record was not written")
 	}

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -27,20 +28,38 @@ func hostSocket(c config.Config) string {
 // hostPatience is how long one exchange on it may take.
 const hostPatience = 10 * time.Second
 
-// hostDoor answers on the administrative socket, one connection after the other. Root and
-// the data plane's own user may change the host's rules; the control plane's users may look,
-// and no more: a control plane that was taken over must not open the host.
+// hostAskers is how many connections one user may hold at a time. Each user has a number of
+// its own, so that what others hold, the control plane's above all, costs root none.
+const hostAskers = 4
+
+// acceptAgain is how soon the door takes connections again after it could not, as for want
+// of file descriptors.
+const acceptAgain = 100 * time.Millisecond
+
+// hostDoor answers on the administrative socket. Root and the data plane's own user may
+// change the host's rules; the control plane's users may look, and no more: a control plane
+// that was taken over must not open the host.
 type hostDoor struct {
 	guard *hostGuard
 	held  func() (firewall.Ruleset, bool) // what the kernel holds for certain
 	look  []uint32
+	who   func(*net.UnixConn) (uint32, error) // peerOf when nil
 	log   *slog.Logger
 }
 
-// serve answers until ctx ends.
-func (d hostDoor) serve(ctx context.Context, l *net.UnixListener) error {
+// hostListener is a *net.UnixListener.
+type hostListener interface {
+	AcceptUnix() (*net.UnixConn, error)
+	Close() error
+}
+
+// serve answers until ctx ends, and then ends every connection.
+func (d hostDoor) serve(ctx context.Context, l hostListener) error {
 	stop := context.AfterFunc(ctx, func() { l.Close() })
 	defer stop()
+	var all sync.WaitGroup
+	defer all.Wait()
+	users := hostUsers{holds: make(map[uint32]int)}
 	for {
 		conn, err := l.AcceptUnix()
 		if ctx.Err() != nil {
@@ -49,26 +68,79 @@ func (d hostDoor) serve(ctx context.Context, l *net.UnixListener) error {
 			}
 			return nil
 		}
-		if err != nil {
+		if errors.Is(err, net.ErrClosed) {
 			return fmt.Errorf("taking administrative connections: %w", err)
 		}
-		if err := d.answer(conn); err != nil {
-			d.log.Debug("an administrative connection ended", "error", err)
+		if err != nil {
+			d.log.Warn("an administrative connection could not be taken; trying again", "error", err)
+			select {
+			case <-ctx.Done():
+			case <-time.After(acceptAgain):
+			}
+			continue
 		}
+		user, err := d.admit(conn)
+		if err == nil && !users.enter(user) {
+			err = fmt.Errorf("user %d holds %d connections already", user, hostAskers)
+		}
+		if err != nil {
+			d.log.Debug("an administrative connection was refused", "error", err)
+			conn.Close()
+			continue
+		}
+		all.Go(func() {
+			defer users.leave(user)
+			if err := d.answer(ctx, conn, user); err != nil {
+				d.log.Debug("an administrative connection ended", "error", err)
+			}
+		})
 	}
 }
 
-// answer reads one request and answers it. A stranger is hung up on before a byte is read.
-func (d hostDoor) answer(conn *net.UnixConn) error {
+// hostUsers counts connections.
+type hostUsers struct {
+	mu    sync.Mutex
+	holds map[uint32]int
+}
+
+func (u *hostUsers) enter(user uint32) bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.holds[user] >= hostAskers {
+		return false
+	}
+	u.holds[user]++
+	return true
+}
+
+func (u *hostUsers) leave(user uint32) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.holds[user]--; u.holds[user] == 0 {
+		delete(u.holds, user)
+	}
+}
+
+// admit says whose conn is. A stranger is refused before a byte is read.
+func (d hostDoor) admit(conn *net.UnixConn) (uint32, error) {
+	who := d.who
+	if who == nil {
+		who = peerOf
+	}
+	user, err := who(conn)
+	if err == nil && !mayChange(user) && !slices.Contains(d.look, user) {
+		err = fmt.Errorf("user %d may not ask", user)
+	}
+	return user, err
+}
+
+func mayChange(user uint32) bool { return user == 0 || user == uint32(os.Geteuid()) }
+
+// answer reads one request and answers it.
+func (d hostDoor) answer(ctx context.Context, conn *net.UnixConn, who uint32) error {
 	defer conn.Close()
-	who, err := peerOf(conn)
-	if err != nil {
-		return err
-	}
-	change := who == 0 || who == uint32(os.Geteuid())
-	if !change && !slices.Contains(d.look, who) {
-		return fmt.Errorf("user %d may not ask", who)
-	}
+	stop := context.AfterFunc(ctx, func() { conn.Close() })
+	defer stop()
 	if err := conn.SetDeadline(time.Now().Add(hostPatience)); err != nil {
 		return err
 	}
@@ -77,7 +149,7 @@ func (d hostDoor) answer(conn *net.UnixConn) error {
 		return err
 	}
 	r, err := parseHostRequest(text)
-	if err == nil && !change && r.Do != hostShow && r.Do != hostHeld {
+	if err == nil && !mayChange(who) && r.Do != hostShow && r.Do != hostHeld {
 		err = fmt.Errorf("user %d may look at the host's rules, and not change them", who)
 	}
 	var held *firewall.Ruleset
@@ -200,7 +272,7 @@ func exchange(ctx context.Context, c config.Config, r hostRequest) (hostAnswer, 
 		reply, err = io.ReadAll(io.LimitReader(conn, heldLimit))
 	}
 	if err == nil && len(reply) == 0 {
-		err = errors.New("it hung up: only root, and the users the data plane is told of, may ask")
+		err = fmt.Errorf("it hung up: only root, and the users the data plane is told of, may ask, each %d times at once", hostAskers)
 	}
 	var a hostAnswer
 	if err == nil {
