@@ -89,7 +89,8 @@ func (d hostDoor) serve(ctx context.Context, l hostListener) error {
 			continue
 		}
 		all.Go(func() {
-			defer users.leave(user)
+			defer conn.Close()
+			defer users.leave(user) // first: who sees the end may come again
 			if err := d.answer(ctx, conn, user); err != nil {
 				d.log.Debug("an administrative connection ended", "error", err)
 			}
@@ -138,7 +139,6 @@ func mayChange(user uint32) bool { return user == 0 || user == uint32(os.Geteuid
 
 // answer reads one request and answers it.
 func (d hostDoor) answer(ctx context.Context, conn *net.UnixConn, who uint32) error {
-	defer conn.Close()
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	defer stop()
 	if err := conn.SetDeadline(time.Now().Add(hostPatience)); err != nil {
