@@ -16,7 +16,7 @@ type Sysctl struct {
 }
 
 // Sysctls are the settings without which a packet or a neighbour could choose its own way:
-// source routing (RFC 791; RFC 5095 for IPv6) and redirects (RFC 792, RFC 4861), off for
+// source routing (RFC 791; for IPv6 RFC 5095, RFC 6554, RFC 8754) and redirects (RFC 792, RFC 4861), off for
 // the interfaces that are named, those that come later, and all together.
 func Sysctls(interfaces []string) []Sysctl {
 	var list []Sysctl
@@ -25,7 +25,8 @@ func Sysctls(interfaces []string) []Sysctl {
 			list = append(list, Sysctl{path.Join("net/ipv4/conf", name, key), "0"})
 		}
 		list = append(list, Sysctl{path.Join("net/ipv6/conf", name, "accept_source_route"), "-1"},
-			Sysctl{path.Join("net/ipv6/conf", name, "accept_redirects"), "0"})
+			Sysctl{path.Join("net/ipv6/conf", name, "accept_redirects"), "0"},
+			Sysctl{path.Join("net/ipv6/conf", name, "seg6_enabled"), "0"}, Sysctl{path.Join("net/ipv6/conf", name, "rpl_seg_enabled"), "0"})
 	}
 	return list
 }

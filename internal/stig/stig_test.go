@@ -229,6 +229,10 @@ func TestWeaknessesAreFound(t *testing.T) {
 			func() { g.set("net/ipv6/conf/default/accept_source_route", "-1") }, map[string]string{"sysctl.routes": "accept_source_route is 0"}},
 		{"redirects", func() { g.set("net/ipv4/conf/default/send_redirects", "1") },
 			func() { g.set("net/ipv4/conf/default/send_redirects", "0") }, map[string]string{"sysctl.routes": "send_redirects is 1"}},
+		{"segment routing", func() { g.set("net/ipv6/conf/all/seg6_enabled", "1") },
+			func() { g.set("net/ipv6/conf/all/seg6_enabled", "0") }, map[string]string{"sysctl.routes": "seg6_enabled is 1"}},
+		{"RPL source routing", func() { g.set("net/ipv6/conf/default/rpl_seg_enabled", "1") },
+			func() { g.set("net/ipv6/conf/default/rpl_seg_enabled", "0") }, map[string]string{"sysctl.routes": "rpl_seg_enabled is 1"}},
 		{"listening", func() { g.listen("0.0.0.0:2323") }, func() { g.ports[len(g.ports)-1].Close() },
 			map[string]string{"sockets.listening": "tcp/2323 at 0.0.0.0 (exe, process "}},
 	} {
