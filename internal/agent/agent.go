@@ -6,7 +6,6 @@ import (
 	"errors"
 	"log/slog"
 	"net/netip"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -77,7 +76,9 @@ type Agent struct {
 	mu      sync.Mutex // guards what follows
 	state   state
 	have    layout
+	unsure  bool // the last change of the network failed halfway: have may be wrong
 	status  agentapi.Status
+	placed  string    // stage that the network was last set up for
 	seen    time.Time // last answer of the gateway
 	problem string    // last failure to reach it, empty when reached
 	via     way       // to the gateway
@@ -213,39 +214,6 @@ func (a *Agent) client() *gateway {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.api
-}
-
-// apply makes the device's network as want says; what is right already is not touched.
-func (a *Agent) apply(want layout) error {
-	if a.have.equal(want) {
-		return nil
-	}
-	if err := a.net.SetAddresses(want.Addresses); err != nil {
-		return err
-	}
-	if err := a.net.SetPeer(want.Peer); err != nil {
-		return err
-	}
-	if old := a.have.Peer.Key; !old.IsZero() && old != want.Peer.Key {
-		if err := a.net.RemovePeer(old); err != nil {
-			return err
-		}
-	}
-	if err := a.net.SetRoutes(want.Routes); err != nil {
-		return err
-	}
-	if want.Peer.Endpoint != a.have.Peer.Endpoint {
-		if err := a.net.SetRules(want.Peer.Endpoint.Addr()); err != nil {
-			return err
-		}
-	}
-	if a.dns != nil && !slices.Equal(want.DNS, a.have.DNS) {
-		if err := a.dns.set(want.DNS); err != nil {
-			return err
-		}
-	}
-	a.have = want
-	return nil
 }
 
 // tearDown removes what up and apply made.

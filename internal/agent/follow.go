@@ -27,7 +27,16 @@ func (a *Agent) follow(ctx context.Context) error {
 			return ctx.Err()
 		}
 		if err == nil {
-			retry, lost = retryFirst, time.Time{}
+			lost = time.Time{}
+			if a.behind() {
+				fresh = false
+				if err := wait(ctx, retry); err != nil {
+					return err
+				}
+				retry = min(2*retry, retryMost)
+				continue
+			}
+			retry = retryFirst
 			if fresh, err = a.handOver(ctx, st); err != nil && ctx.Err() == nil {
 				a.log.Error("changing the tunnel's key", "err", err)
 				fresh = false
@@ -66,6 +75,7 @@ var errSuperseded = errors.New("the certificate was replaced")
 func (a *Agent) ask(ctx context.Context, fresh bool) (agentapi.Status, error) {
 	a.mu.Lock()
 	after, poll, turn, api := a.status.Revision, pollFor, a.keys.turn, a.api
+	fresh = fresh || a.unsure // the revision is known already, and is not in force
 	a.mu.Unlock()
 	if fresh {
 		after, poll = 0, 0
@@ -93,7 +103,6 @@ func (a *Agent) take(st agentapi.Status) {
 }
 
 func (a *Agent) takeLocked(st agentapi.Status) {
-	before := a.status.Stage
 	a.status, a.seen, a.problem = st, time.Now(), ""
 	want, err := layoutFor(st.Settings, a.via)
 	if err == nil {
@@ -104,7 +113,8 @@ func (a *Agent) takeLocked(st agentapi.Status) {
 		a.log.Error("setting up the network", "err", err)
 		return
 	}
-	if before != st.Stage {
+	if a.placed != st.Stage {
+		a.placed = st.Stage
 		a.log.Info("placed", "stage", st.Stage, "pool", st.Pool, "reason", firstReason(st))
 		select {
 		case a.moved <- struct{}{}:
@@ -112,6 +122,13 @@ func (a *Agent) takeLocked(st agentapi.Status) {
 		}
 	}
 	a.keep(st)
+}
+
+// behind says whether the network is not yet as the gateway last said.
+func (a *Agent) behind() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.unsure
 }
 
 // keep remembers the settings for the next start.
