@@ -119,18 +119,10 @@ func (c Config) routes(r *report, id string, names []string) {
 
 // forwarding may be on only while there is a table that drops.
 func (c Config) forwarding(r *report, id string, f firewall.Found, blind error) {
-	var found []string
-	on := false
-	for _, path := range []string{"net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"} {
-		value, err := c.sysctl(path)
-		if errors.Is(err, fs.ErrNotExist) {
-			continue
-		}
-		if err != nil {
-			r.unmade(id, sysctlTitles[id], err, asRoot)
-			return
-		}
-		found, on = append(found, path+" is "+value), on || value != "0"
+	found, on, err := c.forwards()
+	if err != nil {
+		r.unmade(id, sysctlTitles[id], err, asRoot)
+		return
 	}
 	if on && blind != nil {
 		r.unmade(id, sysctlTitles[id], blind, asRoot)
@@ -145,7 +137,44 @@ func (c Config) forwarding(r *report, id string, f firewall.Found, blind error) 
 		r.add(id, sysctlTitles[id], nil, found, "")
 		return
 	}
-	r.add(id, sysctlTitles[id], append(found, "and no chain at forward is seen to drop"), nil, "sysctl -w net.ipv4.ip_forward=0 net.ipv6.conf.all.forwarding=0 until the data plane runs")
+	r.add(id, sysctlTitles[id], append(found, "and no chain at forward is seen to drop"), nil, "set what is named to 0 with sysctl -w until the data plane runs")
+}
+
+// forwards reads the switches of forwarding. IPv4 has one for each interface beside that for
+// all, which sets them; IPv6 has one for all, and since Linux 6.17 one for each interface
+// that forwards without it.
+func (c Config) forwards() (found []string, on bool, err error) {
+	for _, path := range []string{"net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"} {
+		value, err := c.sysctl(path)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return nil, false, err
+		}
+		found, on = append(found, path+" is "+value), on || value != "0"
+	}
+	root := filepath.Join(c.Proc, "sys")
+	for _, pattern := range []string{"net/ipv4/conf/*/forwarding", "net/ipv6/conf/*/force_forwarding"} {
+		paths, err := filepath.Glob(filepath.Join(root, pattern))
+		if err != nil {
+			return nil, false, err
+		}
+		for _, p := range paths {
+			path := strings.TrimPrefix(p, root+"/")
+			value, err := c.sysctl(path)
+			if errors.Is(err, fs.ErrNotExist) {
+				continue // gone meanwhile
+			}
+			if err != nil {
+				return nil, false, err
+			}
+			if value != "0" {
+				found, on = append(found, path+" is "+value), true
+			}
+		}
+	}
+	return found, on, nil
 }
 
 // reverse wants a reverse path filter, loose or strict (RFC 3704), at each interface but the

@@ -243,6 +243,48 @@ func TestWeaknessesAreFound(t *testing.T) {
 	g.wants("mended", nil)
 }
 
+// TestForwardingOfOneInterface: an interface that forwards by itself counts as much as all
+// that do; with a table that drops, neither matters.
+func TestForwardingOfOneInterface(t *testing.T) {
+	testneed.Program(t, "nft")
+	if !inNamespace(t) {
+		return
+	}
+	g := newGateway(t)
+	g.set("net/ipv4/ip_forward", "0")
+	g.orphan()
+	g.nft("delete table inet lazaret")
+	forwarding := func(when string, want Result, word string) {
+		t.Helper()
+		c := g.report()["sysctl.forwarding"]
+		if c.Result != want || !strings.Contains(strings.Join(c.Found, "\n"), word) {
+			t.Errorf("%s: %s, %q, want %s with %q", when, c.Result, c.Found, want, word)
+		}
+	}
+	forwarding("off", Pass, "ip_forward is 0")
+	paths := []string{"net/ipv4/conf/lo/forwarding"}
+	if path := "net/ipv6/conf/lo/force_forwarding"; exists(filepath.Join("/proc/sys", path)) {
+		paths = append(paths, path)
+	} else {
+		t.Log("this kernel has no force_forwarding")
+	}
+	for _, path := range paths {
+		g.set(path, "1")
+		forwarding(path, Fail, path+" is 1")
+		g.open()
+		forwarding(path+", with a table", Pass, path+" is 1")
+		g.orphan()
+		g.nft("delete table inet lazaret")
+		g.set(path, "0")
+		forwarding(path+", off again", Pass, "")
+	}
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
+}
+
 // TestPacketSocketsAreFound: a packet socket stands before the rules.
 func TestPacketSocketsAreFound(t *testing.T) {
 	if !inNamespace(t) {
