@@ -91,7 +91,7 @@ func (p *Plane) watchLink(ctx context.Context) {
 // lose lets nothing pass, since there is no tunnel.
 func (p *Plane) lose(why error) {
 	p.log.Error("the tunnel is lost", "tunnel", p.tunnel, "error", why)
-	p.lost, p.full = true, p.planned
+	p.lost, p.full = true, true // a plan that failed half way has filled the table too
 	p.planned, p.fresh, p.alive = false, 0, 0
 	if err := p.link.Close(); err != nil {
 		p.log.Warn("closing the lost tunnel failed", "tunnel", p.tunnel, "error", err)

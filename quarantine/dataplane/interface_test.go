@@ -8,9 +8,40 @@ import (
 	"testing"
 
 	"lazaret/quarantine"
+	"lazaret/quarantine/tunnel"
 )
 
 var errBusy = errors.New("the name is taken")
+
+// goneLink is a link that is asked for its peers and addresses after its interface is gone.
+type goneLink struct{ *fakeLink }
+
+func (goneLink) SetAddresses([]netip.Prefix) error   { return tunnel.ErrLost }
+func (goneLink) Peers() ([]tunnel.PeerStatus, error) { return nil, tunnel.ErrLost }
+
+// A plan that meets the loss before anybody looked has filled the table, and failed: the
+// table is emptied before a tunnel is opened all the same.
+func TestLostWhilePlanning(t *testing.T) {
+	f := planned(t, in77(1, 5))
+	f.Plane.link = goneLink{f.link}
+	f.link.gone = true
+	if err := f.replace(somePlan(11, in77(1, 5))); err == nil || f.planned {
+		t.Fatalf("a plan without a tunnel: %v, planned %v", err, f.planned)
+	}
+	var opened int
+	f.config.OpenLink = func(context.Context) (Link, error) {
+		opened++
+		if n := len(f.table.quarantined) + len(f.table.routed); n != 0 || f.table.fresh != 0 || f.table.alive != 0 {
+			t.Errorf("a tunnel is opened in front of %d addresses, fresh until %d, alive until %d", n, f.table.fresh, f.table.alive)
+		}
+		return nil, errBusy
+	}
+	f.watchLink(t.Context())
+	f.watchLink(t.Context())
+	if opened != 2 {
+		t.Errorf("opened %d times, want at each look", opened)
+	}
+}
 
 // A tunnel that is lost, in whatever way, shuts the table before anything else, is opened
 // again, and comes back with the next plan alone.

@@ -79,7 +79,7 @@ func TestTunnelDeleted(t *testing.T) {
 		stop()
 		until(t, "another interface", func() bool {
 			link, err := netlink.LinkByName(host.Tunnel)
-			return err == nil && link.Attrs().Index != old && link.Type() != "dummy"
+			return err == nil && link.Attrs().Index != old && link.Type() != "bridge"
 		})
 		revision++
 		until(t, "a data plane that takes a plan", func() bool { return s.c.Replace(t.Context(), s.plan(revision, s.routed(5, 0))) == nil })
@@ -103,7 +103,7 @@ func grab(t testing.TB) (stop func()) {
 				return
 			default:
 			}
-			if other := (&netlink.Dummy{LinkAttrs: attributes}); netlink.LinkAdd(other) == nil {
+			if other := (&netlink.Bridge{LinkAttrs: attributes}); netlink.LinkAdd(other) == nil {
 				select {
 				case got <- other:
 				case <-end:
