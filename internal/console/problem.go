@@ -103,20 +103,66 @@ func reply(w http.ResponseWriter, status int, v any) {
 
 // read decodes a request body into v: one JSON value, no unknown names.
 func read(r *http.Request, v any) error {
+	d, err := decoder(r)
+	if err != nil {
+		return err
+	}
+	if err := d.Decode(v); err != nil {
+		return unreadable(err)
+	}
+	return atEnd(d)
+}
+
+// readEach decodes a request body that is one JSON list, and hands over its elements one
+// after the other. It keeps none, and ends at the first error of take.
+func readEach[T any](r *http.Request, take func(T) error) error {
+	d, err := decoder(r)
+	if err != nil {
+		return err
+	}
+	open, err := d.Token()
+	if err != nil {
+		return unreadable(err)
+	}
+	if open != json.Delim('[') {
+		return bad("see /api/v1/openapi.json for the form", "the body is no JSON list")
+	}
+	for d.More() {
+		var v T
+		if err := d.Decode(&v); err != nil {
+			return unreadable(err)
+		}
+		if err := take(v); err != nil {
+			return err
+		}
+	}
+	if _, err := d.Token(); err != nil {
+		return unreadable(err)
+	}
+	return atEnd(d)
+}
+
+func decoder(r *http.Request) (*json.Decoder, error) {
 	if kind, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || kind != "application/json" {
-		return bad("send the header Content-Type: application/json", "the body is %q", r.Header.Get("Content-Type"))
+		return nil, bad("send the header Content-Type: application/json", "the body is %q", r.Header.Get("Content-Type"))
 	}
 	d := json.NewDecoder(r.Body)
 	d.DisallowUnknownFields()
-	if err := d.Decode(v); err != nil {
-		if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
-			return err
-		}
-		if errors.Is(err, io.EOF) {
-			return bad("send a JSON object", "the request has no body")
-		}
-		return bad("see /api/v1/openapi.json for the form", "reading the request: %v", err)
+	return d, nil
+}
+
+// unreadable says what is wrong with a body.
+func unreadable(err error) error {
+	if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
+		return err
 	}
+	if errors.Is(err, io.EOF) {
+		return bad("send a JSON object", "the request has no body")
+	}
+	return bad("see /api/v1/openapi.json for the form", "reading the request: %v", err)
+}
+
+func atEnd(d *json.Decoder) error {
 	if _, err := d.Token(); !errors.Is(err, io.EOF) {
 		return bad("send one JSON object", "something follows the JSON object")
 	}

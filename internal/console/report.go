@@ -28,25 +28,28 @@ func (s *Server) report(w http.ResponseWriter, r *http.Request, who identity) er
 const maxReports = 1000
 
 // reports takes a management server's word on many devices, as after an outage of it. The
-// answer has one line for each report, in their order: one that is refused stops no other.
+// answer has one line for each report, in their order: one that is refused stops no other. Each is judged as it is read, so
+// that what a request takes in memory is bounded by what reports may hold, not by what its
+// body can be made to unfold to.
 func (s *Server) reports(w http.ResponseWriter, r *http.Request, who identity) error {
-	var all []api.ReportRequest
-	if err := read(r, &all); err != nil {
-		return err
-	}
-	if len(all) > maxReports {
-		return bad("send them in several requests", "%d reports at once, at most %d", len(all), maxReports)
-	}
-	out := make([]api.Reported, len(all))
+	out := []api.Reported{}
 	var good []quarantine.Report
 	var at []int // of good, in out
-	for i, q := range all {
+	err := readEach(r, func(q api.ReportRequest) error {
+		if len(out) == maxReports {
+			return bad("send them in several requests", "more than %d reports at once", maxReports)
+		}
 		report, err := s.readReport(who, q)
 		if err != nil {
-			out[i] = api.Reported{Device: q.Device, Problem: s.problem(r, err)}
-			continue
+			out = append(out, api.Reported{Device: q.Device, Problem: s.problem(r, err)})
+			return nil
 		}
-		good, at = append(good, report), append(at, i)
+		good, at = append(good, report), append(at, len(out))
+		out = append(out, api.Reported{})
+		return nil
+	})
+	if err != nil {
+		return err
 	}
 	for i, result := range s.cfg.Gate.Reports(r.Context(), who.actor, good) {
 		out[at[i]] = s.reported(r, who, good[i].Device, result)
