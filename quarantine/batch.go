@@ -164,7 +164,7 @@ func (g *Gate) recordTogether(ctx context.Context, ids []ID) (rest []ID, err err
 			continue
 		}
 		if err := g.enforce(ctx, w.Next.ID); err != nil {
-			g.Log.Warn("applying a record", "device", w.Next.ID, "error", err)
+			g.unapplied(w.Next.ID, err)
 		}
 	}
 	return rest, nil

@@ -217,6 +217,7 @@ func (g *Gate) plan(ctx context.Context) error {
 		g.mu.Unlock()
 		return err
 	}
+	g.allApplied()
 	signal(g.unfresh)
 	if err := g.Store.Confirm(ctx, p.Revision); err != nil {
 		g.Log.Warn("the store does not know of the applied plan", "revision", p.Revision, "error", err)

@@ -86,7 +86,7 @@ func (g *Gate) take(ctx context.Context, e Event) {
 	}
 	for _, id := range moved {
 		if err := g.enforce(ctx, id); err != nil {
-			g.Log.Warn("applying a record", "device", id, "error", err)
+			g.unapplied(id, err)
 		}
 	}
 	g.mu.Lock()

@@ -128,6 +128,7 @@ type Gate struct {
 	dirty     bool              // the data plane may hold something else than the index
 	fresh     firewall.Deadline // of the last refresh
 	problem   error             // last error with the whole plan or its freshness
+	vain      tally             // moves in vain of which the log does not tell each
 	orphaned  map[ID][]Change   // journalled before this run, until the first read of the store
 }
 

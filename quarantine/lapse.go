@@ -37,7 +37,7 @@ func (g *Gate) lapses(ctx context.Context) {
 		before = read
 		for _, id := range g.due(g.now().Wall) {
 			if err := g.enforce(ctx, id); err != nil {
-				g.Log.Warn("applying a lapse", "device", id, "error", err)
+				g.unapplied(id, err)
 			}
 		}
 	}

@@ -135,7 +135,7 @@ func (g *Gate) writeOut(ctx context.Context, id ID) error {
 		}
 		g.mu.Unlock()
 		if err := g.enforce(ctx, id); err != nil {
-			g.Log.Warn("applying a record", "device", id, "error", err)
+			g.unapplied(id, err)
 		}
 	}
 	return fmt.Errorf("device %s does not come to rest: its placement changes with every write", id)
