@@ -81,6 +81,7 @@ type Agent struct {
 	placed  string    // stage that the network was last set up for
 	seen    time.Time // last answer of the gateway
 	problem string    // last failure to reach it, empty when reached
+	noDNS   string    // why the DNS servers are not as they should be, empty when they are
 	via     way       // to the gateway
 	ways    []way     // found last
 	keys    keys      // of the tunnel
@@ -146,9 +147,7 @@ func (a *Agent) up(ctx context.Context) error {
 		return err
 	}
 	a.net = system{link}
-	if err := a.openDNS(ctx); err != nil {
-		return err
-	}
+	a.openDNS(ctx)
 	if err := a.resolve(ctx); err != nil {
 		return err
 	}
@@ -166,22 +165,24 @@ func (a *Agent) up(ctx context.Context) error {
 
 // openDNS takes back what an agent that was killed left, and finds out where the device
 // keeps its DNS servers.
-func (a *Agent) openDNS(ctx context.Context) error {
+func (a *Agent) openDNS(ctx context.Context) {
 	file := &resolvConf{path: a.config.resolvConf(), log: a.log}
-	if left, err := file.left(); err != nil {
-		a.log.Warn("looking for what an earlier run left of DNS servers", "err", err)
-	} else if left {
-		if err := file.restore(); err != nil {
-			return err
-		}
+	left, err := file.left()
+	if left {
+		err = file.restore()
+	}
+	switch {
+	case err != nil:
+		a.dnsTrouble(err)
+	case left:
 		a.log.Info("took back the DNS servers of a run that did not end in order")
 	}
 	if a.config.NoDNS {
-		return nil
+		return
 	}
-	dns, err := openResolver(ctx, a.config.Interface, file.path, a.log)
-	a.dns = dns
-	return err
+	if a.dns, err = openResolver(ctx, a.config.Interface, file.path, a.log); err != nil {
+		a.dnsTrouble(err)
+	}
 }
 
 // connect makes a client for the agent API with the present certificate.

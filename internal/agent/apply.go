@@ -1,10 +1,23 @@
 package agent
 
-import "slices"
+import (
+	"net/netip"
+	"slices"
+)
 
 // apply makes the device's network as want says; what is right already is not touched.
-// The caller holds mu, or is the only one.
+// DNS servers that cannot be set are shown as a problem and no error: the tunnel works
+// without, and they are tried again with every answer. The caller holds mu, or is the only
+// one.
 func (a *Agent) apply(want layout) error {
+	if err := a.applyNetwork(want); err != nil {
+		return err
+	}
+	a.applyDNS(want.DNS)
+	return nil
+}
+
+func (a *Agent) applyNetwork(want layout) error {
 	if !a.unsure && a.have.equal(want) {
 		return nil
 	}
@@ -31,11 +44,26 @@ func (a *Agent) apply(want layout) error {
 			return err
 		}
 	}
-	if a.dns != nil && !slices.Equal(want.DNS, a.have.DNS) {
-		if err := a.dns.set(want.DNS); err != nil {
-			return err
-		}
-	}
+	want.DNS = a.have.DNS
 	a.have, a.unsure = want, false
 	return nil
+}
+
+func (a *Agent) applyDNS(servers []netip.Addr) {
+	if a.dns == nil || a.noDNS == "" && slices.Equal(servers, a.have.DNS) {
+		return
+	}
+	if err := a.dns.set(servers); err != nil {
+		a.dnsTrouble(err)
+		return
+	}
+	a.have.DNS, a.noDNS = servers, ""
+}
+
+// dnsTrouble notes that the device's DNS servers are not as they should be.
+func (a *Agent) dnsTrouble(err error) {
+	if a.noDNS != err.Error() { // and not with every answer anew
+		a.log.Error("setting the DNS servers", "err", err)
+	}
+	a.noDNS = err.Error()
 }

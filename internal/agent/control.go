@@ -2,6 +2,7 @@ package agent
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -139,12 +140,12 @@ func (a *Agent) show() State {
 	peers, _ := a.net.Peers() // a tunnel that cannot be asked shows no peer
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	out := State{Server: a.state.Server, Since: a.seen, Problem: a.problem, Sessions: a.state.Sessions}
+	out := State{Server: a.state.Server, Since: a.seen, Problem: cmp.Or(a.problem, a.noDNS), Sessions: a.state.Sessions}
 	if !a.seen.IsZero() {
 		st := a.status
 		out.Status = &st
-	} else if out.Problem == "" {
-		out.Problem = errNotYet.Error()
+	} else {
+		out.Problem = cmp.Or(a.problem, errNotYet.Error())
 	}
 	if cert, err := a.store.certificate(a.state); err == nil {
 		out.Expires = cert.Leaf.NotAfter

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -196,6 +197,77 @@ func TestDNSFollowsThePlacement(t *testing.T) {
 	must(t, a.tearDown())
 	if got := f.servers(t); got != "203.0.113.53" || !f.alone(t) {
 		t.Errorf("after the end: %s", got)
+	}
+}
+
+// fakeDNS remembers the servers.
+type fakeDNS struct {
+	fail    error
+	servers []netip.Addr
+	sets    int
+}
+
+func (d *fakeDNS) set(s []netip.Addr) error {
+	d.sets++
+	if d.fail == nil {
+		d.servers = s
+	}
+	return d.fail
+}
+func (d *fakeDNS) restore() error { return d.set(nil) }
+
+// TestDNSThatCannotBeSetHoldsNothingElseUp: the move is made, kept and told; the problem
+// is shown, and gone once the servers could be set at a later answer, where those are set
+// anew even if they were the last ones known.
+func TestDNSThatCannotBeSetHoldsNothingElseUp(t *testing.T) {
+	a, f := newAgent(t)
+	d := &fakeDNS{}
+	a.dns = d
+	quarantined, full := status("quarantined", false, 1), status("routed", true, 2)
+	quarantined.Settings.Quarantine.DNS, full.Settings.Full.DNS = []netip.Addr{addr("10.66.0.1")}, []netip.Addr{addr("10.10.0.53")}
+	a.take(quarantined)
+	<-a.moved
+	d.fail = errors.New("read-only file system")
+	a.take(full)
+	if !slices.Contains(f.has(), prefix("10.67.0.2/32")) || a.behind() {
+		t.Error("the network is not set up")
+	}
+	select {
+	case <-a.moved:
+	default:
+		t.Error("nobody was told of the move")
+	}
+	if kept, err := a.store.load(); err != nil || kept.Settings.Full.Pool != "full" {
+		t.Errorf("not kept: %v %v", kept.Settings.Full, err)
+	}
+	if got := a.show().Problem; !strings.Contains(got, "read-only") {
+		t.Errorf("shows the problem %q", got)
+	}
+	d.fail = nil
+	quarantined.Revision = 3
+	a.take(quarantined)
+	if got := a.show().Problem; got != "" || !slices.Equal(d.servers, quarantined.Settings.Quarantine.DNS) || d.sets != 3 {
+		t.Errorf("then %v, set %d times, problem %q", d.servers, d.sets, got)
+	}
+	a.take(quarantined)
+	if d.sets != 3 {
+		t.Error("set again, though nothing changed")
+	}
+}
+
+// TestAgentBeginsWithoutDNS: neither a file that cannot be read nor an interface that the
+// resolver does not know keeps the agent from starting.
+func TestAgentBeginsWithoutDNS(t *testing.T) {
+	(&fakeBus{runs: true}).serve(t)
+	a, _ := newAgent(t)
+	a.config.Interface, a.config.ResolvConf = "none", t.TempDir() // no file at all
+	a.openDNS(t.Context())
+	if got := a.show().Problem; a.dns != nil || a.noDNS == "" || got != errNotYet.Error() {
+		t.Errorf("resolver %v, why %q, shown %q", a.dns, a.noDNS, got)
+	}
+	a.take(status("quarantined", false, 1))
+	if got := a.show().Problem; !strings.Contains(got, "finding interface none") || a.behind() {
+		t.Errorf("shows the problem %q", got)
 	}
 }
 

@@ -94,7 +94,8 @@ func sourceFor(to netip.Prefix, own []netip.Prefix) netip.Addr {
 	return netip.Addr{}
 }
 
+// equal compares all but the DNS servers, which are set by themselves.
 func (l layout) equal(o layout) bool {
-	return slices.Equal(l.Addresses, o.Addresses) && slices.Equal(l.Routes, o.Routes) && l.Routed == o.Routed && slices.Equal(l.DNS, o.DNS) &&
+	return slices.Equal(l.Addresses, o.Addresses) && slices.Equal(l.Routes, o.Routes) && l.Routed == o.Routed &&
 		l.Peer.Key == o.Peer.Key && l.Peer.Endpoint == o.Peer.Endpoint && slices.Equal(l.Peer.AllowedIPs, o.Peer.AllowedIPs)
 }
