@@ -282,11 +282,18 @@ type fakeBus struct {
 // Protocol" and "Message Protocol").
 func (b *fakeBus) serve(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "bus")
+	t.Setenv("DBUS_SYSTEM_BUS_ADDRESS", "unix:path="+path)
+	t.Cleanup(b.listen(t, path))
+}
+
+// listen serves there until it is told to stop, and then hangs up.
+func (b *fakeBus) listen(t *testing.T, path string) (stop func()) {
 	l, err := net.Listen("unix", path)
 	must(t, err)
-	t.Setenv("DBUS_SYSTEM_BUS_ADDRESS", "unix:path="+path)
 	done := make(chan struct{})
-	t.Cleanup(func() { l.Close(); <-done })
+	var mu sync.Mutex
+	var open net.Conn
+	ended := false
 	go func() {
 		defer close(done)
 		for {
@@ -294,12 +301,26 @@ func (b *fakeBus) serve(t *testing.T) {
 			if err != nil {
 				return
 			}
-			if err := b.talk(c); err != nil && err != io.EOF {
+			mu.Lock()
+			if open = c; ended {
+				c.Close()
+			}
+			mu.Unlock()
+			if err := b.talk(c); err != nil && err != io.EOF && !errors.Is(err, net.ErrClosed) {
 				t.Error(err)
 			}
 			c.Close()
 		}
 	}()
+	return func() {
+		l.Close()
+		mu.Lock()
+		if ended = true; open != nil {
+			open.Close()
+		}
+		mu.Unlock()
+		<-done
+	}
 }
 
 func (b *fakeBus) talk(c net.Conn) error {
@@ -395,6 +416,32 @@ func TestResolvedIsTold(t *testing.T) {
 	defer b.mu.Unlock()
 	if !slices.Equal(b.calls, want) {
 		t.Errorf("told\n%s\nwant\n%s", strings.Join(b.calls, "\n"), strings.Join(want, "\n"))
+	}
+}
+
+// TestBusThatComesBack: while the bus is gone, servers cannot be set; once it is back, they
+// can.
+func TestBusThatComesBack(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "bus")
+	t.Setenv("DBUS_SYSTEM_BUS_ADDRESS", "unix:path="+path)
+	b := &fakeBus{runs: true}
+	stop := b.listen(t, path)
+	r, err := openResolver(t.Context(), "lo", "/nowhere", slog.New(slog.DiscardHandler))
+	must(t, err)
+	must(t, r.set([]netip.Addr{addr("10.10.0.53")}))
+	stop()
+	if r.set(nil) == nil {
+		t.Error("no bus, and no error")
+	}
+	b.calls = nil
+	stop = b.listen(t, path)
+	defer stop()
+	must(t, r.set([]netip.Addr{addr("10.66.0.1")}))
+	must(t, r.restore())
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if len(b.calls) != 4 || !strings.Contains(b.calls[0], "SetLinkDNS") || !strings.Contains(b.calls[3], "RevertLink") {
+		t.Errorf("told %q", b.calls)
 	}
 }
 

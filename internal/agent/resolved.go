@@ -19,34 +19,33 @@ const (
 	resolvedName    = "org.freedesktop.resolve1"
 	resolvedPath    = "/org/freedesktop/resolve1"
 	resolvedManager = resolvedName + ".Manager."
-	busTime         = 5 * time.Second // of one call
+	busTime         = 5 * time.Second // of one order
 )
 
 // resolved is systemd-resolved, told over the system bus which servers go with the
 // tunnel's interface. It forgets them with the interface, or when told to
-// (org.freedesktop.resolve1(5)).
-type resolved struct {
-	bus  *dbus.Conn
-	link int32
-}
+// (org.freedesktop.resolve1(5)). Each order has a connection of its own, so that a bus
+// that was restarted is of no consequence.
+type resolved struct{ link int32 }
 
 func openResolved(ctx context.Context, device string) (*resolved, error) {
-	bus, err := dbus.ConnectSystemBus()
+	ctx, cancel := context.WithTimeout(ctx, busTime)
+	defer cancel()
+	bus, err := dbus.ConnectSystemBus(dbus.WithContext(ctx))
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", errNoResolved, err)
 	}
-	ctx, cancel := context.WithTimeout(ctx, busTime)
-	defer cancel()
 	var runs bool
 	err = bus.BusObject().CallWithContext(ctx, "org.freedesktop.DBus.NameHasOwner", 0, resolvedName).Store(&runs)
+	err = errors.Join(err, bus.Close())
 	if err != nil || !runs {
-		return nil, errors.Join(errNoResolved, err, bus.Close())
+		return nil, errors.Join(errNoResolved, err)
 	}
 	link, err := net.InterfaceByName(device)
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("finding interface %s: %w", device, err), bus.Close())
+		return nil, fmt.Errorf("finding interface %s: %w", device, err)
 	}
-	return &resolved{bus, int32(link.Index)}, nil
+	return &resolved{int32(link.Index)}, nil
 }
 
 // resolvedServer and resolvedDomain are shapes of the bus.
@@ -64,7 +63,7 @@ type resolvedDomain struct {
 // are asked for every name.
 func (r *resolved) set(servers []netip.Addr) error {
 	if len(servers) == 0 {
-		return r.call("RevertLink")
+		return r.restore()
 	}
 	list := make([]resolvedServer, len(servers))
 	for i, s := range servers {
@@ -73,25 +72,35 @@ func (r *resolved) set(servers []netip.Addr) error {
 			list[i].Family = unix.AF_INET
 		}
 	}
-	if err := r.call("SetLinkDNS", list); err != nil {
-		return err
-	}
-	if err := r.call("SetLinkDomains", []resolvedDomain{{".", true}}); err != nil {
-		return err
-	}
-	return r.call("SetLinkDefaultRoute", true)
+	return r.call(order{"SetLinkDNS", list}, order{"SetLinkDomains", []resolvedDomain{{".", true}}}, order{"SetLinkDefaultRoute", true})
 }
 
-func (r *resolved) call(method string, args ...any) error {
+func (r *resolved) restore() error { return r.call(order{"RevertLink", nil}) }
+
+// order is a method of the manager and what it takes beside the interface, nil for nothing.
+type order struct {
+	method string
+	arg    any
+}
+
+// call gives the orders one after the other, over one connection, until one fails.
+func (r *resolved) call(orders ...order) (err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), busTime) // also while the agent ends
 	defer cancel()
-	manager := r.bus.Object(resolvedName, resolvedPath)
-	if err := manager.CallWithContext(ctx, resolvedManager+method, 0, append([]any{r.link}, args...)...).Err; err != nil {
-		return fmt.Errorf("telling systemd-resolved the DNS servers (%s): %w", method, err)
+	bus, err := dbus.ConnectSystemBus(dbus.WithContext(ctx))
+	if err != nil {
+		return fmt.Errorf("telling systemd-resolved the DNS servers: %w", err)
+	}
+	defer func() { err = errors.Join(err, bus.Close()) }()
+	manager := bus.Object(resolvedName, resolvedPath)
+	for _, o := range orders {
+		args := []any{r.link}
+		if o.arg != nil {
+			args = append(args, o.arg)
+		}
+		if err := manager.CallWithContext(ctx, resolvedManager+o.method, 0, args...).Err; err != nil {
+			return fmt.Errorf("telling systemd-resolved the DNS servers (%s): %w", o.method, err)
+		}
 	}
 	return nil
-}
-
-func (r *resolved) restore() error {
-	return errors.Join(r.call("RevertLink"), r.bus.Close())
 }
