@@ -18,6 +18,9 @@ const (
 	MaxPinned = 32
 )
 
+// ErrTooMany refuses an address of a name that opens MaxPinned others.
+var ErrTooMany = fmt.Errorf("one too many: a name opens %d addresses at most", MaxPinned)
+
 // NamedReach is one thing a pool may open by name: every address that the name resolves to
 // and that may be pinned.
 type NamedReach struct {
@@ -134,7 +137,7 @@ func (p Pool) Pinned(name string, n Names, inside []netip.Prefix) (pinned []neti
 		} else if slices.Contains(pinned, a) {
 			continue
 		} else if len(pinned) == MaxPinned {
-			refused = append(refused, fmt.Errorf("%s is one too many: a name opens %d addresses at most", a, MaxPinned))
+			refused = append(refused, fmt.Errorf("%s is %w", a, ErrTooMany))
 		} else {
 			pinned = append(pinned, a)
 		}

@@ -23,6 +23,7 @@ type savedPinned struct {
 	Since   time.Time  `json:"since"`
 	Good    time.Time  `json:"good"`
 	Current bool       `json:"current,omitempty"`
+	Open    bool       `json:"open,omitempty"`
 }
 
 // maxFile bounds what is read back, in bytes.
@@ -62,7 +63,12 @@ func (r *Resolver) load(now time.Time) error {
 				if limit := now.Add(MaxTTL); good.After(limit) {
 					good = limit // the clock was set back meanwhile
 				}
-				n.families[i].pins = append(n.families[i].pins, Pin{p.Addr, p.Since, good, p.Current})
+				pin := Pin{Addr: p.Addr, Since: p.Since, Good: good, Current: p.Current}
+				if p.Open {
+					r.choices++ // in the order of the file
+					pin.held = r.choices
+				}
+				n.families[i].pins = append(n.families[i].pins, pin)
 			}
 			n.families[i].expire(now, r.times)
 		}
@@ -84,7 +90,7 @@ func (r *Resolver) save(now bool) {
 		var both [2][]savedPinned
 		for i, f := range n.families {
 			for _, p := range f.pins {
-				both[i] = append(both[i], savedPinned{p.Addr, p.Since.UTC().Round(0), p.Good.UTC().Round(0), p.Current})
+				both[i] = append(both[i], savedPinned{p.Addr, p.Since.UTC().Round(0), p.Good.UTC().Round(0), p.Current, p.held > 0})
 			}
 		}
 		file.Names[text] = both

@@ -30,6 +30,8 @@ type Pin struct {
 	Since   time.Time // of the answer that first bore it
 	Good    time.Time // end of the TTL of the last answer that bore it
 	Current bool      // stands in the latest answer
+
+	held uint64 // when it was chosen to be opened, in the order of choices; 0: it is not
 }
 
 // times are how long pins outlive their TTL.
@@ -98,20 +100,35 @@ func (f *family) fail(problem string, now time.Time, t times) {
 	f.expire(now, t)
 }
 
-// expire drops what is not reachable any more, and what is too much. The most wanted come
-// first: those of the latest answer, and then those seen last.
+// expire drops what is not reachable any more, and what is too much.
 func (f *family) expire(now time.Time, t times) {
 	f.pins = slices.DeleteFunc(f.pins, func(p Pin) bool { return !t.until(p).After(now) })
-	slices.SortFunc(f.pins, func(a, b Pin) int {
-		if a.Current != b.Current {
-			if a.Current {
-				return -1
-			}
-			return 1
-		}
-		return cmp.Or(b.Good.Compare(a.Good), a.Addr.Compare(b.Addr))
-	})
-	f.pins = f.pins[:min(len(f.pins), maxPins)]
+	slices.SortFunc(f.pins, wanted)
+	held := slices.IndexFunc(f.pins, func(p Pin) bool { return p.held == 0 }) // never cut: the pools bound them
+	f.pins = f.pins[:min(len(f.pins), max(maxPins, held))]
+}
+
+// wanted sorts pins, the most wanted first: those that are open, in the order in which they
+// were opened, since somebody may be connected to them; then those of the latest answer;
+// then those seen last; then the lowest.
+func wanted(a, b Pin) int {
+	if (a.held > 0) != (b.held > 0) {
+		return before(a.held > 0)
+	}
+	if a.held != b.held {
+		return cmp.Compare(a.held, b.held)
+	}
+	if a.Current != b.Current {
+		return before(a.Current)
+	}
+	return cmp.Or(b.Good.Compare(a.Good), a.Addr.Compare(b.Addr))
+}
+
+func before(first bool) int {
+	if first {
+		return -1
+	}
+	return 1
 }
 
 // addrs are the addresses of the pins, sorted.

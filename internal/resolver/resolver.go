@@ -4,9 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
-	"maps"
 	"net"
 	"net/netip"
 	"slices"
@@ -62,6 +60,7 @@ type Resolver struct {
 	publishing sync.Mutex // held while the gate is told, so that it hears things in order
 	mu         sync.Mutex // guards all below
 	names      map[string]*name
+	choices    uint64          // the last Pin.held
 	refused    map[string]bool // what the log has told
 	saved      time.Time
 	unsaved    bool // something is not in File
@@ -238,6 +237,7 @@ func (r *Resolver) publish() {
 	defer r.publishing.Unlock()
 	n := quarantine.Names{Addresses: r.Addresses(), Gateway: r.cfg.Gateway(), Own: r.cfg.Own}
 	r.cfg.Gate.SetNames(n)
+	r.hold(n)
 	r.tell(n)
 	r.save(false)
 }
@@ -258,47 +258,28 @@ func (r *Resolver) Addresses() map[string][]netip.Addr {
 	return all
 }
 
-// pins are the addresses of both families, those of the latest answers first.
+// pins are the addresses of both families, the most wanted first.
 func (n *name) pins(now time.Time, t times) []Pin {
 	var all []Pin
-	for _, current := range []bool{true, false} {
-		for _, f := range n.families {
-			for _, p := range f.pins {
-				if p.Current == current && t.until(p).After(now) {
-					all = append(all, p)
-				}
+	for _, f := range n.families {
+		for _, p := range f.pins {
+			if t.until(p).After(now) {
+				all = append(all, p)
 			}
 		}
 	}
+	slices.SortStableFunc(all, func(a, b Pin) int {
+		if a.held == 0 && b.held == 0 && a.Current == b.Current {
+			return 0 // IPv4 before IPv6
+		}
+		return wanted(a, b)
+	})
 	return all
-}
-
-// tell logs each refused address once.
-func (r *Resolver) tell(n quarantine.Names) {
-	pools, _ := r.cfg.Gate.Pools()
-	inside := quarantine.InsideOf(pools)
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if len(r.refused) > 4096 {
-		clear(r.refused) // then once more
-	}
-	for _, pool := range slices.Sorted(maps.Keys(pools)) {
-		for _, named := range pools[pool].Named {
-			_, refused := pools[pool].Pinned(named.Name, n, inside)
-			for _, err := range refused {
-				key := fmt.Sprintf("%s %s %s", pool, named.Name, err)
-				if !r.refused[key] {
-					r.refused[key] = true
-					r.cfg.Log.Warn("an address of a name is not opened", "pool", pool, "name", named.Name, "error", err)
-				}
-			}
-		}
-	}
 }
 
 // Known is what is known of one name.
 type Known struct {
-	Pins     []Pin     // those of the latest answers first
+	Pins     []Pin     // those that are open first, then those of the latest answers
 	Answered time.Time // of the older of the last answers for A and AAAA; zero: one has none yet
 	Problem  string    // of the last question, empty for an answer
 }

@@ -182,12 +182,16 @@ func (s *Service) pinned(question dns.Question, reply *dns.Msg, pools []string, 
 		reply.Rcode = dns.RcodeServerFailure
 		return
 	}
-	var addrs []netip.Addr
+	var addrs, before []netip.Addr // of the latest answer, and of those before
 	ttl, latest := longestTTL, false
 	for _, p := range known.Pins {
 		latest = latest || p.Current
 		open := slices.ContainsFunc(pools, func(pool string) bool { return s.cfg.Directory.Opens(pool, p.Addr) })
-		if !p.Current || !open {
+		switch {
+		case !open:
+			continue
+		case !p.Current:
+			before = append(before, p.Addr)
 			continue
 		}
 		addrs = append(addrs, p.Addr)
@@ -196,6 +200,9 @@ func (s *Service) pinned(question dns.Question, reply *dns.Msg, pools []string, 
 			left = staleTTL
 		}
 		ttl = min(ttl, left)
+	}
+	if len(addrs) == 0 && latest && len(before) > 0 { // the new ones wait for a place, or a plan
+		addrs, ttl = before, staleTTL
 	}
 	if len(addrs) == 0 && (known.Answered.IsZero() || latest) { // not known yet, or not open yet or at all
 		reply.Rcode = dns.RcodeServerFailure
