@@ -196,12 +196,14 @@ func (s *session) down() *cobra.Command {
 			if !errors.Is(err, agent.ErrNotRunning) {
 				return err
 			}
-			restored, cleaned := agent.CleanUp(agent.Config{Log: s.log()}) // one that was killed could not do it itself
-			if !restored {
-				return errors.Join(err, cleaned)
+			cleaned, fault := agent.CleanUp(agent.Config{Dir: s.dir, Log: s.log()}) // one that was killed could not do it itself
+			if !cleaned {
+				return errors.Join(err, fault)
 			}
-			fmt.Fprintln(cmd.OutOrStdout(), "the agent was not running; the DNS servers that it left are taken back")
-			return cleaned
+			if fault == nil {
+				fmt.Fprintln(cmd.OutOrStdout(), "the agent was not running; the DNS servers and routing rules that it left are taken back")
+			}
+			return fault
 		}}
 }
 

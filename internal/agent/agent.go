@@ -55,7 +55,10 @@ type network interface {
 type system struct{ *tunnel.Link }
 
 func (system) SetRules(endpoint netip.Addr) error { return setRules(endpoint) }
-func (system) DropRules() error                   { return dropRules() }
+func (system) DropRules() error {
+	_, err := dropRules()
+	return err
+}
 
 // Agent is one running agent.
 type Agent struct {

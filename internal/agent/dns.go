@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/netip"
 )
@@ -28,12 +29,30 @@ func openResolver(ctx context.Context, device, file string, log *slog.Logger) (r
 }
 
 // CleanUp takes back what an agent that was killed left in the device's resolver file and
-// routing rules; restored says that there was something of the kind in the file. It must
-// not be called while an agent runs.
-func CleanUp(c Config) (restored bool, err error) {
-	f := &resolvConf{path: c.resolvConf(), log: c.Log}
-	if restored, err = f.left(); err != nil || !restored {
+// routing rules; cleaned says that there was something of the kind. It refuses while an
+// agent runs on c.Dir, wherever its control socket is; where nobody enrolled, it does
+// nothing.
+func CleanUp(c Config) (cleaned bool, err error) {
+	s, err := openStore(c.Dir)
+	if errors.Is(err, ErrNotEnrolled) {
+		return false, nil
+	}
+	if err != nil {
 		return false, err
 	}
-	return true, errors.Join(f.restore(), dropRules())
+	unlock, err := s.lock()
+	if errors.Is(err, errInUse) {
+		return false, fmt.Errorf("%s is %w, which listens on another control socket: name it with --socket", c.Dir, errInUse)
+	}
+	if err != nil {
+		return false, err
+	}
+	defer unlock()
+	f := &resolvConf{path: c.resolvConf(), log: c.Log}
+	left, fault := f.left()
+	if left {
+		fault = f.restore()
+	}
+	dropped, err := dropRules()
+	return left || dropped > 0, errors.Join(fault, err)
 }

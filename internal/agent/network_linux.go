@@ -51,7 +51,7 @@ func rules(endpoint netip.Addr) []*netlink.Rule {
 
 // setRules replaces this agent's routing rules.
 func setRules(endpoint netip.Addr) error {
-	if err := dropRules(); err != nil {
+	if _, err := dropRules(); err != nil {
 		return err
 	}
 	for _, r := range rules(endpoint) {
@@ -62,12 +62,13 @@ func setRules(endpoint netip.Addr) error {
 	return nil
 }
 
-// dropRules removes the rules that an agent made, this one or one that was killed.
-func dropRules() error {
+// dropRules removes the rules that an agent made, this one or one that was killed, and
+// counts them.
+func dropRules() (dropped int, err error) {
 	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
 		list, err := netlink.RuleList(family)
 		if err != nil {
-			return fmt.Errorf("listing routing rules: %w", err)
+			return dropped, fmt.Errorf("listing routing rules: %w", err)
 		}
 		for _, r := range list {
 			if r.Protocol != protocol || r.Priority < priorityEndpoint || r.Priority > priorityPool {
@@ -75,9 +76,10 @@ func dropRules() error {
 			}
 			r.Family = family
 			if err := netlink.RuleDel(&r); err != nil && !errors.Is(err, syscall.ENOENT) {
-				return fmt.Errorf("removing routing rule %d: %w", r.Priority, err)
+				return dropped, fmt.Errorf("removing routing rule %d: %w", r.Priority, err)
 			}
+			dropped++
 		}
 	}
-	return nil
+	return dropped, nil
 }

@@ -9,4 +9,4 @@ import (
 
 func setRules(netip.Addr) error { return errors.New("routing rules are known on Linux only") }
 
-func dropRules() error { return nil }
+func dropRules() (int, error) { return 0, nil }

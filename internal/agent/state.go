@@ -84,6 +84,9 @@ func openStore(dir string) (store, error) {
 	return store{dir}, nil
 }
 
+// errInUse reports a directory that another process works on.
+var errInUse = errors.New("in use by a running agent")
+
 // lock makes sure that one process at a time works on the directory: an enrollment under
 // a running agent would be overwritten by it.
 func (s store) lock() (unlock func(), err error) {
@@ -93,7 +96,7 @@ func (s store) lock() (unlock func(), err error) {
 	}
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		f.Close()
-		return nil, fmt.Errorf("%s is in use by a running agent: end it first with lazaret down", s.dir)
+		return nil, fmt.Errorf("%s is %w: end it first with lazaret down", s.dir, errInUse)
 	}
 	return func() { f.Close() }, nil
 }
