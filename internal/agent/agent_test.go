@@ -466,6 +466,36 @@ func TestEnrollmentUnderARunningAgentIsRefused(t *testing.T) {
 	unlock()
 }
 
+// TestUnfinishedFilesAreSwept: what a killed process was writing goes with the next lock,
+// whole files stay, and nothing is touched under a process that works there.
+func TestUnfinishedFilesAreSwept(t *testing.T) {
+	a, _ := newAgent(t)
+	unlock, err := a.store.lock()
+	must(t, err)
+	names := func() (all []string) {
+		list, err := os.ReadDir(a.store.dir)
+		must(t, err)
+		for _, e := range list {
+			all = append(all, e.Name())
+		}
+		return all
+	}
+	whole := names()
+	for _, name := range []string{".new-1", ".key-2"} { // killed while writing these
+		put(t, filepath.Join(a.store.dir, name), "half a key")
+	}
+	if _, err := a.store.lock(); err == nil || len(names()) != len(whole)+2 {
+		t.Errorf("under another process: %v, %v", err, names())
+	}
+	unlock()
+	unlock, err = a.store.lock()
+	must(t, err)
+	defer unlock()
+	if got := names(); !slices.Equal(got, whole) {
+		t.Errorf("left %v, want %v", got, whole)
+	}
+}
+
 // TestRenewalIsDueAtTwoThirdsOfWhatIsLeft, although certificates are dated back.
 func TestRenewalIsDueAtTwoThirdsOfWhatIsLeft(t *testing.T) {
 	came := time.Date(2026, 1, 31, 8, 0, 0, 0, time.UTC)

@@ -14,6 +14,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"time"
 
@@ -88,7 +89,8 @@ func openStore(dir string) (store, error) {
 var errInUse = errors.New("in use by a running agent")
 
 // lock makes sure that one process at a time works on the directory: an enrollment under
-// a running agent would be overwritten by it.
+// a running agent would be overwritten by it. What a process that was killed was writing
+// is removed: it may hold a private key.
 func (s store) lock() (unlock func(), err error) {
 	f, err := os.OpenFile(filepath.Join(s.dir, "lock"), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
@@ -98,7 +100,27 @@ func (s store) lock() (unlock func(), err error) {
 		f.Close()
 		return nil, fmt.Errorf("%s is %w: end it first with lazaret down", s.dir, errInUse)
 	}
+	if err := s.sweep(); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
 	return func() { f.Close() }, nil
+}
+
+// sweep removes files that were not finished: the store's own, and those of
+// tunnel.LoadOrCreateKey. The caller holds the lock.
+func (s store) sweep() error {
+	list, err := os.ReadDir(s.dir)
+	if err != nil {
+		return fmt.Errorf("looking for unfinished files: %w", err)
+	}
+	for _, e := range list {
+		if strings.HasPrefix(e.Name(), ".new-") || strings.HasPrefix(e.Name(), ".key-") {
+			if err := s.remove(e.Name()); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 func (s store) load() (state, error) {
