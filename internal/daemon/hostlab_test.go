@@ -268,7 +268,8 @@ func (l *hostLab) alive(session []*testnet.Stream, when string) {
 	}
 }
 
-// stig runs the checks on the gateway, and returns those that did not pass.
+// stig runs the checks on the gateway, and returns those that did not pass, but for what
+// the kernel says nothing of in the lab's user namespace.
 func (l *hostLab) stig() map[string][]string {
 	l.t.Helper()
 	p, err := l.gateway.Run(soon(l.t), "stig", l.file)
@@ -277,6 +278,9 @@ func (l *hostLab) stig() map[string][]string {
 	l.must(p.Next(soon(l.t), &r))
 	bad := map[string][]string{}
 	for _, c := range r.Checks {
+		if c.ID == "interfaces.linked" && c.Result == stig.NotChecked && strings.Contains(strings.Join(c.Found, " "), "operation not permitted") {
+			continue
+		}
 		if c.Result != stig.Pass {
 			bad[c.ID] = c.Found
 		}

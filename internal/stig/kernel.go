@@ -154,17 +154,16 @@ func (c Config) forwards() (found []string, on bool, err error) {
 		}
 		found, on = append(found, path+" is "+value), on || value != "0"
 	}
-	root := filepath.Join(c.Proc, "sys")
-	for _, pattern := range []string{"net/ipv4/conf/*/forwarding", "net/ipv6/conf/*/force_forwarding"} {
-		paths, err := filepath.Glob(filepath.Join(root, pattern))
-		if err != nil {
+	for _, each := range [][2]string{{"net/ipv4/conf", "forwarding"}, {"net/ipv6/conf", "force_forwarding"}} {
+		names, err := os.ReadDir(filepath.Join(c.Proc, "sys", each[0]))
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return nil, false, err
 		}
-		for _, p := range paths {
-			path := strings.TrimPrefix(p, root+"/")
+		for _, n := range names {
+			path := filepath.Join(each[0], n.Name(), each[1])
 			value, err := c.sysctl(path)
 			if errors.Is(err, fs.ErrNotExist) {
-				continue // gone meanwhile
+				continue // gone meanwhile, or an older kernel
 			}
 			if err != nil {
 				return nil, false, err

@@ -56,6 +56,8 @@ type Config struct {
 	Held  func() (firewall.Ruleset, error) // required: what the data plane says it enforces; its pools and addresses are taken from it, and nothing else
 	Proc  string                           // "/proc" when empty
 	Build func() (*debug.BuildInfo, bool)  // debug.ReadBuildInfo when nil
+
+	query func(index, place uint32) (int, error) // how many BPF programs are linked there; asks the kernel when nil
 }
 
 // Run makes every check.
