@@ -15,6 +15,7 @@ import (
 	"net/url"
 	"slices"
 	"testing"
+	"time"
 
 	"lazaret/enroll/cmp"
 	"lazaret/quarantine"
@@ -497,6 +498,11 @@ func TestEnrollAgain(t *testing.T) {
 	g.device(t, Request{}).enroll() // so that the seat is not the first
 	first := g.device(t, Request{Name: "laptop"})
 	oldCert, old := first.enroll()
+	at := time.Now().Add(-time.Minute).UTC()
+	good := quarantine.Report{Device: old.ID, Source: "mdm", Verdict: quarantine.Compliant, At: at, Sequence: 7, Validity: hour}
+	bad := quarantine.Report{Device: old.ID, Source: "scan", Verdict: quarantine.NonCompliant, At: at, Validity: hour}
+	old.Reports = map[string]quarantine.Report{"mdm": good, "scan": bad}
+	g.store.devices[old.ID] = old
 
 	again := g.device(t, Request{Device: old.ID})
 	cert, r := again.enroll()
@@ -508,6 +514,12 @@ func TestEnrollAgain(t *testing.T) {
 	}
 	if _, err := g.store.ByWireGuard(t.Context(), first.public()); err == nil {
 		t.Error("the old WireGuard key still finds a device")
+	}
+	if m := r.Reports["mdm"]; m.Verdict != "" || !m.At.Equal(at) || m.Sequence != 7 {
+		t.Errorf("the last compliant report stays as %+v, want its place in the order and no verdict", m)
+	}
+	if m := r.Reports["scan"]; m.Verdict != quarantine.NonCompliant || !m.At.Equal(at) || m.Validity != hour {
+		t.Errorf("the last bad report stays as %+v", m)
 	}
 	first.refused(first.p10cr(), cmp.CertRevoked, "newer certificate")
 

@@ -144,6 +144,9 @@ func (g *Gate) push(st *state, c *Change, now time.Time) {
 	}
 	st.tighten = max(st.tighten, st.kept) + 1
 	c.Tighten = st.tighten
+	if c.Kind == Reported {
+		c.Key = st.rec.Key
+	}
 	st.pending = merged(st.pending, *c)
 	st.generation = 0
 	g.decide(st, now)

@@ -235,14 +235,14 @@ func (r Record) tookIn(c Change) bool {
 	}
 }
 
-// replay folds journalled tightenings in. One that was overtaken (a newer report of the
+// replay folds journalled tightenings in; forKeyOf says what a release is worth. One that was overtaken (a newer report of the
 // source, a revocation) still counts.
 func (r Record) replay(pending []Change) Record {
 	for _, c := range pending {
 		if r.tookIn(c) {
 			continue
 		}
-		next, err := r.With(c)
+		next, err := r.With(c.forKeyOf(r))
 		if err == nil {
 			r = next
 			continue

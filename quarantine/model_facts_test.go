@@ -127,6 +127,19 @@ func (v *view) suspect(r quarantine.Report) {
 	}
 }
 
+// outlived is what must be known once the device has enrolled again: of what was said of it
+// with its former keys only what speaks against it, where no answer was lost.
+func (v view) outlived() view {
+	next := newView()
+	next.held = v.held
+	for source, r := range v.last {
+		if r.Verdict == quarantine.NonCompliant && len(v.maybe[source]) == 0 {
+			next.last[source] = r
+		}
+	}
+	return next
+}
+
 // join is called when the store has told both gateways everything.
 func (m *model) join() {
 	all := newView()

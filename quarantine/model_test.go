@@ -198,6 +198,7 @@ func (w *world) enrollAgain() {
 	}
 	r := enrolled(1000+w.random(1<<20), m.profile, time.Now())
 	r.ID, r.Name, r.Seat, r.Hold, r.Tighten = old.ID, old.Name, old.Seat, old.Hold, old.Tighten
+	r.Reports = old.Outlived()
 	r.Proven = rapid.Bool().Draw(w.rt, "proven")
 	r.Certificate.NotAfter = time.Now().Add(w.life()).UTC()
 	admitted, err := w.gates[w.via()].gate.Admit(r)
@@ -208,11 +209,8 @@ func (w *world) enrollAgain() {
 	synctest.Wait() // both gateways hear of it
 	m.keys, m.ends, m.proven, m.approved = []tunnel.Key{r.Key}, []time.Time{r.Certificate.NotAfter}, r.Proven, false
 	for g := range m.views {
-		held := m.views[g].held
-		m.views[g] = newView()
-		m.views[g].held = held
+		m.views[g] = m.views[g].outlived()
 	}
-	m.floor = time.Time{} // reports are forgotten with the keys that they were about
 	m.told = time.Now()
 }
 

@@ -87,7 +87,7 @@ type Change struct {
 	Report      *Report      `json:"report,omitempty"`      // Reported
 	Certificate *Certificate `json:"certificate,omitempty"` // Renew
 	Next        string       `json:"next,omitempty"`        // Renew: base64 key
-	Key         tunnel.Key   `json:"key,omitzero"`          // Prove, Rotate: the key that was used
+	Key         tunnel.Key   `json:"key,omitzero"`          // Prove, Rotate: the key that was used; a journalled report: the key that the device had
 	Tighten     uint64       `json:"tighten,omitempty"`     // counter of a tightening, else zero
 }
 
