@@ -147,6 +147,28 @@ func TestResolvConfKilledInBetween(t *testing.T) {
 	}
 }
 
+// TestResolvConfCutShort: wherever a write in place ended, of ours or of what comes back,
+// the device's own servers come back.
+func TestResolvConfCutShort(t *testing.T) {
+	f, log := conf(t, own)
+	ours := string(f.conf([]netip.Addr{addr("10.66.0.1"), addr("fd66::1")}))
+	for what, text := range map[string]string{"ours": ours, "own": own} {
+		for n := range text {
+			for _, tail := range []string{"", strings.Repeat("\x00", len(text)-n)} { // killed, or the machine crashed
+				put(t, f.path+before, own)
+				put(t, f.path, text[:n]+tail)
+				if left, err := f.left(); !left || err != nil {
+					t.Fatalf("%q: nothing is left, %v", text[:n]+tail, err)
+				}
+				must(t, f.restore())
+				if got := f.servers(t); got != "203.0.113.53" || !f.alone(t) || log.Len() > 0 {
+					t.Fatalf("%s, cut after %d bytes: brought back %q, log %s", what, n, got, log)
+				}
+			}
+		}
+	}
+}
+
 // TestResolvConfOfSomebodyElseStays: what another program writes meanwhile is neither
 // overwritten nor taken for ours, and the log says so.
 func TestResolvConfOfSomebodyElseStays(t *testing.T) {
@@ -155,7 +177,12 @@ func TestResolvConfOfSomebodyElseStays(t *testing.T) {
 		"edited": func(f *resolvConf) {
 			text, err := os.ReadFile(f.path)
 			must(t, err)
-			put(t, f.path, strings.Replace(string(text), "10.66.0.1", "192.0.2.9", 1))
+			put(t, f.path, strings.Replace(string(text), "nameserver 10.66.0.1", "nameserver 192.0.2.9", 1))
+		},
+		"edited throughout": func(f *resolvConf) {
+			text, err := os.ReadFile(f.path)
+			must(t, err)
+			put(t, f.path, strings.ReplaceAll(string(text), "10.66.0.1", "192.0.2.9"))
 		},
 	} {
 		f, log := conf(t, own)

@@ -28,24 +28,50 @@ type resolvConf struct {
 	log  *slog.Logger
 }
 
-const mark1 = "# Written by lazaret while its tunnel is up. What was here is in "
+const (
+	mark1 = "# Written by lazaret while its tunnel is up. What was here is in "
+	mark2 = "# and comes back. Servers, and a sum over them:"
+)
 
-// conf is the file with these servers. Its sum shows whether somebody has edited it.
+func (f *resolvConf) head() []byte { return []byte(mark1 + f.path + before + "\n" + mark2) }
+
+// conf is the file with these servers. Its head names them too, which shows whether
+// somebody has edited the file, or it was not written to its end.
 func (f *resolvConf) conf(servers []netip.Addr) []byte {
-	var body strings.Builder
+	var list, lines []byte
 	for _, s := range servers {
-		fmt.Fprintf(&body, "nameserver %s\n", s)
+		list = fmt.Appendf(list, " %s", s)
+		lines = fmt.Appendf(lines, "nameserver %s\n", s)
 	}
-	return fmt.Appendf(nil, "%s%s\n# and comes back. Sum of what follows: %x\n%s", mark1, f.path+before, sha256.Sum256([]byte(body.String())), body.String())
+	return fmt.Appendf(f.head(), "%s %x\n%s", list, sha256.Sum256(list), lines)
 }
 
-// ours reports whether text is a file as conf makes it, unchanged.
-func ours(text []byte) bool {
-	lines := bytes.SplitN(text, []byte("\n"), 3)
-	if len(lines) < 3 || !bytes.HasPrefix(lines[0], []byte(mark1)) {
-		return false
+// ours reports whether text is a file as conf makes it; cut, whether it is only the
+// beginning of one, as a write in place leaves it that fails or is interrupted.
+func (f *resolvConf) ours(text []byte) (whole, cut bool) {
+	begun := bytes.TrimRight(text, "\x00") // a crash may leave the length without the text
+	if bytes.HasPrefix(f.head(), begun) {
+		return false, true
 	}
-	return bytes.HasSuffix(lines[1], fmt.Appendf(nil, " %x", sha256.Sum256(lines[2])))
+	rest, ok := bytes.CutPrefix(begun, f.head())
+	if !ok {
+		return false, false
+	}
+	line, _, ended := bytes.Cut(rest, []byte("\n"))
+	if !ended {
+		return false, true
+	}
+	words := strings.Fields(string(line))
+	var servers []netip.Addr
+	for _, word := range words[:max(len(words)-1, 0)] { // the sum is compared with the rest
+		s, err := netip.ParseAddr(word)
+		if err != nil {
+			return false, false
+		}
+		servers = append(servers, s)
+	}
+	want := f.conf(servers)
+	return bytes.Equal(text, want), bytes.HasPrefix(want, begun)
 }
 
 // standing is how the two files stand.
@@ -62,7 +88,8 @@ func (f *resolvConf) standing() (standing, error) {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return "", fmt.Errorf("reading %s: %w", f.path, err)
 	}
-	if err == nil && ours(text) {
+	whole, cut := f.ours(text)
+	if err == nil && whole {
 		return replaced, nil
 	}
 	own, err := os.Lstat(f.path + before)
@@ -76,10 +103,17 @@ func (f *resolvConf) standing() (standing, error) {
 	switch {
 	case err == nil && os.SameFile(own, now): // kept, and then nothing more was done
 		return untouched, nil
-	case err == nil && now.Mode().IsRegular() && now.Size() == 0: // written in place, and cut short
+	case err == nil && now.Mode().IsRegular() && (cut || f.begun(text)): // written in place, and cut short
 		return replaced, nil
 	}
 	return foreign, nil
+}
+
+// begun reports whether text is the device's own as far as it goes: bringing it back in
+// place was cut short.
+func (f *resolvConf) begun(text []byte) bool {
+	kept, err := os.ReadFile(f.path + before)
+	return err == nil && bytes.HasPrefix(kept, bytes.TrimRight(text, "\x00"))
 }
 
 // left says whether the file is, or was, one of ours.
@@ -130,11 +164,14 @@ func (f *resolvConf) keep() error {
 	return err
 }
 
-// write replaces the file as a whole; one that is a mount of its own is written in place.
+// write replaces the file as a whole; one that is a mount of its own is written in place,
+// and gets back what was there if that fails, as on a full disk.
 func (f *resolvConf) write(text []byte) error {
 	err := replace(f.path, text)
 	if errors.Is(err, syscall.EBUSY) {
-		return os.WriteFile(f.path, text, 0o644)
+		if err = os.WriteFile(f.path, text, 0o644); err != nil {
+			err = errors.Join(err, f.bringBack())
+		}
 	}
 	return err
 }
