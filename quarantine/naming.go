@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"reflect"
 	"slices"
+	"time"
 
 	"lazaret/firewall"
 )
@@ -16,20 +17,79 @@ type naming struct {
 	enforced []firewall.Pool // of the last plan that was taken
 	settled  chan struct{}   // closed when the settings change; nil: nobody waits
 	seats    map[Seat]*state // devices that are not revoked, by seat
+	spent    time.Time       // plans for names use up the time until then, one namePeriod each
+	late     *time.Timer     // of a plan that waits; nil: none does
 }
 
+// The bounds of complete plans that open what names came to resolve to, since whoever
+// answers for a name decides how often it does, and a plan is of all devices: so many at
+// once, and then one in a period.
+const (
+	namePlans  = 8
+	namePeriod = 30 * time.Second
+)
+
 // SetNames takes in what names resolve to. If pools come to reach something else by it, a
-// complete plan is sent; decisions on devices stay as they are. It does not wait.
+// complete plan is sent; decisions on devices stay as they are. It does not wait. What only
+// opens may be sent half a minute later, with what else comes up until then.
 func (g *Gate) SetNames(n Names) {
 	g.mu.Lock()
+	defer g.mu.Unlock()
 	before := g.kernelPools()
 	g.naming.names = Names{maps.Clone(n.Addresses), slices.Clone(n.Gateway), slices.Clone(n.Own)}
-	changed := !reflect.DeepEqual(before, g.kernelPools())
-	if changed && g.settings.generation > 0 {
-		g.dirty = true
-		signal(g.unplanned)
+	after := g.kernelPools()
+	if g.settings.generation > 0 && !reflect.DeepEqual(before, after) {
+		g.planNames(!slices.EqualFunc(before, after, widens))
 	}
-	g.mu.Unlock()
+}
+
+// widens reports whether a pool reaches all that it did, and maybe more, and is the same in
+// all else.
+func widens(before, after firewall.Pool) bool {
+	if len(before.Reach) == 0 && len(after.Reach) > 0 {
+		return false // none may stand for everything
+	}
+	for _, r := range before.Reach {
+		if !slices.Contains(after.Reach, r) {
+			return false
+		}
+	}
+	after.Reach = before.Reach
+	return reflect.DeepEqual(before, after)
+}
+
+// planNames has a complete plan sent, at once or when there is time for it. The caller
+// holds mu.
+func (g *Gate) planNames(atOnce bool) {
+	n, now := &g.naming, time.Now()
+	if n.spent.Before(now) {
+		n.spent = now
+	}
+	if wait := n.spent.Sub(now) - (namePlans-1)*namePeriod; wait > 0 && !atOnce {
+		if n.late == nil {
+			n.late = time.AfterFunc(wait, g.planLate)
+		}
+		return
+	}
+	if n.late != nil {
+		n.late.Stop()
+		n.late = nil
+	}
+	if most := now.Add(namePlans * namePeriod); n.spent.Before(most) {
+		n.spent = n.spent.Add(namePeriod)
+	}
+	g.dirty = true
+	signal(g.unplanned)
+}
+
+// planLate has the plan sent that waited, unless another one told the same.
+func (g *Gate) planLate() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.naming.late = nil
+	if !reflect.DeepEqual(g.naming.enforced, g.kernelPools()) {
+		g.planNames(true)
+	}
 }
 
 // Names returns what SetNames took in last; it is not to be written to.
