@@ -121,6 +121,26 @@ func TestResolvConfComesBack(t *testing.T) {
 	}
 }
 
+// TestLinkStaysALink where a link can have no second name either: kept as one, it leads to
+// what somebody else keeps up to date, and comes back so.
+func TestLinkStaysALink(t *testing.T) {
+	f, _ := conf(t, "")
+	stub := filepath.Join(t.TempDir(), "stub.conf")
+	put(t, stub, own)
+	must(t, os.Symlink(stub, f.path))
+	must(t, f.duplicate())
+	must(t, f.write(f.conf([]netip.Addr{addr("10.66.0.1")})))
+	put(t, stub, "nameserver 203.0.113.54\n")
+	must(t, f.restore())
+	if to, err := os.Readlink(f.path); err != nil || to != stub || f.servers(t) != "203.0.113.54" || !f.alone(t) {
+		t.Errorf("brought back as a link to %q, %v, with servers %s", to, err, f.servers(t))
+	}
+	must(t, f.duplicate()) // killed here
+	if left, err := f.left(); left || err != nil {
+		t.Errorf("nothing was replaced, and something is left: %v", err)
+	}
+}
+
 // TestResolvConfKilledInBetween: between keeping the device's own file and replacing it,
 // and where a file that is a mount was emptied and not yet written.
 func TestResolvConfKilledInBetween(t *testing.T) {

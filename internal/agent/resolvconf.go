@@ -101,12 +101,19 @@ func (f *resolvConf) standing() (standing, error) {
 	}
 	now, err := os.Lstat(f.path)
 	switch {
-	case err == nil && os.SameFile(own, now): // kept, and then nothing more was done
+	case err == nil && (os.SameFile(own, now) || f.sameLink()): // kept, and then nothing more was done
 		return untouched, nil
 	case err == nil && now.Mode().IsRegular() && (cut || f.begun(text)): // written in place, and cut short
 		return replaced, nil
 	}
 	return foreign, nil
+}
+
+// sameLink reports whether both files are links to one place.
+func (f *resolvConf) sameLink() bool {
+	to, err := os.Readlink(f.path)
+	kept, bad := os.Readlink(f.path + before)
+	return err == nil && bad == nil && to == kept
 }
 
 // begun reports whether text is the device's own as far as it goes: bringing it back in
@@ -155,13 +162,30 @@ func (f *resolvConf) keep() error {
 		return nil // the device has none
 	}
 	if errors.Is(err, syscall.EXDEV) || errors.Is(err, syscall.EPERM) { // a mount of its own, as in a container
-		text, err := os.ReadFile(f.path)
+		return f.duplicate()
+	}
+	return err
+}
+
+// duplicate keeps the device's own file where it can have no second name: its text, or
+// where it leads if it is a link, since whoever keeps what a link leads to goes on to.
+func (f *resolvConf) duplicate() error {
+	now, err := os.Lstat(f.path)
+	if err != nil {
+		return err
+	}
+	if now.Mode()&fs.ModeSymlink != 0 {
+		to, err := os.Readlink(f.path)
 		if err != nil {
 			return err
 		}
-		return replace(f.path+before, text)
+		return os.Symlink(to, f.path+before)
 	}
-	return err
+	text, err := os.ReadFile(f.path)
+	if err != nil {
+		return err
+	}
+	return replace(f.path+before, text)
 }
 
 // write replaces the file as a whole; one that is a mount of its own is written in place,
