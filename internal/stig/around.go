@@ -190,6 +190,9 @@ func each(conn asker, kind netlink.HeaderType, ask []byte, do func([]byte, *netl
 		return err
 	}
 	for _, m := range replies {
+		if m.Header.Flags&netlink.DumpInterrupted != 0 {
+			return errors.New("the list changed while the kernel told it: run this again")
+		}
 		if len(m.Data) < len(ask) {
 			return fmt.Errorf("a reply of %d bytes", len(m.Data))
 		}

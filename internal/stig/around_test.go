@@ -246,6 +246,19 @@ func TestWhatIsNotToldIsNotChecked(t *testing.T) {
 	}
 }
 
+// TestInterruptedListIsNotChecked: what changed meanwhile may be missing in a list.
+func TestInterruptedListIsNotChecked(t *testing.T) {
+	torn := device(t, 1, "one", "", 0)
+	torn.Header.Flags = 0x10 // NLM_F_DUMP_INTR
+	var r report
+	Config{query: noPrograms}.interfaces(&r, kernel{unix.RTM_GETLINK: {torn}})
+	for _, c := range r.checks {
+		if c.Result != NotChecked {
+			t.Errorf("%+v", c)
+		}
+	}
+}
+
 type deaf struct{}
 
 func (deaf) Execute(netlink.Message) ([]netlink.Message, error) { return nil, errors.New("no answer") }
