@@ -220,6 +220,30 @@ func TestResolvConfOfSomebodyElseStays(t *testing.T) {
 	}
 }
 
+// TestResolvConfOfSomebodyElseStaysForTheRun: also where the servers are taken out of the
+// file meanwhile, as for a gateway that does not answer. The next run sets its own again.
+func TestResolvConfOfSomebodyElseStaysForTheRun(t *testing.T) {
+	f, _ := conf(t, own)
+	must(t, f.set([]netip.Addr{addr("10.66.0.1")}))
+	put(t, f.path, "nameserver 192.0.2.9\n")
+	for _, servers := range [][]netip.Addr{nil, {addr("10.66.0.1")}, {addr("10.10.0.53")}} {
+		must(t, f.set(servers))
+		if got := f.servers(t); got != "192.0.2.9" {
+			t.Fatalf("set to %v: overwritten with %s", servers, got)
+		}
+	}
+	must(t, f.restore())
+	if got := f.servers(t); got != "192.0.2.9" || !f.alone(t) {
+		t.Errorf("after restoring %s", got)
+	}
+	next := &resolvConf{path: f.path, log: f.log}
+	must(t, next.set([]netip.Addr{addr("10.66.0.1")}))
+	must(t, next.restore())
+	if got := f.servers(t); got != "192.0.2.9" || !f.alone(t) {
+		t.Errorf("after the next run %s", got)
+	}
+}
+
 // TestDNSFollowsThePlacement: the pool's servers with the pool, the quarantine's with
 // quarantine, and the device's own where a pool names none.
 func TestDNSFollowsThePlacement(t *testing.T) {

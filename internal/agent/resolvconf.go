@@ -21,11 +21,13 @@ const DefaultResolvConf = "/etc/resolv.conf"
 const before = ".before-lazaret"
 
 // resolvConf is the resolver's file. What was there is kept beside it, and comes back when
-// the tunnel goes; whoever else writes the file meanwhile is left alone. Everything that
-// must be known for that stands in the two files, since this process may be killed.
+// the tunnel goes; whoever else writes the file meanwhile is left alone until this process
+// ends. Everything else that must be known stands in the two files, since this process may
+// be killed.
 type resolvConf struct {
-	path string
-	log  *slog.Logger
+	path   string
+	log    *slog.Logger
+	theirs bool // somebody else has written the file since this process did
 }
 
 const (
@@ -137,11 +139,14 @@ func (f *resolvConf) set(servers []netip.Addr) error {
 	if err != nil {
 		return err
 	}
-	switch s {
-	case foreign:
+	if s == foreign && !f.theirs {
+		f.theirs = true
 		f.log.Warn("another program has written the resolver's file since: it is left alone", "file", f.path)
+	}
+	if f.theirs {
 		return nil
-	case untouched:
+	}
+	if s == untouched {
 		if err := f.keep(); err != nil {
 			return fmt.Errorf("keeping what is in %s: %w", f.path, err)
 		}
@@ -223,6 +228,7 @@ func (f *resolvConf) restore() error {
 	case replaced:
 		err = f.bringBack()
 	case foreign:
+		f.theirs = true
 		f.log.Warn("another program has written the resolver's file since: what it wrote stays", "file", f.path)
 		err = os.Remove(f.path + before)
 	case untouched:
