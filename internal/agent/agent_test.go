@@ -99,6 +99,22 @@ func TestLayout(t *testing.T) {
 	}
 }
 
+// TestNoDNSServerWithAZone: what a zone holds never comes into the resolver's file.
+func TestNoDNSServerWithAZone(t *testing.T) {
+	good := []netip.Addr{addr("10.66.0.1"), addr("fd66::1")}
+	all := []netip.Addr{addr("fe80::1%x\nnameserver 203.0.113.6"), good[0], {}, good[1], addr("fe80::1%eth0")}
+	for _, routed := range []bool{false, true} {
+		s := settings(routed)
+		s.Quarantine.DNS, s.Full.DNS = all, all
+		if l, err := layoutFor(s, via); err != nil || !slices.Equal(l.DNS, good) {
+			t.Errorf("routed %v: %v, %v; want %v", routed, l.DNS, err, good)
+		}
+	}
+	if len(all) != 5 || all[0].Zone() == "" {
+		t.Error("the settings were changed")
+	}
+}
+
 // TestScheduleIsM8s: 3 minutes, then every 15, 192 times, with a tenth of jitter.
 func TestScheduleIsM8s(t *testing.T) {
 	var whole time.Duration

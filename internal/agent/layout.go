@@ -54,6 +54,7 @@ func layoutFor(s cmp.Settings, via way) (layout, error) {
 	if l.Routed {
 		l.DNS = s.Full.DNS
 	}
+	l.DNS = slices.DeleteFunc(slices.Clone(l.DNS), unfit)
 	for _, own := range s.Full.Addresses { // the same ones, where addressing is fixed
 		if !slices.Contains(l.Addresses, own) {
 			l.Addresses = append(l.Addresses, own)
@@ -83,6 +84,10 @@ func layoutFor(s cmp.Settings, via way) (layout, error) {
 	}
 	return l, nil
 }
+
+// unfit says that an address is not for a resolver's file: a zone names an interface of
+// somebody else's, and may hold anything, also the end of a line.
+func unfit(server netip.Addr) bool { return !server.IsValid() || server.Zone() != "" }
 
 // sourceFor picks the own address of the destination's family.
 func sourceFor(to netip.Prefix, own []netip.Prefix) netip.Addr {
