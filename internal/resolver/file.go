@@ -1,6 +1,7 @@
 package resolver
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -8,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 )
 
@@ -29,7 +31,23 @@ type savedPinned struct {
 // maxFile bounds what is read back, in bytes.
 const maxFile = 4 << 20
 
-// load reads File; none is no error.
+// tidy removes what writes of an earlier process left beside File: they were never whole.
+func (r *Resolver) tidy() error {
+	dir, base := filepath.Split(r.cfg.File)
+	list, err := os.ReadDir(cmp.Or(dir, "."))
+	for _, e := range list {
+		if rest, ok := strings.CutPrefix(e.Name(), base+"."); ok && strings.Trim(rest, "0123456789") == "" {
+			err = errors.Join(err, os.Remove(filepath.Join(dir, e.Name())))
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("clearing what is left of earlier writes: %w", err)
+	}
+	return nil
+}
+
+// load reads File; none is no error. The ends it holds are times of day; from here on they
+// are kept by the clock that nobody sets, of which now must bear a reading.
 func (r *Resolver) load(now time.Time) error {
 	info, err := os.Stat(r.cfg.File)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -59,10 +77,8 @@ func (r *Resolver) load(now time.Time) error {
 				if !p.Addr.IsValid() || p.Addr.Is4() != (i == 0) {
 					continue
 				}
-				good := p.Good
-				if limit := now.Add(MaxTTL); good.After(limit) {
-					good = limit // the clock was set back meanwhile
-				}
+				left := min(p.Good.Sub(now), MaxTTL) // more if the clock was set back meanwhile
+				good := now.Add(left)
 				pin := Pin{Addr: p.Addr, Since: p.Since, Good: good, Current: p.Current}
 				if p.Open {
 					r.choices++ // in the order of the file
@@ -108,7 +124,7 @@ func write(path string, file savedFile) error {
 	if err != nil {
 		return err
 	}
-	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".*")
+	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".*") // named as tidy looks for them
 	if err != nil {
 		return err
 	}

@@ -95,6 +95,9 @@ func New(c Config) (*Resolver, error) {
 		names: make(map[string]*name), refused: make(map[string]bool),
 	}
 	if c.File != "" {
+		if err := r.tidy(); err != nil {
+			c.Log.Warn("starting the resolver", "error", err)
+		}
 		if err := r.load(time.Now()); err != nil {
 			c.Log.Warn("starting without the addresses known before", "error", err)
 		}
