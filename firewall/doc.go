@@ -6,11 +6,13 @@
 //
 // Every packet that enters or leaves the tunnel is placed before anything else is
 // asked of it, by its own address on the tunnel's side: source on the way up,
-// destination on the way down. The chains up, down and visit look it up first in
-// routed4 or routed6, timed maps from address to mark, and go to the chain of the
-// mark's pool; then in quarantined4 or quarantined6, and go to quarantine. What is in
-// neither is dropped. The routed way also needs the element of @fresh, the quarantine
-// way that of @alive; both are timed and hold the tunnel's name.
+// destination on the way down. The chains up, down and visit look it up in routed4 or
+// routed6, timed maps from address to mark, and go to the chain of the mark's pool. An
+// address of the quarantine pool goes to the chains home_ instead, which look first in
+// fixed4 or fixed6, maps of the same kind for devices that keep one address, then in
+// quarantined4 or quarantined6, and go to quarantine. What is in none is dropped. The
+// routed way also needs the element of @fresh, the quarantine way that of @alive; both
+// are timed and hold the tunnel's name.
 //
 // So a lease that ends, a refresh that does not come and an element that is deleted
 // all cut running flows at the next packet, and no connection tracking entry keeps
@@ -24,7 +26,8 @@
 //
 // Fragments are put together before the first of these chains (connection tracking,
 // which every ruleset here uses, has the kernel do so), and ports are matched behind
-// IPv6 extension headers. Packets with an IPv6 routing header are dropped on arrival.
+// IPv6 extension headers. A device's packets with an IPv6 routing header or IPv4 options are
+// dropped on arrival.
 //
 // The gateway's own input and output are denied by default too. Echo requests from
 // outside are answered, 20 a second; neighbour discovery and multicast listener

@@ -102,17 +102,22 @@ func (b batch) routed(r Ruleset, list []Routed, now Deadline, slack time.Duratio
 		}
 		e, err := timed(x.Addr.AsSlice(), binary.BigEndian.AppendUint32(nil, uint32(x.Mark)), x.Until, now, slack, longest)
 		if err == nil {
-			name := routedMap(familyOf(x.Addr))
+			name := r.routedMap(x.Addr)
 			b[name] = append(b[name], e)
 		}
 	}
 	return faults
 }
 
-// quarantined sorts in the addresses of list that belong to r's pools.
+// quarantined sorts in the addresses of list that belong to r's quarantine pool. No other
+// is ever looked up among the quarantined.
 func (b batch) quarantined(r Ruleset, list []netip.Addr) (faults []error) {
 	for _, a := range list {
-		if err := r.known(a); err != nil {
+		err := r.known(a)
+		if err == nil && !r.home(familyOf(a)).Contains(a) {
+			err = errors.New("it is not in the quarantine pool")
+		}
+		if err != nil {
 			faults = append(faults, fmt.Errorf("quarantining %s: %w", a, err))
 			continue
 		}
@@ -123,10 +128,10 @@ func (b batch) quarantined(r Ruleset, list []netip.Addr) (faults []error) {
 }
 
 // keys sorts in bare keys, for deletion. What cannot stand in a set is skipped.
-func (b batch) keys(name func(byte) string, list []netip.Addr) {
+func (b batch) keys(name func(netip.Addr) string, list []netip.Addr) {
 	for _, a := range list {
 		if a = a.Unmap(); a.IsValid() {
-			n := name(familyOf(a))
+			n := name(a)
 			b[n] = append(b[n], nftables.SetElement{Key: a.WithZone("").AsSlice()})
 		}
 	}

@@ -74,7 +74,7 @@ func TestNoTimeoutIsPermanent(t *testing.T) {
 func TestTimedSets(t *testing.T) {
 	for _, s := range fullRuleset().sets() {
 		k := s.kernel(kernelTable("lazaret"))
-		timed := map[string]bool{"fresh": true, "alive": true, "routed4": true, "routed6": true}[s.name]
+		timed := map[string]bool{"fresh": true, "alive": true, "routed4": true, "routed6": true, "fixed4": true, "fixed6": true}[s.name]
 		if k.HasTimeout != timed || (k.Timeout >= time.Second) != timed {
 			t.Errorf("set %s: timeout %v of %s", s.name, k.HasTimeout, k.Timeout)
 		}
@@ -91,9 +91,9 @@ func TestDefaultTimeout(t *testing.T) {
 	}
 	table, r := open(t), fullRuleset()
 	must(t, table.Fill(r, Elements{}))
-	for name, key := range map[string][]byte{"fresh": interfaceName("lz0"), "alive": interfaceName("lz0"), "routed4": {10, 98, 0, 2}} {
+	for name, key := range map[string][]byte{"fresh": interfaceName("lz0"), "alive": interfaceName("lz0"), "routed4": {10, 98, 0, 2}, "fixed4": {10, 99, 0, 2}} {
 		e := nftables.SetElement{Key: key}
-		if name == "routed4" {
+		if name == "routed4" || name == "fixed4" {
 			e.Val = native(1)
 		}
 		must(t, table.add(r, batch{name: {e}}))

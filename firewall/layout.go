@@ -64,6 +64,33 @@ func routedMap(family byte) string {
 	return "routed6"
 }
 
+// fixedMap holds the routed addresses of the quarantine pool itself: those of devices that
+// keep one address. Every packet of a quarantined device is looked up in it too, and it is
+// small where agents follow the pools; routedMap would be large.
+func fixedMap(family byte) string {
+	if family == unix.NFPROTO_IPV4 {
+		return "fixed4"
+	}
+	return "fixed6"
+}
+
+// home is the quarantine pool's prefix of a family; the zero Prefix for none.
+func (r Ruleset) home(family byte) netip.Prefix {
+	if family == unix.NFPROTO_IPV4 {
+		return r.quarantine().IPv4
+	}
+	return r.quarantine().IPv6
+}
+
+// routedMap names the map that a routed address stands in.
+func (r Ruleset) routedMap(a netip.Addr) string {
+	f := familyOf(a)
+	if r.home(f).Contains(a) {
+		return fixedMap(f)
+	}
+	return routedMap(f)
+}
+
 func quarantinedSet(family byte) string {
 	if family == unix.NFPROTO_IPV4 {
 		return "quarantined4"
@@ -83,20 +110,26 @@ func (r Ruleset) layout() layout {
 	l := layout{table: r.Table, sets: r.sets()}
 	l.chains = append(l.chains,
 		chain{"arrival", &base{"filter", "prerouting", "raw", false}, r.arrival()},
-		chain{"hops", nil, []*rule{new(rule).routingHeader().count().drop().note("names further hops")}},
+		chain{"hops", nil, []*rule{
+			new(rule).routingHeader().count().drop().note("names further hops"),
+			new(rule).options().count().drop().note("options, which may name further hops"),
+		}},
 		chain{"input", &base{"filter", "input", "filter", true}, r.input()},
 		chain{"forward", &base{"filter", "forward", "filter", true}, r.forward()},
 		chain{"output", &base{"filter", "output", "filter", true}, r.output()},
 		chain{"up", nil, r.up()},
 		chain{"down", nil, r.down()},
 		chain{"visit", nil, r.visit()},
+		chain{"home_up", nil, r.homeUp()},
+		chain{"home_down", nil, r.homeDown()},
+		chain{"home_visit", nil, r.homeVisit()},
 		chain{"services", nil, r.services()},
 		chain{"answers", nil, r.answers()},
-		chain{"quarantine_up", nil, r.quarantine().upRules()},
+		chain{"quarantine_up", nil, r.upRules(r.quarantine())},
 		chain{"quarantine_down", nil, r.quarantine().downRules()},
 	)
 	for _, p := range r.full() {
-		l.chains = append(l.chains, chain{p.chain("up"), nil, p.upRules()}, chain{p.chain("down"), nil, p.downRules()})
+		l.chains = append(l.chains, chain{p.chain("up"), nil, r.upRules(p)}, chain{p.chain("down"), nil, p.downRules()})
 	}
 	if rules := r.departure(); len(rules) > 0 { // an empty one would cost every packet the way through it
 		l.chains = append(l.chains, chain{"departure", &base{"nat", "postrouting", "srcnat", false}, rules})
@@ -105,15 +138,6 @@ func (r Ruleset) layout() layout {
 }
 
 func (r Ruleset) sets() []set {
-	inside := map[byte][]netip.Prefix{}
-	for _, p := range r.Pools {
-		if p.IPv4.IsValid() {
-			inside[unix.NFPROTO_IPV4] = append(inside[unix.NFPROTO_IPV4], p.IPv4)
-		}
-		if p.IPv6.IsValid() {
-			inside[unix.NFPROTO_IPV6] = append(inside[unix.NFPROTO_IPV6], p.IPv6)
-		}
-	}
 	var up, down []verdict
 	for _, p := range r.full() {
 		up = append(up, verdict{p.Mark, p.chain("up")})
@@ -124,10 +148,12 @@ func (r Ruleset) sets() []set {
 		{name: "fresh", key: ifname, timeout: r.Freshness},
 		{name: "routed4", key: name4, data: "mark", timeout: routedDefault},
 		{name: "routed6", key: name6, data: "mark", timeout: routedDefault},
+		{name: "fixed4", key: name4, data: "mark", timeout: routedDefault},
+		{name: "fixed6", key: name6, data: "mark", timeout: routedDefault},
 		{name: "quarantined4", key: name4},
 		{name: "quarantined6", key: name6},
-		{name: "inside4", key: name4, interval: true, prefixes: inside[unix.NFPROTO_IPV4]},
-		{name: "inside6", key: name6, interval: true, prefixes: inside[unix.NFPROTO_IPV6]},
+		{name: "inside4", key: name4, interval: true, prefixes: r.inside(unix.NFPROTO_IPV4)},
+		{name: "inside6", key: name6, interval: true, prefixes: r.inside(unix.NFPROTO_IPV6)},
 		{name: "pools_up", key: mark, data: "verdict", verdicts: up},
 		{name: "pools_down", key: mark, data: "verdict", verdicts: down},
 	}
@@ -232,12 +258,27 @@ func (r Ruleset) departure() []*rule {
 	return rules
 }
 
-// place looks the packet's device up on side s: routed first, then quarantined, each
-// only while its freshness lasts. What is in neither goes to the end of the chain.
-func place(s side, routed func(*rule) *rule, quarantined string) []*rule {
+// place looks the packet's device up on side s, each way only while its freshness lasts.
+// An address of the quarantine pool goes to the chain home; any other one is routed or
+// nobody's, and nobody's goes to the end of the chain.
+func (r Ruleset) place(s side, home string, routed func(*rule) *rule) []*rule {
 	var rules []*rule
 	for _, f := range families {
-		rules = append(rules, routed(new(rule).bind(f).via(s, "fresh").routed(s, f)))
+		if p := r.home(f); p.IsValid() {
+			rules = append(rules, new(rule).addr(s, p).enter(home))
+		}
+	}
+	for _, f := range families {
+		rules = append(rules, routed(new(rule).bind(f).via(s, "fresh").routed(s, f, routedMap(f))))
+	}
+	return rules
+}
+
+// atHome looks an address of the quarantine pool up: routed first, then quarantined.
+func atHome(s side, routed func(*rule) *rule, quarantined string) []*rule {
+	var rules []*rule
+	for _, f := range families {
+		rules = append(rules, routed(new(rule).bind(f).via(s, "fresh").routed(s, f, fixedMap(f))))
 	}
 	for _, f := range families {
 		rules = append(rules, new(rule).bind(f).via(s, "alive").addrIn(s, f, quarantinedSet(f)).enter(quarantined))
@@ -245,21 +286,41 @@ func place(s side, routed func(*rule) *rule, quarantined string) []*rule {
 	return rules
 }
 
+func byPoolUp(x *rule) *rule       { return x.byMark("pools_up") }
+func byPoolDown(x *rule) *rule     { return x.byMark("pools_down") }
+func intoServices(x *rule) *rule   { return x.enter("services") }
+func nowhere(comment string) *rule { return new(rule).count().drop().note(comment) }
+
+const (
+	nowhereUp    = "tunnel to outside, no placement"
+	nowhereDown  = "into the tunnel, no placement"
+	nowhereVisit = "tunnel to gateway, no placement"
+)
+
 func (r Ruleset) up() []*rule {
 	rules := []*rule{new(rule).oif(r.Tunnel).count().drop().note("device to device"), new(rule).clamp()}
-	rules = append(rules, place(source, func(x *rule) *rule { return x.byMark("pools_up") }, "quarantine_up")...)
-	return append(rules, new(rule).count().drop().note("tunnel to outside, no placement"))
+	return append(append(rules, r.place(source, "home_up", byPoolUp)...), nowhere(nowhereUp))
 }
 
 func (r Ruleset) down() []*rule {
 	rules := []*rule{new(rule).clamp()}
-	rules = append(rules, place(destination, func(x *rule) *rule { return x.byMark("pools_down") }, "quarantine_down")...)
-	return append(rules, new(rule).count().drop().note("into the tunnel, no placement"))
+	return append(append(rules, r.place(destination, "home_down", byPoolDown)...), nowhere(nowhereDown))
 }
 
 func (r Ruleset) visit() []*rule {
-	rules := place(source, func(x *rule) *rule { return x.enter("services") }, "services")
-	return append(rules, new(rule).count().drop().note("tunnel to gateway, no placement"))
+	return append(r.place(source, "home_visit", intoServices), nowhere(nowhereVisit))
+}
+
+func (r Ruleset) homeUp() []*rule {
+	return append(atHome(source, byPoolUp, "quarantine_up"), nowhere(nowhereUp))
+}
+
+func (r Ruleset) homeDown() []*rule {
+	return append(atHome(destination, byPoolDown, "quarantine_down"), nowhere(nowhereDown))
+}
+
+func (r Ruleset) homeVisit() []*rule {
+	return append(atHome(source, intoServices, "services"), nowhere(nowhereVisit))
 }
 
 // services are what placed devices reach on the gateway's addresses in the tunnel.
@@ -284,13 +345,44 @@ func (r Ruleset) answers() []*rule {
 	return append(rules, new(rule).count().drop().note("into the tunnel"))
 }
 
+// few prefixes are compared one by one faster than an interval set is searched.
+const few = 4
+
+// keepOut drops what goes to other devices, wherever they are.
+func (r Ruleset) keepOut() []*rule {
+	var rules []*rule
+	drop := func(x *rule) { rules = append(rules, x.count().drop().note("device to inside address")) }
+	for _, f := range families {
+		prefixes := r.inside(f)
+		if len(prefixes) > few {
+			drop(new(rule).addrIn(destination, f, insideSet(f)))
+			continue
+		}
+		for _, x := range prefixes {
+			drop(new(rule).addr(destination, x))
+		}
+	}
+	return rules
+}
+
+// inside are the prefixes of all pools, of one family.
+func (r Ruleset) inside(family byte) []netip.Prefix {
+	var list []netip.Prefix
+	for _, p := range r.Pools {
+		for _, x := range p.prefixes() {
+			if familyOf(x.Addr()) == family {
+				list = append(list, x)
+			}
+		}
+	}
+	return list
+}
+
 // upRules are what devices of p may send on. A quarantine pool without Reach reaches nothing.
-func (p Pool) upRules() []*rule {
+func (r Ruleset) upRules(p Pool) []*rule {
 	rules := []*rule{new(rule).state("invalid").count().drop().note("tunnel, untracked")}
 	if p.Mark != 0 { // Check refuses a quarantine pool that reaches inside: its end drops that
-		for _, f := range families {
-			rules = append(rules, new(rule).addrIn(destination, f, insideSet(f)).count().drop().note("device to inside address"))
-		}
+		rules = append(rules, r.keepOut()...)
 	}
 	if p.open() {
 		return append(rules, new(rule).accept())

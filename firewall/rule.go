@@ -168,12 +168,11 @@ func (r *rule) addrIn(s side, family byte, set string) *rule {
 		r.address(s, family, 16), &expr.Lookup{SourceRegister: 1, SetName: set})
 }
 
-// routed looks up the address of one side in the routed map and sets the packet's
+// routed looks up the address of one side in a map of routed ones and sets the packet's
 // mark to what it finds; if it finds nothing, the rule ends there. Marks stand in the
 // map in network order, since the library cannot tell nft otherwise, which would then
 // print them reversed.
-func (r *rule) routed(s side, family byte) *rule {
-	name := routedMap(family)
+func (r *rule) routed(s side, family byte, name string) *rule {
 	return r.bind(family).say("meta mark set "+header(family)+" "+string(s)+" map @"+name,
 		r.address(s, family, 16),
 		&expr.Lookup{SourceRegister: 1, DestRegister: 1, IsDestRegSet: true, SetName: name},

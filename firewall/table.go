@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"strings"
 	"sync"
 	"time"
 
@@ -192,7 +193,7 @@ func (t *Table) steps(r Ruleset, b batch) error {
 }
 
 // order is that of filling.
-var order = []string{"quarantined4", "quarantined6", "routed4", "routed6", "alive", "fresh"}
+var order = []string{"quarantined4", "quarantined6", "routed4", "routed6", "fixed4", "fixed6", "alive", "fresh"}
 
 func (t *Table) add(r Ruleset, b batch) error { return t.each(r, b, t.conn.SetAddElements) }
 
@@ -222,10 +223,10 @@ func (t *Table) Apply(c Change) error {
 	}
 	r := *t.held
 	gone := batch{}
-	gone.keys(quarantinedSet, c.DelQuarantined)
-	gone.keys(routedMap, c.DelRouted)
+	gone.keys(func(a netip.Addr) string { return quarantinedSet(familyOf(a)) }, c.DelQuarantined)
+	gone.keys(r.routedMap, c.DelRouted)
 	for _, x := range c.AddRouted {
-		gone.keys(routedMap, []netip.Addr{x.Addr})
+		gone.keys(r.routedMap, []netip.Addr{x.Addr})
 	}
 	var left []error
 	err := t.exchange(r, gone, func(now Deadline, need time.Duration) batch {
@@ -295,7 +296,12 @@ func (t *Table) discard(err error) error {
 
 // timed says whether b has elements with a timeout.
 func (b batch) timed() bool {
-	return len(b["routed4"])+len(b["routed6"])+len(b["fresh"])+len(b["alive"]) > 0
+	for name, list := range b {
+		if !strings.HasPrefix(name, "quarantined") && len(list) > 0 {
+			return true
+		}
+	}
+	return false
 }
 
 // Verify asks the kernel whether the table is there, ours, persistent, and dropping by default.

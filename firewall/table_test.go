@@ -205,6 +205,9 @@ func TestApplyEqualsFill(t *testing.T) {
 		var c Change
 		switch i * 7 % 5 {
 		case 0:
+			if i%3 != 0 { // only the quarantine pool's own addresses are quarantined
+				a = netip.AddrFrom4([4]byte{10, 99, 0, byte(2 + i%11)})
+			}
 			c.AddQuarantined, quarantined[a] = []netip.Addr{a}, true
 		case 1, 2:
 			m := []Mark{1, 7}[i/2%2]
@@ -259,10 +262,10 @@ func TestLeftOut(t *testing.T) {
 	}
 	e := want
 	e.Routed = slices.Concat(bad, over, e.Routed)
-	e.Quarantined = append(addrs("192.0.2.1", "10.99.0.1"), e.Quarantined...)
+	e.Quarantined = append(addrs("192.0.2.1", "10.99.0.1", "10.98.0.9"), e.Quarantined...)
 	must(t, table.Fill(r, e))
-	if !strings.Contains(log.String(), "count=10 ") {
-		t.Errorf("want a log of 10 elements left out, have %s", &log)
+	if !strings.Contains(log.String(), "count=11 ") {
+		t.Errorf("want a log of 11 elements left out, have %s", &log)
 	}
 	same("filled")
 	for _, x := range bad[:7] {

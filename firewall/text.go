@@ -37,7 +37,7 @@ func (r Ruleset) contents(s set, e Elements) []string {
 	case s.data == "mark":
 		routed := slices.SortedFunc(slices.Values(e.Routed), func(a, b Routed) int { return a.Addr.Compare(b.Addr) })
 		for _, x := range routed {
-			if s.name == routedMap(familyOf(x.Addr)) {
+			if s.name == r.routedMap(x.Addr) {
 				words = append(words, x.Addr.String()+" : "+markText(x.Mark))
 			}
 		}

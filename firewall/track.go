@@ -118,6 +118,15 @@ func (r *rule) ownHop() *rule {
 	return r.say("ip6 hoplimit 255", &expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: 7, Len: 1}, equal([]byte{255}))
 }
 
+// options matches IPv4 packets with options, source routes among them, of which nothing that
+// a device needs makes use (RFC 7126).
+func (r *rule) options() *rule {
+	return r.bind(unix.NFPROTO_IPV4).say("ip hdrlength > 5",
+		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: 0, Len: 1},
+		&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 1, Mask: []byte{0x0f}, Xor: []byte{0}},
+		&expr.Cmp{Op: expr.CmpOpGt, Register: 1, Data: []byte{5}})
+}
+
 // routingHeader matches IPv6 packets that name further hops (RFC 8200, section 4.4).
 func (r *rule) routingHeader() *rule {
 	return r.bind(unix.NFPROTO_IPV6).say("exthdr rt exists",

@@ -163,17 +163,12 @@ func sourceRoutes() []Probe {
 			return one(e.ip4(ip4Fields{next: 17, hops: 64, options: hops(kind, w.Internet)}, unsummed(e.datagram(s.msg()))))
 		}})
 	}
-	slices.SortFunc(list, byName)
-	return list
-}
-
-// Unsettled are probes that the table itself does not stop yet, where a kernel setting of
-// the gateway's does.
-func Unsettled() []Probe {
-	return []Probe{{Group: "source route", Name: "loose, through the management server's allowed port", Only: 4, Make: func(w World, s Shot) [][]byte {
+	list = append(list, Probe{Group: "source route", Name: "loose, through the management server's allowed port", Only: 4, Make: func(w World, s Shot) [][]byte {
 		e := w.to(s, w.Management, allowedUDP)
 		return one(e.ip4(ip4Fields{next: 17, hops: 64, options: hops(131, w.Intranet)}, unsummed(w.to(s, w.Intranet, allowedUDP).datagram(s.msg()))))
-	}, Note: "names a further hop, as a routing header does in IPv6; needs net.ipv4.conf.*.accept_source_route=1 on the gateway, which the kernel has not by default"}}
+	}, Note: "names a further hop behind an allowed one, as a routing header does in IPv6"})
+	slices.SortFunc(list, byName)
+	return list
 }
 
 // unsummed takes the checksum out of a datagram, which IPv4 allows (RFC 768): it is right

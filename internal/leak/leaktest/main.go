@@ -39,7 +39,6 @@ func run(ctx context.Context, args []string) error {
 	short := flags.Bool("short", false, "the whole table in two stages only, and one probe of each group in the others")
 	rounds := flags.Int("rounds", 0, "rounds of all attacks (default 1; 40 in a long run)")
 	seed := flags.Uint64("seed", uint64(time.Now().UnixNano()), "of what is random")
-	unsettled := flags.Bool("unsettled", false, "only the probes that are known not to be stopped by the table alone")
 	verbose := flags.Bool("v", false, "print what the processes in the lab say")
 	if err := flags.Parse(args); err != nil {
 		return err
@@ -50,9 +49,6 @@ func run(ctx context.Context, args []string) error {
 		if *long {
 			o.Rounds = 40
 		}
-	}
-	if *unsettled {
-		o.Probes = leak.Unsettled()
 	}
 	if *verbose {
 		o.Detail = os.Stderr
