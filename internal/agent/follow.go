@@ -160,8 +160,13 @@ func (a *Agent) trouble(err error) {
 	a.problem = err.Error()
 }
 
-// reconnect looks for another way to a gateway and starts over with fresh connections.
+// reconnect looks for another way to a gateway and starts over with fresh connections. DNS
+// servers behind a tunnel that brings no answer are given up first: the device's own find
+// the gateway.
 func (a *Agent) reconnect(ctx context.Context) {
+	a.mu.Lock()
+	a.applyDNS(nil)
+	a.mu.Unlock()
 	if err := a.resolve(ctx); err != nil {
 		a.log.Warn("finding the gateway", "err", err)
 		return
@@ -172,7 +177,7 @@ func (a *Agent) reconnect(ctx context.Context) {
 		settings.Full.Addresses, settings.Full.Routes = nil, nil
 	}
 	want, err := layoutFor(settings, a.via)
-	want.DNS = nil // servers behind a tunnel that brings no answer: the device's own find the gateway
+	want.DNS = nil
 	if err == nil {
 		err = a.apply(want)
 	}

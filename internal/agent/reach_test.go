@@ -46,6 +46,42 @@ func TestWaysAreTriedInTurn(t *testing.T) {
 	}
 }
 
+// askingDNS notes by which way the gateway is tried when the servers are set.
+type askingDNS struct {
+	agent *Agent
+	told  []way
+}
+
+func (d *askingDNS) set([]netip.Addr) error {
+	d.told = append(d.told, d.agent.via)
+	return nil
+}
+func (d *askingDNS) restore() error { return nil }
+
+// TestServersBehindADeadTunnelAreNotAsked for the gateway's own name: they are given up
+// before another way is looked for.
+func TestServersBehindADeadTunnelAreNotAsked(t *testing.T) {
+	a, _ := newAgent(t)
+	d := &askingDNS{agent: a}
+	a.dns = d
+	st := status("quarantined", false, 1)
+	st.Settings = two()
+	st.Settings.Quarantine.DNS = []netip.Addr{addr("10.66.0.1")}
+	st.Settings.Full = cmp.Network{}
+	a.state.Settings, a.state.Root = st.Settings, a.state.Certificate
+	must(t, a.resolve(t.Context()))
+	a.take(st)
+	first := a.via
+	a.reconnect(t.Context())
+	if a.via == first || !slices.Equal(d.told, []way{first, first}) || a.have.DNS != nil {
+		t.Errorf("servers were set while trying %v, then %v was tried", d.told, a.via)
+	}
+	a.take(st)
+	if len(d.told) != 3 || d.told[2] != a.via || len(a.have.DNS) != 1 {
+		t.Errorf("with an answer: %v, servers %v", d.told, a.have.DNS)
+	}
+}
+
 // TestAnotherGatewayIsTried: without an answer the agent goes from one to the next, with
 // the other's key, and drops the peer that it had.
 func TestAnotherGatewayIsTried(t *testing.T) {
