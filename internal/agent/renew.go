@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"net/http/httptrace"
 	"time"
 
 	"lazaret/enroll/client"
@@ -106,12 +107,21 @@ func (a *Agent) renew(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{WroteHeaders: a.noteAsked})
 	if _, err := c.Renew(ctx, current, key, &renewal{agent: a}); err != nil && !errors.Is(err, client.ErrUnconfirmed) {
 		return err
 	}
 	a.step("confirmed")
 	a.log.Info("certificate renewed")
 	return a.connect()
+}
+
+// noteAsked notes that a request for the next keys goes out: from now on the gateway may
+// hold them.
+func (a *Agent) noteAsked() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.keys.asked = !a.keys.next.IsZero()
 }
 
 // renewal keeps what a renewal makes.

@@ -22,7 +22,8 @@ const (
 	handover = 300 * time.Millisecond
 	// keyPatience is how long no answer comes before the other key is tried: two handshakes.
 	keyPatience = 12 * time.Second
-	// keyAgain is how long a next key that brought no answer rests.
+	// keyAgain is how long handOver leaves a next key that brought no answer alone, whatever
+	// the gateway says. While nothing at all is answered, fallBack tries both in turn.
 	keyAgain = time.Minute
 )
 
@@ -32,7 +33,8 @@ const (
 // So both stay on the disk until an answer came that only the second can have brought.
 type keys struct {
 	current tunnel.PrivateKey
-	next    tunnel.PrivateKey // zero: none asked for
+	next    tunnel.PrivateKey // zero: there is none
+	asked   bool              // the gateway may hold next: it was sent a request for it
 	onNext  bool              // the link uses next
 	turn    int               // counts the changes of the link's key
 	turned  time.Time         // when it last changed
@@ -68,7 +70,8 @@ func (s store) loadKeys(st state) (keys, error) {
 	}
 	uri := cmp.WireGuardURI(next.Public())
 	named := slices.ContainsFunc(leaf.URIs, func(u *url.URL) bool { return u.String() == uri })
-	return keys{current: current, next: next, onNext: named}, nil
+	begun, err := s.has(nextKeyFile) // made before the request, which may have been sent
+	return keys{current: current, next: next, asked: named || begun, onNext: named}, err
 }
 
 // answered notes that something asked over the link's key number turn was answered: if
@@ -84,6 +87,7 @@ func (a *Agent) answered(turn int) {
 		return // both stay, and the next answer tries again
 	}
 	k.current, k.next, k.onNext, k.told = k.next, tunnel.PrivateKey{}, false, false
+	k.asked = false
 	a.log.Info("the tunnel's key was rotated", "key", k.current.Public())
 	a.step("rotated")
 }
@@ -100,7 +104,7 @@ func (a *Agent) handOver(ctx context.Context, st agentapi.Status) (ask bool, err
 		k.told = false
 		return false, nil
 	case !k.told:
-		k.told = true
+		k.told, k.asked = true, true
 		a.mu.Unlock()
 		err := wait(ctx, handover)
 		a.mu.Lock()
@@ -111,7 +115,7 @@ func (a *Agent) handOver(ctx context.Context, st agentapi.Status) (ask bool, err
 }
 
 // fallBack moves the link to its other key when nothing was answered for a while, and says
-// whether it did.
+// whether it did. A next key that the gateway cannot hold is not tried.
 func (a *Agent) fallBack(lost time.Time) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -119,7 +123,7 @@ func (a *Agent) fallBack(lost time.Time) bool {
 	if lost.Before(k.turned) {
 		lost = k.turned
 	}
-	if k.next.IsZero() || time.Since(lost) < keyPatience {
+	if k.next.IsZero() || !k.onNext && !k.asked || time.Since(lost) < keyPatience {
 		return false
 	}
 	if k.onNext {

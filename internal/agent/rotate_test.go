@@ -2,11 +2,14 @@ package agent
 
 import (
 	"context"
+	"crypto/ecdh"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/sha256"
 	"crypto/x509"
 	"encoding/json"
+	"errors"
 	"math/big"
 	"net/http"
 	"net/http/httptest"
@@ -17,6 +20,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"lazaret/enroll/client"
 	"lazaret/enroll/cmp"
 	"lazaret/internal/agentapi"
 	"lazaret/quarantine/tunnel"
@@ -145,6 +149,72 @@ func TestKeyFallsBack(t *testing.T) {
 	b, _ := newAgent(t)
 	if b.fallBack(time.Time{}) {
 		t.Error("fell back with one key only")
+	}
+}
+
+// sendRenewal begins a renewal at a gateway that refuses it, or that is not the right one
+// and is sent no request.
+func sendRenewal(t *testing.T, a *Agent, right bool) {
+	t.Helper()
+	requests := 0
+	srv := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		requests++
+		w.WriteHeader(http.StatusBadRequest)
+	}))
+	defer srv.Close()
+	proof, err := ecdh.X25519().GenerateKey(rand.Reader)
+	must(t, err)
+	pin := sha256.Sum256(srv.Certificate().RawSubjectPublicKeyInfo)
+	if !right {
+		pin[0]++
+	}
+	a.state.Server, a.state.Root = srv.URL, a.state.Certificate
+	a.state.Listeners, a.state.ProofKeyID, a.state.ProofKey = [][]byte{pin[:]}, "k", proof.PublicKey().Bytes()
+	want := map[bool]error{true: client.ErrRefused, false: client.ErrInBetween}[right]
+	if err := a.renew(t.Context()); !errors.Is(err, want) || requests != map[bool]int{true: 1}[right] {
+		t.Fatalf("renewing: %v after %d requests, want %v", err, requests, want)
+	}
+}
+
+// TestKeyNobodyKnowsIsNotTried: while the gateway cannot hold the next key, an outage does
+// not make the link turn to it; once a request for it went out, or the gateway said that it
+// holds it, or either may have been before a restart, it does.
+func TestKeyNobodyKnowsIsNotTried(t *testing.T) {
+	for name, known := range map[string]func(a *Agent){
+		"a request": func(a *Agent) {
+			if sendRenewal(t, a, false); a.fallBack(time.Now().Add(-time.Hour)) {
+				t.Error("turned, and the request was not sent")
+			}
+			sendRenewal(t, a, true)
+		},
+		"told": func(a *Agent) {
+			if ask, err := a.handOver(t.Context(), agentapi.Status{Next: a.keys.next.Public().String()}); !ask || err != nil {
+				t.Errorf("%v %v", ask, err)
+			}
+		},
+		"a restart": func(a *Agent) {
+			_, err := a.store.key(nextKeyFile, newCertificateKey)
+			must(t, err)
+			a.keys, err = a.store.loadKeys(a.state)
+			must(t, err)
+		},
+	} {
+		a, _ := moving(t, false)
+		lost := time.Now().Add(-time.Hour)
+		if a.fallBack(lost) {
+			t.Fatal("turned to a key that nobody knows")
+		}
+		known(a)
+		if !a.fallBack(lost) || !a.keys.onNext {
+			t.Errorf("%s: not turned to a key that the gateway may hold", name)
+		}
+		if a.keys.turned = lost; !a.fallBack(lost) || a.keys.onNext {
+			t.Errorf("%s: not turned back", name)
+		}
+	}
+	b, _ := newAgent(t)
+	if b.noteAsked(); b.keys.asked {
+		t.Error("a request that asks for no tunnel key was taken for one")
 	}
 }
 
