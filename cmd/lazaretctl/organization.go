@@ -63,73 +63,77 @@ func save[T any](cmd *cobra.Command, s *session, kind, path, name string, get fu
 	return s.show(cmd, raw, func(w io.Writer) { fmt.Fprintln(w, "saved", kind, name) })
 }
 
+// poolFlags are what pool set says of a pool.
+type poolFlags struct {
+	v4, v6                    string
+	reach, routes, dns, allow []string
+	masquerade, forward       bool
+}
+
+func (v *poolFlags) define(c *cobra.Command) {
+	f := c.Flags()
+	f.StringVar(&v.v4, "ipv4", "", "IPv4 prefix")
+	f.StringVar(&v.v6, "ipv6", "", "IPv6 prefix")
+	f.StringArrayVar(&v.reach, "reach", nil, `what it may open, like "192.0.2.10 tcp/443" or, by name, "mdm.example.com tcp/443"; repeat for more. An address is safer: a name on a shared server admits its neighbours`)
+	f.StringSliceVar(&v.allow, "allow", nil, "private networks that names in its reach may lead into")
+	f.BoolVar(&v.forward, "forward", false, "the gateway's resolver answers its devices every name")
+	f.StringSliceVar(&v.routes, "route", nil, "what its devices send into the tunnel")
+	f.StringSliceVar(&v.dns, "dns", nil, "resolvers its devices use")
+	f.BoolVar(&v.masquerade, "masquerade", false, "hide its devices behind the gateway's address")
+}
+
+// change returns what sets those values of a pool whose flags were given.
+func (v *poolFlags) change(changed func(flag string) bool) (func(*api.Pool), error) {
+	var parsed [2]netip.Prefix
+	for i, text := range []string{v.v4, v.v6} {
+		if text == "" {
+			continue
+		}
+		p, err := netip.ParsePrefix(text)
+		if err != nil {
+			return nil, fmt.Errorf("prefix %q: write a network like 10.67.0.0/16", text)
+		}
+		parsed[i] = p
+	}
+	servers, err := addrs(v.dns)
+	if err != nil {
+		return nil, err
+	}
+	allowed, err := prefixes(v.allow)
+	if err != nil {
+		return nil, err
+	}
+	return func(p *api.Pool) {
+		for flag, apply := range map[string]func(){
+			"ipv4": func() { p.IPv4 = parsed[0] }, "ipv6": func() { p.IPv6 = parsed[1] },
+			"reach": func() { p.Reach = v.reach }, "allow": func() { p.Allow = allowed }, "forward": func() { p.Forward = v.forward },
+			"route": func() { p.Routes = v.routes }, "dns": func() { p.DNS = servers }, "masquerade": func() { p.Masquerade = v.masquerade },
+		} {
+			if changed(flag) {
+				apply()
+			}
+		}
+	}, nil
+}
+
 func (s *session) pool() *cobra.Command {
 	const path = "/api/v1/pools"
-	var v4, v6 string
-	var reach, routes, dns, allow []string
-	var masquerade, forward bool
+	var v poolFlags
 	set := &cobra.Command{Use: "set NAME", Short: "Create a pool or change it", Args: cobra.ExactArgs(1), ValidArgsFunction: s.complete(path, "name"),
 		Example: `  lazaretctl pool set quarantine --reach "192.0.2.10 tcp/443" --reach "2001:db8::10 tcp/443"
   lazaretctl pool set quarantine --reach "mdm.example.com tcp/443"
   lazaretctl pool show quarantine`}
 	set.RunE = func(cmd *cobra.Command, args []string) error {
-		var parsed [2]netip.Prefix
-		for i, text := range []string{v4, v6} {
-			if text == "" {
-				continue
-			}
-			p, err := netip.ParsePrefix(text)
-			if err != nil {
-				return fmt.Errorf("prefix %q: write a network like 10.67.0.0/16", text)
-			}
-			parsed[i] = p
-		}
-		servers, err := addrs(dns)
+		change, err := v.change(cmd.Flags().Changed)
 		if err != nil {
 			return err
 		}
-		allowed, err := prefixes(allow)
-		if err != nil {
-			return err
-		}
-		changed := cmd.Flags().Changed
 		return save(cmd, s, "pool", path, args[0], func(p api.Pool) string { return p.Name }, func(p *api.Pool) {
 			p.Name = args[0]
-			if changed("ipv4") {
-				p.IPv4 = parsed[0]
-			}
-			if changed("ipv6") {
-				p.IPv6 = parsed[1]
-			}
-			if changed("reach") {
-				p.Reach = reach
-			}
-			if changed("route") {
-				p.Routes = routes
-			}
-			if changed("dns") {
-				p.DNS = servers
-			}
-			if changed("masquerade") {
-				p.Masquerade = masquerade
-			}
-			if changed("allow") {
-				p.Allow = allowed
-			}
-			if changed("forward") {
-				p.Forward = forward
-			}
+			change(p)
 		})
 	}
-	f := set.Flags()
-	f.StringVar(&v4, "ipv4", "", "IPv4 prefix")
-	f.StringVar(&v6, "ipv6", "", "IPv6 prefix")
-	f.StringArrayVar(&reach, "reach", nil, `what it may open, like "192.0.2.10 tcp/443" or, by name, "mdm.example.com tcp/443"; repeat for more. An address is safer: a name on a shared server admits its neighbours`)
-	f.StringSliceVar(&allow, "allow", nil, "private networks that names in its reach may lead into")
-	f.BoolVar(&forward, "forward", false, "the gateway's resolver answers its devices every name")
-	f.StringSliceVar(&routes, "route", nil, "what its devices send into the tunnel")
-	f.StringSliceVar(&dns, "dns", nil, "resolvers its devices use")
-	f.BoolVar(&masquerade, "masquerade", false, "hide its devices behind the gateway's address")
+	v.define(set)
 	c := &cobra.Command{Use: "pool", Short: "Address pools and what they reach"}
 	c.AddCommand(set, s.showPool(), remove(s, "pool", path), list(s, "pool", path, "NAME IPV4 IPV6 QUARANTINE MASQUERADE REACH", func(p api.Pool) []string {
 		return []string{p.Name, prefix(p.IPv4), prefix(p.IPv6), yes(p.Quarantine), yes(p.Masquerade), dash(strings.Join(p.Reach, ", "))}
