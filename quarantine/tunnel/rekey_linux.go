@@ -7,8 +7,10 @@ import (
 )
 
 // SetKey gives the link another private key. Addresses, routes, peers and the UDP port
-// stay; each peer's session ends, and the next packet to it begins one with the new key.
-// Until the peer knows that key, nothing passes.
+// stay. Nothing more is sent under a peer's session: the next packet to it begins one with
+// the new key, and waits until the peer knows that key. What the peer sends under the old
+// session is still taken, for as long as WireGuard keeps a session (180 s); to end that
+// too, remove the peer and set it anew.
 func (l *Link) SetKey(k PrivateKey) error {
 	if k.IsZero() {
 		return fmt.Errorf("changing the key of tunnel %s: no private key", l.name)
