@@ -97,7 +97,7 @@ func (b *books) take(raw json.RawMessage) error {
 		}
 		a, err := netip.ParseAddr(text)
 		switch {
-		case strings.HasPrefix(s.Name, "routed") && err == nil:
+		case (strings.HasPrefix(s.Name, "routed") || strings.HasPrefix(s.Name, "fixed")) && err == nil:
 			b.routed[a] = element{mark, left}
 		case strings.HasPrefix(s.Name, "quarantined") && err == nil:
 			b.quarantined[a] = true
