@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -109,8 +110,9 @@ func TestWholeMove(t *testing.T) {
 // the log.
 func TestEarlyEndIsLogged(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var own []netip.Addr
-		l := newLab(t, func(c *Config) { c.Gateway = func() []netip.Addr { return own } })
+		var own atomic.Pointer[[]netip.Addr]
+		own.Store(new([]netip.Addr))
+		l := newLab(t, func(c *Config) { c.Gateway = func() []netip.Addr { return *own.Load() } })
 		l.up.set(records(a(60, "9.9.9.9"), a(60, "9.9.9.8")))
 		l.run()
 		defer func() { l.stop() }()
@@ -118,8 +120,7 @@ func TestEarlyEndIsLogged(t *testing.T) {
 		if strings.Contains(l.log.String(), "before its end") {
 			t.Errorf("closed already:\n%s", l.log)
 		}
-		synctest.Wait()
-		own = []netip.Addr{netip.MustParseAddr("9.9.9.9")}
+		own.Store(&[]netip.Addr{netip.MustParseAddr("9.9.9.9")})
 		time.Sleep(time.Minute)
 		l.want("one is the gateway's own now", "9.9.9.8")
 		if n := strings.Count(l.log.String(), "before its end"); n != 1 || !strings.Contains(l.log.String(), "address=9.9.9.9 end=") {
