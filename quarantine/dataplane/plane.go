@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"net/netip"
 	"os"
 	"sync"
 	"time"
@@ -56,13 +55,13 @@ type Plane struct {
 	kept    map[quarantine.ID]error // devices that the last plan would have loosened by an outdated entry, and why not
 	fresh   firewall.Deadline
 	alive   firewall.Deadline
-	forward bool         // forwarding was switched on
-	index   int          // of the tunnel's interface
-	lost    bool         // the tunnel's interface is gone: link is closed, and nothing planned
-	full    bool         // lost, and the table not emptied yet
-	refusal string       // what opening it again met last
-	ended   bool         // Run lets go: no connection begins any more
-	cut     []netip.Addr // stand in no set any more, and are to be forgotten
+	forward bool   // forwarding was switched on
+	index   int    // of the tunnel's interface
+	lost    bool   // the tunnel's interface is gone: link is closed, and nothing planned
+	full    bool   // lost, and the table not emptied yet
+	refusal string // what opening it again met last
+	ended   bool   // Run lets go: no connection begins any more
+	cut     cuts   // to be forgotten
 	seen    Times
 	current *session // the control plane that is listened to; nil: none
 

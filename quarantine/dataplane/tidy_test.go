@@ -1,21 +1,27 @@
 package dataplane
 
 import (
+	"bytes"
 	"context"
+	"log/slog"
 	"net"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"lazaret/quarantine"
 )
 
 // cutOnes takes everything that waits to be forgotten, sorted.
 func (f *fixture) cutOnes() []netip.Addr {
+	f.tidy()
 	var all []netip.Addr
-	for some := f.takeCut(); len(some) > 0; some = f.takeCut() {
-		all = append(all, some...)
+	for a, ok := f.nextCut(); ok; a, ok = f.nextCut() {
+		all = append(all, a)
 	}
 	slices.SortFunc(all, netip.Addr.Compare)
 	return all
@@ -41,18 +47,73 @@ func TestWhatIsForgotten(t *testing.T) {
 	same(t, "by a plan", f.cutOnes(), []netip.Addr{address(66, 4), address(77, 3)})
 }
 
-// The queue has an end, and a flood costs nothing but connections that end by themselves.
-func TestForgetIsBounded(t *testing.T) {
-	f := newFixture(t)
-	var many []netip.Addr
-	for n := range 2 * maxForget {
-		many = append(many, address(77, n))
+// What an order cut waits for its answer.
+func TestNothingIsForgottenBeforeTheAnswer(t *testing.T) {
+	f := planned(t, in77(1, 5), in77(2, 5))
+	want(t, f.move(in66(1, 11)), nil)
+	f.tidy()
+	want(t, f.move(in66(2, 12)), nil)
+	if a, ok := f.nextCut(); !ok || a != address(77, 1) {
+		t.Errorf("answered was the cut of %s, and forgotten is %s (%v)", address(77, 1), a, ok)
 	}
-	f.forget(many)
-	f.forget(many)
-	if n := len(f.cutOnes()); n != maxForget {
-		t.Errorf("%d addresses wait, want %d", n, maxForget)
+	if a, ok := f.nextCut(); ok {
+		t.Errorf("%s is forgotten before the answer", a)
 	}
+	same(t, "answered", f.cutOnes(), []netip.Addr{address(77, 2)})
+}
+
+// A bulk of thousands of demotions queues some of them, says once how many were left, and
+// has the kernel walk its table a twentieth of the time, however long a walk takes; the end
+// of the data plane waits for none of it.
+func TestForgetIsPaced(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFixture(t)
+		var log bytes.Buffer
+		f.log = slog.New(slog.NewTextHandler(&log, nil))
+		f.flows.fail = errKernel
+		var began []time.Time
+		walk := 100 * time.Millisecond
+		f.flows.called = func() { began = append(began, time.Now()); time.Sleep(walk) } // of the bubble's clock
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan struct{})
+		go func() { defer close(ended); f.tidyFlows(ctx) }()
+		f.mu.Lock()
+		for n := range 5000 {
+			f.forget([]netip.Addr{address(77, n)})
+		}
+		f.mu.Unlock()
+		f.tidy()
+		time.Sleep(100*20*walk - time.Nanosecond)
+		if n := len(began); n != 100 {
+			t.Errorf("%d walks of %s in %s, want 100", n, walk, 100*20*walk)
+		}
+		walk *= 10
+		time.Sleep(time.Hour)
+		synctest.Wait()
+		if n := len(f.flows.forgot); n != 256 {
+			t.Errorf("%d addresses were forgotten, want 256", n)
+		}
+		for i := 101; i < len(began); i++ {
+			if d := began[i].Sub(began[i-1]); d < 20*time.Second {
+				t.Errorf("two walks of a second each begin %s apart", d)
+			}
+		}
+		if n, left := strings.Count(log.String(), "\n"), strings.Contains(log.String(), `"no room in the queue"=4744 failed=256`); n != 2 || !left {
+			t.Errorf("the log has %d lines:\n%s", n, log.String())
+		}
+		f.mu.Lock()
+		f.forget([]netip.Addr{address(77, 1), address(77, 2)})
+		f.mu.Unlock()
+		f.tidy()
+		time.Sleep(walk)
+		synctest.Wait() // it rests
+		end := time.Now()
+		cancel()
+		<-ended
+		if n := len(f.flows.forgot); n != 257 || !time.Now().Equal(end) {
+			t.Errorf("%d addresses forgotten; ended after %s more", n, time.Since(end))
+		}
+	})
 }
 
 // countedConn counts what was written.

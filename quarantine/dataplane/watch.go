@@ -77,7 +77,8 @@ func (p *Plane) watchTable() {
 	p.tell(Event{Kind: NeedPlan, Detail: "the firewall table was made anew: " + short(err.Error(), maxReason)})
 }
 
-// share is the part of the time that looking for handshakes may take: a twentieth.
+// share is the part of the time that looking for handshakes, and forgetting connections,
+// may take each: a twentieth.
 const share = 20
 
 // watchHandshakes moves the addresses of devices whose next key shook hands. It does
