@@ -2,7 +2,6 @@ package chaos
 
 import (
 	"errors"
-	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -58,15 +57,15 @@ func TestKernelRefuses(t *testing.T) {
 	l := newLab(t)
 	met := 0
 	all := []unix.Errno{unix.ENOBUFS, unix.ENOMEM, unix.EINTR, unix.EEXIST}
-	some := all[rand.IntN(len(all))]
+	some := all[dice.IntN(len(all))]
 	for _, errno := range all {
 		for _, call := range []string{"apply", "peers", "fill", "addresses", "read peers", "verify"} {
 			for _, after := range []bool{false, true} {
 				plans := call != "apply" && call != "peers"
-				if plans && (errno != some || after == (rand.IntN(2) == 0)) && os.Getenv("LONG") != "1" {
+				if plans && (errno != some || after == (dice.IntN(2) == 0)) && os.Getenv("LONG") != "1" {
 					continue // the rest in the long run
 				}
-				one := &failure{Call: call, Errno: errno, After: after, Times: 1 + rand.IntN(3)}
+				one := &failure{Call: call, Errno: errno, After: after, Times: 1 + dice.IntN(3)}
 				l.note("%+v", one)
 				l.tell(t, planeOrder{Fail: one})
 				if plans { // a new control plane's plan calls the others, and verifying comes by itself
@@ -75,7 +74,7 @@ func TestKernelRefuses(t *testing.T) {
 					l.settled(t)
 				}
 				for range 6 {
-					l.move(1 + rand.IntN(movers))
+					l.move(1 + dice.IntN(movers))
 				}
 				if l.tell(t, planeOrder{}).Hit > 0 {
 					met++

@@ -1,7 +1,6 @@
 package chaos
 
 import (
-	"math/rand/v2"
 	"os"
 	"strconv"
 	"testing"
@@ -41,7 +40,7 @@ func TestKills(t *testing.T) {
 	began, all, told := time.Now(), kills(t), 0
 	for c.plane+c.control < all {
 		// The control plane takes seconds of its store's to start, the data plane none.
-		if rand.IntN(6) == 0 {
+		if dice.IntN(6) == 0 {
 			l.killControl(t, &c)
 		} else {
 			l.killPlane(t, &c)
@@ -62,7 +61,7 @@ func TestKills(t *testing.T) {
 
 // least picks one of steps that came least often so far.
 func (c *tally) least(role string, steps []string) string {
-	best := steps[rand.IntN(len(steps))]
+	best := steps[dice.IntN(len(steps))]
 	for _, s := range steps {
 		if c.at[role+" "+s] < c.at[role+" "+best] {
 			best = s
@@ -73,14 +72,14 @@ func (c *tally) least(role string, steps []string) string {
 
 // killPlane kills the data plane once while it works, or once more while it starts.
 func (l *lab) killPlane(t *testing.T, c *tally) {
-	switch step := c.least("plane", planeSteps); rand.IntN(3) {
+	switch step := c.least("plane", planeSteps); dice.IntN(3) {
 	case 0:
 		var done struct{}
 		_ = l.plane.ask(planeOrder{Die: step}, &done)
 		l.moveUntil(t, l.plane, step)
 		c.at["plane "+step]++
 	case 1:
-		l.moveFor(rand.N(20 * time.Millisecond))
+		l.moveFor(time.Duration(dice.Int64N(int64(20 * time.Millisecond))))
 		l.plane.kill()
 		c.at["plane at random"]++
 	default:
@@ -90,7 +89,7 @@ func (l *lab) killPlane(t *testing.T, c *tally) {
 	c.plane++
 	l.note("data plane killed")
 	l.whileDead(t)
-	if rand.IntN(2) == 0 {
+	if dice.IntN(2) == 0 {
 		step := c.least("plane boot", planeBoot)
 		l.startPlane(t, step)
 		l.awaitDeath(t, l.plane, step)
@@ -104,14 +103,14 @@ func (l *lab) killPlane(t *testing.T, c *tally) {
 
 // killControl does the same to the control plane.
 func (l *lab) killControl(t *testing.T, c *tally) {
-	switch step := c.least("control", controlSteps); rand.IntN(4) {
+	switch step := c.least("control", controlSteps); dice.IntN(4) {
 	case 0, 1:
 		_, _ = l.control.order(controlOrder{Die: step})
 		l.moveUntil(t, l.control.process, step)
 		c.at["control "+step]++
 	case 2:
 		if _, err := l.control.order(controlOrder{Die: step}); err == nil { // and now nobody knows which of both comes first
-			l.moveFor(rand.N(20 * time.Millisecond))
+			l.moveFor(time.Duration(dice.Int64N(int64(20 * time.Millisecond))))
 		}
 		l.control.kill()
 		c.at["control at random"]++
@@ -122,7 +121,7 @@ func (l *lab) killControl(t *testing.T, c *tally) {
 	c.control++
 	l.note("control plane killed")
 	l.whileDead(t)
-	if rand.IntN(3) == 0 {
+	if dice.IntN(3) == 0 {
 		step := c.least("control boot", controlBoot)
 		l.startControl(t, step)
 		l.awaitDeath(t, l.control.process, step)
@@ -137,7 +136,7 @@ func (l *lab) killControl(t *testing.T, c *tally) {
 func (l *lab) moveUntil(t *testing.T, p *process, step string) {
 	t.Helper()
 	for end := time.Now().Add(patience); !p.dead(); {
-		l.move(1 + rand.IntN(movers))
+		l.move(1 + dice.IntN(movers))
 		if time.Now().After(end) {
 			t.Fatalf("%s never came to %q", p.name, step)
 		}
@@ -147,7 +146,7 @@ func (l *lab) moveUntil(t *testing.T, p *process, step string) {
 
 func (l *lab) moveFor(d time.Duration) {
 	for end := time.Now().Add(d); time.Now().Before(end); {
-		l.move(1 + rand.IntN(movers))
+		l.move(1 + dice.IntN(movers))
 	}
 }
 
@@ -166,8 +165,8 @@ func (l *lab) awaitDeath(t *testing.T, p *process, step string) {
 // now and then has a device moved meanwhile.
 func (l *lab) whileDead(t *testing.T) {
 	t.Helper()
-	if rand.IntN(2) == 0 && !l.control.dead() {
-		l.move(1 + rand.IntN(movers))
+	if dice.IntN(2) == 0 && !l.control.dead() {
+		l.move(1 + dice.IntN(movers))
 	}
 	l.round(t)
 }

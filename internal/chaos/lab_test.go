@@ -3,7 +3,6 @@ package chaos
 import (
 	"cmp"
 	"fmt"
-	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"slices"
@@ -208,7 +207,7 @@ func (l *lab) draw(n int) order {
 		out = append(out, order{quarantine.Change{Kind: quarantine.Unblock}, both, rights{}, unknown},
 			order{quarantine.Change{Kind: quarantine.Reported, Report: report(quarantine.Compliant)}, rights{routed: true}, rights{}, unknown})
 	}
-	o := out[rand.IntN(len(out))]
+	o := out[dice.IntN(len(out))]
 	o.change.Device = id(n)
 	return o
 }

@@ -46,12 +46,13 @@ func TestMain(m *testing.M) {
 func inside(t *testing.T, limit time.Duration, env ...string) bool {
 	t.Helper()
 	if os.Getenv(insideVariable) == t.Name() {
+		t.Logf("drawn with %s=%d", seedVariable, seed)
 		return true
 	}
 	testneed.Namespaces(t)
 	t.Parallel()
 	c := exec.Command("/proc/self/exe", "-test.v", "-test.run=^"+t.Name()+"$", "-test.timeout="+limit.String())
-	c.Env = append(append(os.Environ(), insideVariable+"="+t.Name()), env...)
+	c.Env = append(append(os.Environ(), insideVariable+"="+t.Name(), fmt.Sprintf("%s=%d", seedVariable, seed)), env...)
 	c.SysProcAttr = &syscall.SysProcAttr{
 		Cloneflags:  syscall.CLONE_NEWUSER | syscall.CLONE_NEWNET | syscall.CLONE_NEWNS,
 		UidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getuid(), Size: 1}},
