@@ -72,8 +72,20 @@ func TestForgetIsPaced(t *testing.T) {
 		f.log = slog.New(slog.NewTextHandler(&log, nil))
 		f.flows.fail = errKernel
 		var began []time.Time
-		walk := 100 * time.Millisecond
-		f.flows.called = func() { began = append(began, time.Now()); time.Sleep(walk) } // of the bubble's clock
+		const walk = 100 * time.Millisecond
+		var takes atomic.Int64
+		takes.Store(int64(walk))
+		f.flows.called = func() {
+			f.mu.Lock()
+			began = append(began, time.Now())
+			f.mu.Unlock()
+			time.Sleep(time.Duration(takes.Load())) // of the bubble's clock
+		}
+		walks := func() []time.Time {
+			f.mu.Lock()
+			defer f.mu.Unlock()
+			return slices.Clone(began)
+		}
 		ctx, cancel := context.WithCancel(t.Context())
 		ended := make(chan struct{})
 		go func() { defer close(ended); f.tidyFlows(ctx) }()
@@ -84,17 +96,18 @@ func TestForgetIsPaced(t *testing.T) {
 		f.mu.Unlock()
 		f.tidy()
 		time.Sleep(100*20*walk - time.Nanosecond)
-		if n := len(began); n != 100 {
+		synctest.Wait()
+		if n := len(walks()); n != 100 {
 			t.Errorf("%d walks of %s in %s, want 100", n, walk, 100*20*walk)
 		}
-		walk *= 10
+		takes.Store(10 * int64(walk))
 		time.Sleep(time.Hour)
 		synctest.Wait()
 		if n := len(f.flows.forgot); n != 256 {
 			t.Errorf("%d addresses were forgotten, want 256", n)
 		}
-		for i := 101; i < len(began); i++ {
-			if d := began[i].Sub(began[i-1]); d < 20*time.Second {
+		for i, all := 101, walks(); i < len(all); i++ {
+			if d := all[i].Sub(all[i-1]); d < 20*time.Second {
 				t.Errorf("two walks of a second each begin %s apart", d)
 			}
 		}
@@ -105,7 +118,7 @@ func TestForgetIsPaced(t *testing.T) {
 		f.forget([]netip.Addr{address(77, 1), address(77, 2)})
 		f.mu.Unlock()
 		f.tidy()
-		time.Sleep(walk)
+		time.Sleep(10 * walk)
 		synctest.Wait() // it rests
 		end := time.Now()
 		cancel()
