@@ -191,15 +191,12 @@ func (d *Desk) openDummy() []byte {
 
 // turn makes messages of one OTP that may change it wait for each other, so that a
 // hundred copies of a request sign one certificate. The Store's transaction is what
-// guarantees it. Who had to wait must read the OTP again.
-func (d *Desk) turn(reference string) (done func(), waited bool) {
+// guarantees it. What was read of the OTP before the turn may be stale.
+func (d *Desk) turn(reference string) (done func()) {
 	sum := sha256.Sum256([]byte(reference))
 	m := &d.turns[sum[0]%byte(len(d.turns))]
-	if m.TryLock() {
-		return m.Unlock, false
-	}
 	m.Lock()
-	return m.Unlock, true
+	return m.Unlock
 }
 
 func (d *Desk) now() time.Time { return d.cfg.Clock().UTC() }

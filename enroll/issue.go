@@ -24,19 +24,15 @@ func (e *exchange) enroll() (*cmp.Message, error) { return e.inTurn(e.tryEnroll)
 
 // inTurn runs one step that changes the OTP, again when somebody else was faster.
 func (e *exchange) inTurn(try func() (*cmp.Message, error)) (*cmp.Message, error) {
-	done, stale := e.desk.turn(e.otp.Reference)
-	defer done()
+	defer e.desk.turn(e.otp.Reference)()
 	for range maxConflicts {
-		if stale {
-			if err := e.reread(); err != nil {
-				return nil, err
-			}
+		if err := e.reread(); err != nil {
+			return nil, err
 		}
 		m, err := try()
 		if !errors.Is(err, quarantine.ErrConflict) && !errors.Is(err, ErrUsed) {
 			return m, err
 		}
-		stale = true
 	}
 	return nil, fmt.Errorf("using one-time password %s: %w", e.otp.Reference, quarantine.ErrConflict)
 }
