@@ -3,6 +3,7 @@ package quarantine
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 )
 
 // EntryFor is what the data plane must hold of a device that stands at p. It is pure. A
@@ -37,8 +38,14 @@ func EntryFor(f Facts, p Placement, now Instant) (Entry, error) {
 		if err != nil {
 			return full, fmt.Errorf("making the entry of device %s: %w", r.ID, err)
 		}
-	case Fixed:
-		full.Routed = quarantined
+	case Fixed: // in the families that the pool has, like everybody else in it
+		full.Routed = slices.DeleteFunc(slices.Clone(quarantined), func(a netip.Addr) bool {
+			return a.Is4() && !pool.IPv4.IsValid() || a.Is6() && !pool.IPv6.IsValid()
+		})
+		if len(full.Routed) == 0 {
+			full.Routed = nil
+			return full, nil
+		}
 	default:
 		return full, fmt.Errorf("making the entry of device %s: unknown addressing %q", r.ID, f.Profile.Addressing)
 	}

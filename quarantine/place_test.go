@@ -216,6 +216,9 @@ func TestEntryFor(t *testing.T) {
 		{name: "fixed", profile: "fixed", quarantined: []netip.Addr{q4, q6}, routed: []netip.Addr{q4, q6}, until: 1e12 + 3600e9},
 		{name: "one family", profile: "skip", change: func(f *quarantine.Facts, p *quarantine.Placement) { p.Until = noon.Add(time.Minute) },
 			quarantined: []netip.Addr{q4, q6}, routed: []netip.Addr{netip.MustParseAddr("10.3.0.2")}, until: 1e12 + 60e9},
+		{name: "fixed, one family", profile: "skip", change: func(f *quarantine.Facts, p *quarantine.Placement) {
+			f.Profile.Addressing, p.Until = quarantine.Fixed, noon.Add(time.Minute)
+		}, quarantined: []netip.Addr{q4, q6}, routed: []netip.Addr{q4}, until: 1e12 + 60e9},
 		{name: "a second left", change: func(_ *quarantine.Facts, p *quarantine.Placement) { p.Until = noon.Add(time.Second) },
 			quarantined: []netip.Addr{q4, q6}, routed: []netip.Addr{f4, f6}, until: 1e12 + 1e9},
 		{name: "less than a second left", change: func(_ *quarantine.Facts, p *quarantine.Placement) { p.Until = noon.Add(time.Second - 1) },

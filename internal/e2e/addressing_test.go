@@ -308,10 +308,10 @@ func (s *site) reach(d *roamer, pool string) map[netip.AddrPort]netip.Addr {
 	// The others let a device go where it will. It cannot without an address of the family,
 	// nor, if it is our agent, without a route.
 	out := map[netip.AddrPort]netip.Addr{}
-	if d.fixed || pool != "six" {
+	if pool != "six" {
 		out[s.x], out[s.y] = a4, a4
 	}
-	if d.fixed || pool != "four" {
+	if pool != "four" {
 		out[s.x6] = a6
 	}
 	if pool == "everything" || d.routes == "everything" {
