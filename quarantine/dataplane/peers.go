@@ -3,8 +3,10 @@ package dataplane
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
+	"time"
 
 	"lazaret/quarantine"
 	"lazaret/quarantine/tunnel"
@@ -47,6 +49,38 @@ func (p *Plane) applyLink(next held, changes []tunnel.PeerChange) error {
 		return fmt.Errorf("%w: %w", quarantine.ErrPeer, why)
 	}
 	return nil
+}
+
+// retryPeers sets those peers again that the tunnel lacks for no reason of their own, such as
+// a kernel that was out of memory: nobody else would before their devices' next move. It
+// takes a twentieth of the time at most.
+func (p *Plane) retryPeers() {
+	if time.Now().Before(p.nextRetry) {
+		return
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.planned || p.lost {
+		return
+	}
+	before := len(p.lacking)
+	maps.DeleteFunc(p.lacking, func(_ tunnel.Key, why error) bool { return !errors.Is(why, tunnel.ErrPeer) })
+	if len(p.lacking) == before {
+		return
+	}
+	start := time.Now()
+	err := p.syncPeers("")
+	if err != nil {
+		err = p.weigh(err)
+	}
+	p.nextRetry = time.Now().Add(share * time.Since(start))
+	if err != nil {
+		p.log.Error("setting missing peers again failed", "error", err)
+		p.fail("") // the tunnel may hold too much: freshness ends until a plan
+		p.tell(Event{Kind: NeedPlan, Detail: "the tunnel may hold too much: " + short(err.Error(), maxReason)})
+		return
+	}
+	p.log.Info("missing peers were set again", "before", before, "missing", len(p.lacking))
 }
 
 // lacks says why a peer of h is missing; nil: none is.

@@ -62,6 +62,33 @@ func TestRefusedPeer(t *testing.T) {
 	}
 }
 
+// A peer that the tunnel did not take for no reason of its own is set again by itself; one
+// that is refused is not.
+func TestPeersAreSetAgain(t *testing.T) {
+	f := planned(t, in77(1, 5))
+	evil, late := in66(2, 11), in66(3, 12)
+	f.link.refuse = map[tunnel.Key]bool{evil.Key: true}
+	want(t, f.move(evil), quarantine.ErrPeer)
+	f.link.fail = 3
+	want(t, f.move(late), quarantine.ErrPeer)
+	f.link.fail = 1
+	f.retryPeers()
+	if n := len(f.lacking); n != 2 {
+		t.Errorf("%d peers missing after another failure, want 2", n)
+	}
+	f.nextRetry = time.Time{}
+	f.retryPeers()
+	same(t, "the late device", f.link.allowed(late.Key), []string{"10.66.0.4"})
+	same(t, "without a peer", f.peerless(), []quarantine.ID{evil.Device})
+	want(t, f.prolong(fresh(12)), nil)
+	tried := f.link.tried
+	f.nextRetry = time.Time{}
+	f.retryPeers()
+	if n := f.link.tried - tried; n != 0 {
+		t.Errorf("%d changes tried for a refused peer", n)
+	}
+}
+
 // A tunnel that is full refuses those who come last, and tries them again when there is
 // room and they move. What it lacks is not tried at every other device's move.
 func TestFullTunnel(t *testing.T) {

@@ -65,8 +65,9 @@ type Plane struct {
 	seen    Times
 	current *session // the control plane that is listened to; nil: none
 
-	nextLook time.Time // Run's own: when to look for handshakes again
-	ticks    int       // Run's own
+	nextRetry time.Time // Run's own: when to set missing peers again
+	nextLook  time.Time // Run's own: when to look for handshakes again
+	ticks     int       // Run's own
 }
 
 // New checks c. Nothing happens before Run.
@@ -191,6 +192,7 @@ func (p *Plane) tick(ctx context.Context) {
 	if p.ticks++; p.ticks%verifyEvery == 0 {
 		p.watchTable()
 		p.watchForwarding()
+		p.retryPeers()
 	}
 }
 
