@@ -272,7 +272,7 @@ type programLoad struct {
 }
 
 type linkCreate struct {
-	program, target, place, flags uint32
+	program, target, place, _ uint32
 	_                             [6]uint64
 }
 
