@@ -273,7 +273,7 @@ type programLoad struct {
 
 type linkCreate struct {
 	program, target, place, _ uint32
-	_                             [6]uint64
+	_                         [6]uint64
 }
 
 // command is bpf(2). It skips the test where that is not allowed.
