@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"log/slog"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -16,7 +17,7 @@ import (
 func TestMovesInVainAreCounted(t *testing.T) {
 	bubble(t, func(t *testing.T, b *bench) {
 		b.stop()
-		var log bytes.Buffer
+		var log guarded
 		b.made = func(g *quarantine.Gate) { g.Log = slog.New(slog.NewTextHandler(&log, nil)) }
 		b.run()
 		lines := func(what string) (all []string) {
@@ -48,4 +49,22 @@ func TestMovesInVainAreCounted(t *testing.T) {
 			t.Errorf("the first of the next outage is told as %q", told)
 		}
 	})
+}
+
+// guarded is a log that is read while it is written.
+type guarded struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+func (g *guarded) Write(b []byte) (int, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.text.Write(b)
+}
+
+func (g *guarded) String() string {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.text.String()
 }
