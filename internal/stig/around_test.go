@@ -46,7 +46,7 @@ func TestWaysAroundAreFound(t *testing.T) {
 	}
 	g := newGateway(t)
 	if !g.run("ip link add v0 type veth peer name v1") {
-		t.Skip("there is no veth")
+		testneed.Skip(t, "there is no veth")
 	}
 	for _, name := range []string{"all", "default", "v0", "v1"} {
 		g.set("net/ipv4/conf/"+name+"/rp_filter", "2")

@@ -17,7 +17,7 @@ func Program(t testing.TB, name string) string {
 		path, err = exec.LookPath("/usr/sbin/" + name)
 	}
 	if err != nil {
-		missing(t, "needs the program "+name+" as a witness: install it (Debian: "+debian(name)+")")
+		Skip(t, "needs the program "+name+" as a witness: install it (Debian: "+debian(name)+")")
 	}
 	return path
 }
@@ -44,11 +44,12 @@ func Namespaces(t testing.TB) {
 	}
 	c.Env = append(os.Environ(), "LAZARET_TEST_PROBE=1")
 	if err := c.Run(); err != nil {
-		missing(t, "needs user and network namespaces ("+err.Error()+"): allow them with sysctl user.max_user_namespaces, kernel.unprivileged_userns_clone=1 and kernel.apparmor_restrict_unprivileged_userns=0, or run as root")
+		Skip(t, "needs user and network namespaces ("+err.Error()+"): allow them with sysctl user.max_user_namespaces, kernel.unprivileged_userns_clone=1 and kernel.apparmor_restrict_unprivileged_userns=0, or run as root")
 	}
 }
 
-func missing(t testing.TB, why string) {
+// Skip skips t, or fails it in CI, where everything must really run.
+func Skip(t testing.TB, why string) {
 	t.Helper()
 	if os.Getenv("CI") == "true" {
 		t.Fatal(why)
@@ -60,6 +61,6 @@ func missing(t testing.TB, why string) {
 func Root(t testing.TB, why string) {
 	t.Helper()
 	if os.Geteuid() != 0 {
-		missing(t, "needs root, "+why+": run it with sudo")
+		Skip(t, "needs root, "+why+": run it with sudo")
 	}
 }
