@@ -153,6 +153,10 @@ func cases(w world) map[string][]step {
 			{"quarantined device", "lz0", to(w.routed, w.quarantined, 9).udp(), "lz0", false, marked},
 			up("device elsewhere", to(w.routed, w.elsewhere, 9).udp(), false),
 		},
+		"a fixed address is routed": {
+			up("udp", to(w.fixed, w.other, 9).udp(), true), down("answer", to(w.fixed, w.other, 9).back().udp(), true),
+			{"other device", "lz0", to(w.fixed, w.colleague, 9).udp(), "lz0", false, marked},
+		},
 		"a pool with a list": {
 			segment("listed", "lz0", "out0", to(w.guest, w.listed, 80), syn, true), segment("answer", "out0", "lz0", to(w.guest, w.listed, 80).back(), syn|ack, true),
 			up("listed ping", to(w.guest, w.listed, 5).ping(), true), down("pong", to(w.guest, w.listed, 5).back().pong(), true),
