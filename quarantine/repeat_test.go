@@ -436,3 +436,28 @@ func newestBad(rt *rapid.T, b *bench) {
 	synctest.Wait()
 	b.reconciled("at the end")
 }
+
+// A bad report that is only remembered is filed before a revocation, after which nothing is.
+func TestRememberedBeforeRevocation(t *testing.T) {
+	bubble(t, func(t *testing.T, b *bench) {
+		b.enroll(enrolled(1, "staff", time.Now()))
+		var last time.Time
+		for range 2 {
+			last = time.Now()
+			if _, err := b.report("mdm", quarantine.NonCompliant, last, time.Hour, "d1"); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(time.Minute)
+		}
+		if r, _ := b.store.Get("d1"); !r.Reports["mdm"].At.Before(last) {
+			t.Fatal("the second report was not put off")
+		}
+		if _, err := b.gate.Revoke(t.Context(), admin, "d1", "lost"); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Minute)
+		if r, _ := b.store.Get("d1"); !r.Reports["mdm"].At.Equal(last) || !r.Revocation.Set() {
+			t.Errorf("stored: report of %s, want %s; revoked %v", r.Reports["mdm"].At, last, r.Revocation.Set())
+		}
+	})
+}
