@@ -21,6 +21,7 @@ type Pool struct {
 	Gateways   []string      // names of full-service gateways, later
 	Mark       firewall.Mark // given by the store, never reused; zero for the quarantine pool
 	Masquerade bool
+	NeedUser   bool `json:",omitempty"` // only devices whose user has a fresh session are routed in it (G3); full pools only
 }
 
 // Addressing says whether a device's address follows its pool or stays.
@@ -42,4 +43,5 @@ type Profile struct {
 	NeedSerial     bool     // the OTP must name a hardware serial
 	AllowRSA       bool
 	Addressing     Addressing
+	Groups         []string // of its devices
 }

@@ -65,6 +65,8 @@ type Snapshot struct {
 	Pools    map[string]Pool
 	Profiles map[string]Profile
 	Sources  map[string]Source
+	Sets     map[string]PolicySet
+	Conduct  Conduct
 }
 
 // Event is one revision's worth of change: records written, with their Revision set, and

@@ -37,7 +37,15 @@ type Record struct {
 	Tighten     uint64            `json:"tighten"`   // highest counter of a tightening taken in
 	Reasons     []Reason          `json:"reasons"`
 	Until       time.Time         `json:"until,omitzero"` // end of the present placement; zero: none
-	Revision    int64             `json:"-"`              // of the store; not part of the stored value
+
+	Groups  []string             `json:"groups,omitempty"` // the device's own, besides its profile's
+	Seen    time.Time            `json:"seen,omitzero"`    // last contact of the device itself, to within some hours
+	Session UserSession          `json:"session,omitzero"`
+	Waivers map[string]Waiver    `json:"waivers,omitempty"` // by SET/RULE
+	Failing map[string]time.Time `json:"failing,omitempty"` // by SET/RULE: since when, for grace
+	Wipe    Decision             `json:"wipe,omitzero"`     // the device is to wipe what enrollment gave
+
+	Revision int64 `json:"-"` // of the store; not part of the stored value
 }
 
 // Decision is a decision of a person, or none when At is zero.
@@ -69,12 +77,19 @@ const (
 	Block    Kind = "block"
 	Unblock  Kind = "unblock"
 	Revoke   Kind = "revoke"
-	Lapse    Kind = "lapse"   // a lease or certificate ran out; changes no fact, only time does
-	Prove    Kind = "prove"   // the device showed that it holds its WireGuard key, Change.Key
-	Confirm  Kind = "confirm" // certConf
-	Renew    Kind = "renew"   // new certificate, perhaps a next key
-	Rotate   Kind = "rotate"  // first handshake with the next key, Change.Key
-	Review   Kind = "review"  // settings or time changed the answer; changes no fact
+	Lapse    Kind = "lapse"    // a lease or certificate ran out; changes no fact, only time does
+	Prove    Kind = "prove"    // the device showed that it holds its WireGuard key, Change.Key
+	Confirm  Kind = "confirm"  // certConf
+	Renew    Kind = "renew"    // new certificate, perhaps a next key
+	Rotate   Kind = "rotate"   // first handshake with the next key, Change.Key
+	Review   Kind = "review"   // settings or time changed the answer; changes no fact
+	Clear    Kind = "clear"    // waives Change.Rule until Change.Until
+	Regroup  Kind = "regroup"  // the device's own groups are Change.Groups
+	SignIn   Kind = "sign-in"  // Change.Session
+	SignOut  Kind = "sign-out" // ends the user's session
+	Contact  Kind = "contact"  // the device itself was heard of
+	Wipe     Kind = "wipe"     // orders a selective wipe
+	Unwipe   Kind = "unwipe"   // takes an order to wipe back
 )
 
 // Change is one fact arriving. All ways to move a device are Changes.
@@ -89,6 +104,10 @@ type Change struct {
 	Next        string       `json:"next,omitempty"`        // Renew: base64 key
 	Key         tunnel.Key   `json:"key,omitzero"`          // Prove, Rotate: the key that was used; a journalled report: the key that the device had
 	Tighten     uint64       `json:"tighten,omitempty"`     // counter of a tightening, else zero
+	Rule        string       `json:"rule,omitempty"`        // Clear: SET/RULE
+	Until       time.Time    `json:"until,omitzero"`        // Clear
+	Groups      []string     `json:"groups,omitempty"`      // Regroup
+	Session     *UserSession `json:"session,omitempty"`     // SignIn
 }
 
 // Reason is one rule of a decision and what it found.
@@ -97,7 +116,13 @@ type Reason struct {
 	Holds  bool      `json:"holds"`            // true: the rule speaks for routing
 	Text   string    `json:"text"`             // one sentence for a person
 	Source string    `json:"source,omitempty"` // report it rests on
-	At     time.Time `json:"at,omitzero"`
+	At     time.Time `json:"at,omitzero"`      // of that report
+
+	Set     string `json:"set,omitempty"` // policy set, its version, and the fact that decided
+	Version int64  `json:"version,omitempty"`
+	Fact    string `json:"fact,omitempty"`
+	Remedy  string `json:"remedy,omitempty"` // what would change it
+	Fault   bool   `json:"fault,omitempty"`  // the policy's, not the device's: it could not be evaluated
 }
 
 // Facts are everything known when a placement is decided.
@@ -108,6 +133,8 @@ type Facts struct {
 	Pools   map[string]Pool
 	Sources map[string]Source
 	Policy  Policy
+	Sets    map[string]PolicySet
+	Conduct Conduct
 }
 
 // Placement is where a device belongs. The zero Placement lets nothing pass.
@@ -117,6 +144,9 @@ type Placement struct {
 	Until   time.Time // zero unless Routed
 	Again   time.Time // time alone may change the answer at this instant; zero: never
 	Reasons []Reason  // the first one decided
+
+	Demand  FailureAction // FailBlock or FailWipe, else empty: what Settle takes into the record
+	Failing []string      // SET/RULE of rules that fail, sorted
 }
 
 // Judgement is a Policy's answer. The zero Judgement does not release.
@@ -126,6 +156,8 @@ type Judgement struct {
 	Clear   bool      // nothing live speaks against the device; a profile that skips quarantine rests on it
 	Again   time.Time // time alone may change the answer at this instant; zero: never
 	Reasons []Reason
+	Demand  FailureAction // FailBlock or FailWipe, else empty
+	Failing []string      // SET/RULE of rules that fail, sorted
 }
 
 // certificateForm is how a Certificate is stored: digests in hexadecimal.

@@ -30,7 +30,24 @@ type Source struct {
 	Name        string
 	MayRelease  bool          // its "compliant" can move a device into routing
 	MaxValidity time.Duration // zero: DefaultValidity
+
+	Kind   SourceKind
+	For    Selection     // devices it may speak for
+	Facts  []string      // facts it may speak of, with "*" for any and "os.*" for those that begin so; empty: none
+	Silent time.Duration // an alert tells when nothing was heard of it for so long; zero: never
 }
+
+// SourceKind is how a source's word comes in. The empty kind is SourceAPI.
+type SourceKind string
+
+const (
+	SourceAPI     SourceKind = "api"     // with a token of its own
+	SourceWebhook SourceKind = "webhook" // signed webhooks
+	SourceSSF     SourceKind = "ssf"     // Shared Signals, push or poll
+	SourceFleet   SourceKind = "fleet"   // asked every so often, as the following
+	SourceIntune  SourceKind = "intune"
+	SourceJamf    SourceKind = "jamf"
+)
 
 // AgentSource is the name under which a device's own agent reports; it never releases
 // under the plain policy.

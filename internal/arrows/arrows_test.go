@@ -43,6 +43,8 @@ var rules = map[string]struct {
 	"enroll/client":        {[]string{"enroll/cmp", "enroll/code"}, "the device's half must not pull in a CA"},
 	"enroll":               {[]string{"enroll/cmp", "enroll/code", "quarantine", "quarantine/tunnel", "pki", "firewall"}, "the desk admits; stores and consoles are adapters"},
 	"quarantine/dataplane": {[]string{"quarantine", "firewall", "quarantine/tunnel"}, "it applies what quarantine decides"},
+	"quarantine/source":    {[]string{"quarantine", "quarantine/source", "quarantine/source/set"}, "it turns what comes from outside into reports, and decides nothing"},
+	"quarantine/policy":    {[]string{"quarantine"}, "it judges facts, and moves nobody"},
 	"quarantine/storetest": {[]string{"quarantine", "quarantine/tunnel", "firewall"}, "a conformance suite"},
 	"quarantine/tunnel":    {nil, "keys and addresses only"},
 	"quarantine":           {[]string{"firewall", "quarantine/tunnel"}, "who may pass; for their data types only"},
@@ -63,6 +65,8 @@ var only = map[string][]string{
 	"github.com/vishvananda/netlink": {"quarantine/tunnel", "internal/testnet", "internal/agent", "internal/bench"},
 	"github.com/godbus/":             {"internal/agent"},
 	"github.com/spf13/cobra":         {"cmd/"},
+	"github.com/google/cel-go":       {"quarantine/policy"},
+	"github.com/go-jose/":            {"quarantine/source/set"},
 	"os/exec":                        {"internal/testnet", "internal/testneed", "cmd/demo"},
 }
 

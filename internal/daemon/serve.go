@@ -70,6 +70,7 @@ type control struct {
 	desk     *enroll.Desk
 	console  *console.Server
 	inside   inside
+	parts    []part
 	tunnel   []netip.Addr // the gateway's addresses in the quarantine pool
 }
 
@@ -88,10 +89,16 @@ func Serve(ctx context.Context, c config.Config, version string, log *slog.Logge
 	}
 	defer k.client.Close()
 	defer k.journal.Close()
-	for name, run := range map[string]func(context.Context) error{
+	running := map[string]func(context.Context) error{
 		"gate": k.gate.Run, "desk": k.desk.Run, "certificates": k.listener.Run, "events": k.events, "responder": k.keepResponder,
 		"resolver": k.inside.names.Run,
-	} {
+	}
+	for _, p := range k.parts {
+		if p.run != nil {
+			running[p.name] = p.run
+		}
+	}
+	for name, run := range running {
 		group.Go(func() error {
 			if err := run(ctx); err != nil && ctx.Err() == nil {
 				return fmt.Errorf("running %s: %w", name, err)
@@ -164,6 +171,9 @@ func (k *control) build(ctx context.Context, version string) (err error) {
 		return err
 	}
 	if k.desk, err = k.makeDesk(); err != nil {
+		return err
+	}
+	if err = k.makeParts(ctx); err != nil {
 		return err
 	}
 	k.console, err = k.makeConsole(version)
@@ -335,7 +345,7 @@ func (k *control) sites() []site {
 		inside = append(inside, netip.AddrPortFrom(a, c.Tunnel.AgentPort))
 	}
 	return []site{
-		{name: "enroll", most: 2048, idle: 15 * time.Second, at: c.Enroll.Listen, tls: base(tls.NoClientCert), handler: k.desk},
+		{name: "enroll", most: 2048, idle: 15 * time.Second, at: c.Enroll.Listen, tls: base(tls.NoClientCert), handler: k.public()},
 		{name: "api", most: 512, idle: 2 * time.Minute, at: c.API.Listen, tls: base(tls.RequestClientCert), handler: k.console.API()},
 		{name: "agent", most: 1 << 16, each: 16, idle: 2 * time.Minute, at: inside, free: true, tls: agent, handler: k.console.Agent()},
 	}
