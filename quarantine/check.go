@@ -32,6 +32,9 @@ func (p Pool) Check(highest Seat) error {
 	if p.Quarantine && p.Mark != 0 {
 		fault("the quarantine pool has no mark, not %d", p.Mark)
 	}
+	if p.Quarantine && p.NeedUser {
+		fault("the quarantine pool asks for no user session")
+	}
 	for i, reach := range p.Reach {
 		if err := checkReach(reach, p.Quarantine); err != nil {
 			fault("reach %d: %w", i+1, err)

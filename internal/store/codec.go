@@ -75,6 +75,12 @@ type storedRecord struct {
 	Tighten     uint64                       `json:"tighten,omitempty"`
 	Reasons     []quarantine.Reason          `json:"reasons,omitzero"`
 	Until       time.Time                    `json:"until,omitzero"`
+	Groups      []string                     `json:"groups,omitzero"`
+	Seen        time.Time                    `json:"seen,omitzero"`
+	Session     quarantine.UserSession       `json:"session,omitzero"`
+	Waivers     map[string]quarantine.Waiver `json:"waivers,omitzero"`
+	Failing     map[string]time.Time         `json:"failing,omitzero"`
+	Wipe        quarantine.Decision          `json:"wipe,omitzero"`
 }
 
 func encodeRecord(r quarantine.Record) (string, error) {
@@ -88,6 +94,7 @@ func encodeRecord(r quarantine.Record) (string, error) {
 		},
 		Reports: r.Reports, Approval: r.Approval, Hold: r.Hold, Block: r.Block, Unblocking: r.Unblocking, Revocation: r.Revocation,
 		Proven: r.Proven, Confirmed: r.Confirmed, Tighten: r.Tighten, Reasons: r.Reasons, Until: r.Until,
+		Groups: r.Groups, Seen: r.Seen, Session: r.Session, Waivers: r.Waivers, Failing: r.Failing, Wipe: r.Wipe,
 	})
 	if err != nil {
 		return "", fmt.Errorf("encoding record of device %s: %w", r.ID, err)
@@ -112,6 +119,7 @@ func decodeRecord(kv *mvccpb.KeyValue) (quarantine.Record, error) {
 		},
 		Reports: r.Reports, Approval: r.Approval, Hold: r.Hold, Block: r.Block, Unblocking: r.Unblocking, Revocation: r.Revocation,
 		Proven: r.Proven, Confirmed: r.Confirmed, Tighten: r.Tighten, Reasons: r.Reasons, Until: r.Until,
+		Groups: r.Groups, Seen: r.Seen, Session: r.Session, Waivers: r.Waivers, Failing: r.Failing, Wipe: r.Wipe,
 		Revision: kv.ModRevision,
 	}, nil
 }

@@ -99,6 +99,17 @@ func save(t testing.TB, s *Store, to storetest.Settings) {
 	for _, src := range to.Sources {
 		step(s.PutSource(ctx, admin, src))
 	}
+	for name := range snap.Sets {
+		if _, ok := to.Sets[name]; !ok {
+			step(s.SetTable().Delete(ctx, admin, name, Any))
+		}
+	}
+	for _, set := range to.Sets {
+		_, err := s.PutSet(ctx, admin, set)
+		step(err)
+	}
+	_, err = s.PutConduct(ctx, admin, Item[quarantine.Conduct]{Value: to.Conduct, Revision: Any})
+	step(err)
 }
 
 // touch records an OTP, which does not move the gate's revision, and then moves it by

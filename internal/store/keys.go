@@ -22,6 +22,8 @@ const (
 	poolPrefix    = statePrefix + "pool/"
 	profilePrefix = statePrefix + "profile/"
 	sourcePrefix  = statePrefix + "source/"
+	setPrefix     = statePrefix + "set/"
+	conductPrefix = statePrefix + "conduct/" // holds the one that is named conductName
 	markKey       = statePrefix + "mark"
 
 	otpPrefix       = "otp/"
@@ -45,6 +47,8 @@ const (
 	seatKey       = "meta/seat"  // highest seat ever given
 	markNumberKey = "meta/mark"  // highest firewall mark ever given
 	poolsKey      = "meta/pools" // written with every change of a pool
+	setsKey       = "meta/sets"  // written with every change of a policy set or of the conduct
+	versionPrefix = "version/"   // highest version ever given of a policy set, by its name; never deleted
 	epochKey      = "meta/epoch" // counts clock resets
 	headKey       = "meta/audit" // head of the audit log
 )

@@ -124,7 +124,8 @@ func (s *Store) ProfileTable() *Table[quarantine.Profile] {
 	}
 }
 
-// SourceTable keeps compliance sources.
+// SourceTable keeps compliance sources. A source is of a known kind and is not the agent's
+// own (ErrInvalid).
 func (s *Store) SourceTable() *Table[quarantine.Source] {
 	return &Table[quarantine.Source]{s: s, noun: "source", prefix: sourcePrefix, state: true,
 		put: func(_ context.Context, _, it *Item[quarantine.Source], _ *change) error {
@@ -133,6 +134,9 @@ func (s *Store) SourceTable() *Table[quarantine.Source] {
 			}
 			if it.Value.Name != it.Name {
 				return fmt.Errorf("source %q cannot be kept as %q: %w", it.Value.Name, it.Name, ErrInvalid)
+			}
+			if err := it.Value.Check(); err != nil {
+				return fmt.Errorf("%w: %w", ErrInvalid, err)
 			}
 			return nil
 		},

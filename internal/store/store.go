@@ -51,6 +51,11 @@ type Config struct {
 	// stored head any more, and says so in it. Without it Open refuses.
 	AcceptAuditBreak bool
 
+	// CheckSet refuses a policy set that cannot be evaluated or, where strict is true, cannot
+	// be assigned in strict mode. Every way to write a set, and to turn strict mode on, passes
+	// it. Optional: then the form of a set is all that is checked.
+	CheckSet func(set quarantine.PolicySet, strict bool) error
+
 	hook func(step string)               // tests: called between two steps, by name
 	free func(dir string) (int64, error) // tests: bytes left on a directory's disk
 }
@@ -176,6 +181,9 @@ func (c Config) withDefaults() Config {
 	if c.hook == nil {
 		c.hook = func(string) {}
 	}
+	if c.CheckSet == nil {
+		c.CheckSet = func(quarantine.PolicySet, bool) error { return nil }
+	}
 	if c.free == nil {
 		c.free = diskFree
 	}
@@ -214,7 +222,7 @@ func startEtcd(ctx context.Context, c Config) (*embed.Etcd, error) {
 func (s *Store) prepare(ctx context.Context) error {
 	now := encodeTime(s.cfg.Clock())
 	for _, kv := range []struct{ key, value string }{
-		{timeKey, now}, {seatKey, "0"}, {markNumberKey, "0"}, {poolsKey, "1"}, {markKey, "1"}, {epochKey, "1"},
+		{timeKey, now}, {seatKey, "0"}, {markNumberKey, "0"}, {poolsKey, "1"}, {setsKey, "1"}, {markKey, "1"}, {epochKey, "1"},
 		{gatewayPrefix + s.cfg.Gateway, mustJSON(storedGateway{V: 1})},
 	} {
 		_, err := s.client.Txn(ctx).If(absent(kv.key)).Then(clientv3.OpPut(kv.key, kv.value)).Commit()

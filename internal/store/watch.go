@@ -79,6 +79,15 @@ func (s *Store) snapshot(ctx context.Context) (quarantine.Snapshot, error) {
 		return quarantine.Snapshot{}, err
 	}
 	snap.Pools, snap.Profiles, snap.Sources = byName(pools), byName(profiles), byName(sources)
+	sets, _, err := s.SetTable().at(ctx, own)
+	if err != nil {
+		return quarantine.Snapshot{}, err
+	}
+	conduct, _, err := s.conductTable().at(ctx, own)
+	if err != nil {
+		return quarantine.Snapshot{}, err
+	}
+	snap.Sets, snap.Conduct = byName(sets), byName(conduct)[conductName]
 	return snap, nil
 }
 

@@ -44,6 +44,7 @@ type Memory struct {
 	confirmed int64
 	reached   time.Time
 	mark      firewall.Mark
+	versions  map[string]int64 // highest given, by name of a policy set
 }
 
 // Settings are what an organization decides, whole.
@@ -51,6 +52,8 @@ type Settings struct {
 	Pools    map[string]quarantine.Pool
 	Profiles map[string]quarantine.Profile
 	Sources  map[string]quarantine.Source
+	Sets     map[string]quarantine.PolicySet // their versions are the store's to give
+	Conduct  quarantine.Conduct
 }
 
 // NewMemory returns an empty store.
@@ -59,6 +62,7 @@ func NewMemory() *Memory {
 		snapshot: quarantine.Snapshot{Revision: 1, Records: make(map[quarantine.ID]quarantine.Record)},
 		first:    1,
 		grown:    make(chan struct{}),
+		versions: make(map[string]int64),
 	}
 }
 
@@ -132,7 +136,8 @@ func (m *Memory) Delete(id quarantine.ID) {
 	m.commit(quarantine.Event{Gone: []quarantine.ID{id}})
 }
 
-// Save replaces the settings; new full pools are given marks that were never used.
+// Save replaces the settings; new full pools are given marks that were never used, and
+// policy sets a version that none of their name ever had.
 func (m *Memory) Save(s Settings) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -151,6 +156,13 @@ func (m *Memory) Save(s Settings) {
 		pools[name] = p
 	}
 	m.snapshot.Pools, m.snapshot.Profiles, m.snapshot.Sources = pools, maps.Clone(s.Profiles), maps.Clone(s.Sources)
+	sets := make(map[string]quarantine.PolicySet, len(s.Sets))
+	for name, set := range s.Sets {
+		m.versions[name]++
+		set.Version = m.versions[name]
+		sets[name] = set
+	}
+	m.snapshot.Sets, m.snapshot.Conduct = sets, s.Conduct
 	m.commit(quarantine.Event{Settings: true})
 }
 
@@ -274,7 +286,7 @@ func (m *Memory) Snapshot(ctx context.Context) (quarantine.Snapshot, error) {
 	for id, r := range m.snapshot.Records {
 		s.Records[id] = clone(r)
 	}
-	s.Pools, s.Profiles, s.Sources = maps.Clone(s.Pools), maps.Clone(s.Profiles), maps.Clone(s.Sources)
+	s.Pools, s.Profiles, s.Sources, s.Sets = maps.Clone(s.Pools), maps.Clone(s.Profiles), maps.Clone(s.Sources), maps.Clone(s.Sets)
 	return s, nil
 }
 

@@ -54,6 +54,7 @@ func Run(t *testing.T, open func(t *testing.T) Harness) {
 		"a watch ends with its context":            watchEnds,
 		"a watch from before a compaction says so": watchCompacted,
 		"marks are never reused":                   marks,
+		"versions of a set only grow":              versions,
 		"a confirmation is taken":                  confirm,
 		"an ended context stops a call":            ended,
 	} {
@@ -77,7 +78,11 @@ func Sample(n int) quarantine.Record {
 			Validity: time.Hour, Received: at.Add(time.Second), Facts: map[string]string{"os": "linux"}, Detail: "disk"}},
 		Approval: person, Hold: person, Block: person, Unblocking: person, Revocation: person,
 		Proven: true, Confirmed: true, Tighten: 9, Until: at.Add(time.Hour),
-		Reasons: []quarantine.Reason{{Rule: "release.report", Holds: true, Text: "text", Source: "mdm", At: at}, {Rule: "hold"}},
+		Reasons: []quarantine.Reason{{Rule: "release.report", Holds: true, Text: "text", Source: "mdm", At: at}, {Rule: "hold"},
+			{Rule: "baseline/disk", Set: "baseline", Version: 3, Fact: "disk.encrypted", Remedy: "encrypt the disk", Fault: true}},
+		Groups: []string{"finance"}, Seen: at.Add(-time.Hour), Session: quarantine.UserSession{User: "owner@example.test", At: at, Until: at.Add(time.Hour), How: "card", By: person.By},
+		Waivers: map[string]quarantine.Waiver{"baseline/disk": {Decision: person, Until: at.Add(24 * time.Hour)}},
+		Failing: map[string]time.Time{"baseline/disk": at}, Wipe: person,
 	}
 	return r
 }
@@ -101,8 +106,14 @@ func settingsOf() Settings {
 	return Settings{
 		Pools: pools(),
 		Profiles: map[string]quarantine.Profile{"staff": {Name: "staff", Pool: "full", NeedApproval: true, Platforms: []string{"linux"},
-			Ownerships: []string{"corporate"}, NeedSerial: true, AllowRSA: true, Addressing: quarantine.Fixed}},
-		Sources: map[string]quarantine.Source{"mdm": {Name: "mdm", MayRelease: true, MaxValidity: time.Hour}},
+			Ownerships: []string{"corporate"}, NeedSerial: true, AllowRSA: true, Addressing: quarantine.Fixed, Groups: []string{"staff"}}},
+		Sources: map[string]quarantine.Source{"mdm": {Name: "mdm", MayRelease: true, MaxValidity: time.Hour, Kind: quarantine.SourceWebhook,
+			For: quarantine.Selection{Platforms: []string{"linux"}, Groups: []string{"staff"}}, Facts: []string{"os.*", "disk.encrypted"}, Silent: 24 * time.Hour}},
+		Sets: map[string]quarantine.PolicySet{"baseline": {Name: "baseline", Text: "what everybody needs", Assigned: true, STIG: true,
+			For: quarantine.Selection{Ownerships: []string{"corporate"}}, AgentReleases: true,
+			Rules: []quarantine.PolicyRule{{Name: "disk", Text: "the disk is encrypted", Remedy: "encrypt it", Expression: "true",
+				CheckEvery: time.Hour, Grace: time.Minute, OnFailure: quarantine.FailBlock}}}},
+		Conduct: quarantine.Conduct{Strict: true, AlertAfter: time.Hour, ActAfter: 2 * time.Hour, OnInactive: quarantine.FailBlock, SessionLife: time.Hour},
 	}
 }
 
@@ -342,7 +353,14 @@ func watchSettings(t *testing.T, h Harness) {
 	for s.Revision < now {
 		s = snapshot(t, h)
 	}
-	got := Settings{Pools: maps.Clone(s.Pools), Profiles: s.Profiles, Sources: s.Sources}
+	got := Settings{Pools: maps.Clone(s.Pools), Profiles: s.Profiles, Sources: s.Sources, Sets: maps.Clone(s.Sets), Conduct: s.Conduct}
+	for name, set := range got.Sets {
+		if set.Version < 1 {
+			t.Errorf("set %q has version %d", name, set.Version)
+		}
+		set.Version = 0
+		got.Sets[name] = set
+	}
 	for name, p := range got.Pools {
 		if p.Quarantine != (p.Mark == 0) {
 			t.Errorf("pool %q has mark %d", name, p.Mark)
@@ -413,6 +431,27 @@ func marks(t *testing.T, h Harness) {
 	h.Save(t, s)
 	if mark := snapshot(t, h).Pools["other"].Mark; mark == first || mark == 0 {
 		t.Errorf("a new pool got mark %d, the old one had %d", mark, first)
+	}
+}
+
+func versions(t *testing.T, h Harness) {
+	s := settingsOf()
+	var last int64
+	for range 2 {
+		for range 2 {
+			h.Save(t, s)
+			now := snapshot(t, h).Sets["baseline"].Version
+			if now <= last {
+				t.Errorf("version %d after %d", now, last)
+			}
+			last = now
+		}
+		without := settingsOf()
+		without.Sets = nil
+		h.Save(t, without) // and it comes again
+		if n := len(snapshot(t, h).Sets); n != 0 {
+			t.Errorf("%d sets, want none", n)
+		}
 	}
 }
 
