@@ -40,6 +40,8 @@ cross:
 	GOARCH=arm64 $(GO) build -o /dev/null ./cmd/lazaretd
 	GOARCH=arm64 $(GO) build -o /dev/null ./cmd/lazaretctl
 	GOARCH=arm64 $(GO) build -o /dev/null ./cmd/lazaret
+	GOOS=darwin GOARCH=arm64 $(GO) build -o /dev/null ./cmd/lazaret
+	GOOS=windows GOARCH=amd64 $(GO) build -o /dev/null ./cmd/lazaret
 
 demo:
 	$(GO) run ./cmd/demo --json

@@ -14,8 +14,6 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"lazaret/internal/agentapi"
 )
 
@@ -155,23 +153,6 @@ func (a *Agent) show() State {
 		out.Peer = &Peer{Endpoint: p.Endpoint.String(), Handshake: p.LastHandshake, Received: p.Received, Sent: p.Sent}
 	}
 	return out
-}
-
-func peerUID(conn *net.UnixConn) (int, error) {
-	raw, err := conn.SyscallConn()
-	if err != nil {
-		return -1, err
-	}
-	uid, inner := -1, error(nil)
-	err = raw.Control(func(fd uintptr) {
-		cred, err := unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
-		if err != nil {
-			inner = err
-			return
-		}
-		uid = int(cred.Uid)
-	})
-	return uid, errors.Join(err, inner)
 }
 
 // Ask gives a running agent one order and returns its answer.

@@ -8,8 +8,6 @@ import (
 	"strings"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"lazaret/enroll/cmp"
 	"lazaret/internal/version"
 )
@@ -50,10 +48,6 @@ func collect(root string) map[string]string {
 				facts[to] = release[from]
 			}
 		}
-	}
-	var uts unix.Utsname
-	if unix.Uname(&uts) == nil {
-		facts["kernel"] = unix.ByteSliceToString(uts.Release[:])
 	}
 	if encrypted, known := diskEncrypted(root); known {
 		facts["disk.encrypted"] = encrypted

@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/godbus/dbus/v5"
-	"golang.org/x/sys/unix"
 )
 
 // errNoResolved reports a device without systemd-resolved.
@@ -20,6 +19,9 @@ const (
 	resolvedPath    = "/org/freedesktop/resolve1"
 	resolvedManager = resolvedName + ".Manager."
 	busTime         = 5 * time.Second // of one order
+
+	// Address families as the bus numbers them, which are Linux's.
+	busINET, busINET6 = 2, 10
 )
 
 // resolved is systemd-resolved, told over the system bus which servers go with the
@@ -67,9 +69,9 @@ func (r *resolved) set(servers []netip.Addr) error {
 	}
 	list := make([]resolvedServer, len(servers))
 	for i, s := range servers {
-		list[i] = resolvedServer{unix.AF_INET6, s.AsSlice()}
+		list[i] = resolvedServer{busINET6, s.AsSlice()}
 		if s.Is4() {
-			list[i].Family = unix.AF_INET
+			list[i].Family = busINET
 		}
 	}
 	return r.call(order{"SetLinkDNS", list}, order{"SetLinkDomains", []resolvedDomain{{".", true}}}, order{"SetLinkDefaultRoute", true})

@@ -15,10 +15,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"lazaret/enroll/cmp"
 	"lazaret/quarantine/tunnel"
@@ -76,11 +73,8 @@ func openStore(dir string) (store, error) {
 	if err != nil {
 		return store{}, fmt.Errorf("looking at the agent's directory: %w", err)
 	}
-	if info.Mode().Perm()&0o077 != 0 {
-		return store{}, fmt.Errorf("%s may be entered by others: chmod 700 it", dir)
-	}
-	if owner, ok := info.Sys().(*syscall.Stat_t); ok && int(owner.Uid) != os.Geteuid() {
-		return store{}, fmt.Errorf("%s belongs to user %d, not to the one this runs as: chown it, or give another --dir", dir, owner.Uid)
+	if err := ownDirectory(dir, info); err != nil {
+		return store{}, err
 	}
 	return store{dir}, nil
 }
@@ -96,7 +90,7 @@ func (s store) lock() (unlock func(), err error) {
 	if err != nil {
 		return nil, fmt.Errorf("locking the agent's directory: %w", err)
 	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+	if err := lockFile(f); err != nil {
 		f.Close()
 		return nil, fmt.Errorf("%s is %w: end it first with lazaret down", s.dir, errInUse)
 	}

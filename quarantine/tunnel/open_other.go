@@ -2,8 +2,16 @@
 
 package tunnel
 
-import "errors"
+import (
+	"errors"
+	"fmt"
+	"runtime"
+)
 
-func open(Config) (*Link, error) {
-	return nil, errors.New("no WireGuard link on this system yet")
-}
+// errNotHere reports a system on which no WireGuard link can be made.
+var errNotHere = fmt.Errorf("not supported here: a WireGuard link is made on Linux only, this is %s: %w", runtime.GOOS, errors.ErrUnsupported)
+
+func open(Config) (*Link, error) { return nil, errNotHere }
+
+// SetKey is never called: there is no Link here.
+func (l *Link) SetKey(PrivateKey) error { return errNotHere }
