@@ -3,6 +3,7 @@ package console
 import (
 	"encoding/pem"
 	"net/http"
+	"slices"
 
 	_ "embed"
 
@@ -23,6 +24,11 @@ type route struct {
 
 // routes is the whole administration API; what is not here does not exist.
 func (s *Server) routes() []route {
+	return slices.Concat(s.coreRoutes(), s.sourceRoutes())
+}
+
+// coreRoutes are those that no file of their own lists.
+func (s *Server) coreRoutes() []route {
 	const ok, created, none = http.StatusOK, http.StatusCreated, http.StatusNoContent
 	return []route{
 		{"GET /api/v1/openapi.json", anyone, (*Server).describe, "This description.", nil, nil, ok},
@@ -49,9 +55,6 @@ func (s *Server) routes() []route {
 		{"GET /api/v1/profiles", ReadOrganization, (*Server).listProfiles, "Enrollment profiles.", nil, []api.Profile{}, ok},
 		{"PUT /api/v1/profiles/{name}", WriteOrganization, (*Server).putProfile, "Create an enrollment profile (revision 0) or change it.", api.Profile{}, api.Profile{}, ok},
 		{"DELETE /api/v1/profiles/{name}", WriteOrganization, (*Server).deleteProfile, "Delete a profile that no device has.", nil, nil, none},
-		{"GET /api/v1/sources", ReadOrganization, (*Server).listSources, "Sources of compliance reports.", nil, []api.Source{}, ok},
-		{"PUT /api/v1/sources/{name}", WriteOrganization, (*Server).putSource, "Create a source (revision 0) or change it.", api.Source{}, api.Source{}, ok},
-		{"DELETE /api/v1/sources/{name}", WriteOrganization, (*Server).deleteSource, "Delete a source that no token speaks for.", nil, nil, none},
 
 		{"GET /api/v1/tokens", ReadTokens, (*Server).listTokens, "API tokens, without their secrets.", nil, []api.Token{}, ok},
 		{"POST /api/v1/tokens", WriteTokens, (*Server).createToken, "Create a token; the only answer that bears its secret.", api.TokenRequest{}, api.Token{}, created},

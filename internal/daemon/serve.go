@@ -28,6 +28,7 @@ import (
 	"lazaret/pki"
 	"lazaret/quarantine"
 	"lazaret/quarantine/dataplane"
+	"lazaret/quarantine/source"
 	"lazaret/quarantine/tunnel"
 )
 
@@ -71,13 +72,14 @@ type control struct {
 	console  *console.Server
 	inside   inside
 	parts    []part
-	tunnel   []netip.Addr // the gateway's addresses in the quarantine pool
+	ledger   *source.Ledger // how every source does
+	tunnel   []netip.Addr   // the gateway's addresses in the quarantine pool
 }
 
 // Serve runs the control plane until ctx ends. ready is called once enrollment and the
 // APIs answer. When it ends, for whatever reason, tunnel and enforcement stay as they are.
 func Serve(ctx context.Context, c config.Config, version string, log *slog.Logger, ready func()) (err error) {
-	k := &control{config: c, log: log}
+	k := &control{config: c, log: log, ledger: &source.Ledger{}}
 	if k.store, k.ring, err = openStore(ctx, c, log); err != nil {
 		return err
 	}

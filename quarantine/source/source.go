@@ -44,6 +44,7 @@ type Health struct {
 	Kind     quarantine.SourceKind `json:"kind"`
 	Heard    time.Time             `json:"heard,omitzero"`    // when something of it was last accepted
 	Tried    time.Time             `json:"tried,omitzero"`    // last attempt to ask it, or call of it
+	Next     time.Time             `json:"next,omitzero"`     // when it is asked again, where it is asked
 	Problem  string                `json:"problem,omitempty"` // of the last attempt; empty: it went well
 	Failures int                   `json:"failures"`          // attempts that failed in a row
 	Accepted uint64                `json:"accepted"`          // reports, since this control plane began
@@ -87,6 +88,31 @@ func (l *Ledger) Failed(name string, kind quarantine.SourceKind, at time.Time, e
 	h := l.entry(name, kind)
 	h.Tried, h.Problem = at, err.Error()
 	h.Failures++
+}
+
+// Noted notes accepted and refused reports of an attempt that went well but for a problem,
+// which did not keep the others from being taken.
+func (l *Ledger) Noted(name string, kind quarantine.SourceKind, at time.Time, accepted, refused int, problem string) {
+	l.Heard(name, kind, at, accepted, refused)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.entry(name, kind).Problem = problem
+}
+
+// Counted adds to what was accepted and refused, as of an attempt that failed half way.
+func (l *Ledger) Counted(name string, kind quarantine.SourceKind, accepted, refused int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	h := l.entry(name, kind)
+	h.Accepted += uint64(accepted)
+	h.Refused += uint64(refused)
+}
+
+// Next notes when a source is asked again.
+func (l *Ledger) Next(name string, kind quarantine.SourceKind, at time.Time) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.entry(name, kind).Next = at
 }
 
 // Forget drops a source that is no more.
