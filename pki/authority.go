@@ -103,7 +103,11 @@ func newIssuer(kind Kind, pair KeyPair, root *x509.Certificate) (*issuer, error)
 		return nil, errors.New("may make further authorities: path length is not 0")
 	}
 	usage, unknown := usages(kind)
-	if !slices.Equal(cert.ExtKeyUsage, usage) || !slices.EqualFunc(cert.UnknownExtKeyUsage, unknown, asn1.ObjectIdentifier.Equal) {
+	same := func(ids []asn1.ObjectIdentifier) bool {
+		return slices.EqualFunc(cert.UnknownExtKeyUsage, ids, asn1.ObjectIdentifier.Equal)
+	}
+	older := len(unknown) == 2 && same(unknown[:1]) // made before there was a Manager
+	if !slices.Equal(cert.ExtKeyUsage, usage) || !same(unknown) && !older {
 		return nil, errors.New("allows other usages than its kind")
 	}
 	if cert.NotAfter.After(root.NotAfter) {
@@ -128,7 +132,7 @@ func newIssuer(kind Kind, pair KeyPair, root *x509.Certificate) (*issuer, error)
 // usages returns what the authority that issues a kind may issue for: the usages of all
 // kinds it issues.
 func usages(issuer Kind) (known []x509.ExtKeyUsage, unknown []asn1.ObjectIdentifier) {
-	for _, k := range []Kind{Device, Server, Administrator, Responder} {
+	for _, k := range []Kind{Device, Server, Administrator, Responder, Manager} {
 		if p, _ := k.profile(); p.issuer == issuer {
 			known = append(known, p.usage...)
 			unknown = append(unknown, p.unknown...)

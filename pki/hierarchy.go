@@ -126,7 +126,7 @@ func (m *maker) authority(parent KeyPair, name string, life time.Duration, usage
 			template.NotAfter = end
 		}
 		if usage[0] == x509.ExtKeyUsageServerAuth {
-			template.UnknownExtKeyUsage = []asn1.ObjectIdentifier{oidCMCRA} // see Responder
+			template.UnknownExtKeyUsage = []asn1.ObjectIdentifier{oidCMCRA, oidConfigSigning} // see Responder and Manager
 		}
 	}
 	made, err := m.cas.CreateCertificateAuthority(req)

@@ -70,7 +70,7 @@ func TestHierarchyIsShapedAsPromised(t *testing.T) {
 		unknown string
 	}{
 		"devices":        {h.Devices, x509.ExtKeyUsageClientAuth, ""},
-		"servers":        {h.Servers, x509.ExtKeyUsageServerAuth, "1.3.6.1.5.5.7.3.28"},
+		"servers":        {h.Servers, x509.ExtKeyUsageServerAuth, "1.3.6.1.5.5.7.3.28 1.3.6.1.5.5.7.3.41 "},
 		"administrators": {h.Administrators, x509.ExtKeyUsageClientAuth, ""},
 	} {
 		cert := c.pair.Certificate
@@ -82,7 +82,7 @@ func TestHierarchyIsShapedAsPromised(t *testing.T) {
 		}
 		var unknown string
 		for _, id := range cert.UnknownExtKeyUsage {
-			unknown += id.String()
+			unknown += id.String() + " "
 		}
 		if unknown != c.unknown {
 			t.Errorf("%s: further usages %s", name, unknown)
@@ -270,7 +270,7 @@ func TestNewRefusesWhatDoesNotFit(t *testing.T) {
 func TestIssuingIsByKind(t *testing.T) {
 	h, a := hierarchy(t), authority(t)
 	for kind, want := range map[Kind]*x509.Certificate{Device: h.Devices.Certificate, Server: h.Servers.Certificate,
-		Administrator: h.Administrators.Certificate, Responder: h.Servers.Certificate, "": nil, "root": nil} {
+		Administrator: h.Administrators.Certificate, Responder: h.Servers.Certificate, Manager: h.Servers.Certificate, "": nil, "root": nil} {
 		if a.Issuing(kind) != want {
 			t.Errorf("%q: wrong authority", kind)
 		}

@@ -41,6 +41,7 @@ func TestIssueByKind(t *testing.T) {
 		Server:        serverRequest(t),
 		Administrator: {Kind: Administrator, PublicKey: newKey(t).Public(), CommonName: "Zoë Ærø", NotAfter: start.Add(time.Hour)},
 		Responder:     {Kind: Responder, PublicKey: newKey(t).Public(), CommonName: "CMP responder", NotAfter: start.Add(time.Hour)},
+		Manager:       {Kind: Manager, PublicKey: newKey(t).Public(), CommonName: "Management signer", NotAfter: start.Add(time.Hour)},
 	}
 	usages := map[Kind][]x509.ExtKeyUsage{Device: {x509.ExtKeyUsageClientAuth}, Administrator: {x509.ExtKeyUsageClientAuth},
 		Server: {x509.ExtKeyUsageServerAuth}, Responder: nil}
@@ -53,7 +54,7 @@ func TestIssueByKind(t *testing.T) {
 		if leaf.Subject.String() != "CN="+r.CommonName || leaf.IsCA || leaf.KeyUsage != x509.KeyUsageDigitalSignature {
 			t.Errorf("%s: subject %s, CA %t, key usage %b", kind, leaf.Subject, leaf.IsCA, leaf.KeyUsage)
 		}
-		if !slices.Equal(leaf.ExtKeyUsage, usages[kind]) || (len(leaf.UnknownExtKeyUsage) == 1) != (kind == Responder) {
+		if !slices.Equal(leaf.ExtKeyUsage, usages[kind]) || (len(leaf.UnknownExtKeyUsage) == 1) != (kind == Responder || kind == Manager) {
 			t.Errorf("%s: usages %v %v", kind, leaf.ExtKeyUsage, leaf.UnknownExtKeyUsage)
 		}
 		if !leaf.PublicKey.(*ecdsa.PublicKey).Equal(r.PublicKey) || !leaf.NotAfter.Equal(r.NotAfter) ||
@@ -235,7 +236,7 @@ func TestNothingRequestedNothingIssued(t *testing.T) {
 	keys := []crypto.PublicKey{newKey(t).Public(), newKey(t).Public()}
 	allowedNames := map[Kind][2]bool{Device: {true, false}, Administrator: {true, false}, Server: {false, true}} // URIs, hosts
 	rapid.Check(t, func(t *rapid.T) {
-		kind := rapid.SampledFrom([]Kind{Device, Server, Administrator, Responder, "", "ca"}).Draw(t, "kind")
+		kind := rapid.SampledFrom([]Kind{Device, Server, Administrator, Responder, Manager, "", "ca"}).Draw(t, "kind")
 		r := Request{
 			Kind:       kind,
 			PublicKey:  rapid.SampledFrom(keys).Draw(t, "key"),
@@ -258,7 +259,7 @@ func TestNothingRequestedNothingIssued(t *testing.T) {
 			return
 		}
 		may, ok := allowedNames[kind]
-		if (!ok && kind != Responder) || (!may[0] && len(r.URIs) > 0) || (!may[1] && len(r.DNSNames)+len(r.IPs) > 0) {
+		if (!ok && kind != Responder && kind != Manager) || (!may[0] && len(r.URIs) > 0) || (!may[1] && len(r.DNSNames)+len(r.IPs) > 0) {
 			t.Fatalf("%q was issued with names it may not have", kind)
 		}
 		var uris, ips, wantURIs, wantIPs []string

@@ -43,13 +43,14 @@ func TestOpenSSLAgrees(t *testing.T) {
 		Device: deviceRequest(t), Server: serverRequest(t),
 		Administrator: {Kind: Administrator, PublicKey: newKey(t).Public(), CommonName: "admin", NotAfter: start.Add(time.Hour)},
 		Responder:     {Kind: Responder, PublicKey: newKey(t).Public(), CommonName: "CMP responder", NotAfter: start.Add(time.Hour)},
+		Manager:       {Kind: Manager, PublicKey: newKey(t).Public(), CommonName: "Management signer", NotAfter: start.Add(time.Hour)},
 	}
 	purposes := map[Kind]string{Device: "sslclient", Administrator: "sslclient", Server: "sslserver"}
 	for kind, r := range requests {
 		leaf := string(kind) + ".pem"
 		writePEM(t, filepath.Join(dir, leaf), "CERTIFICATE", issued(t, a, r).Raw)
 		by := string(kind)
-		if kind == Responder {
+		if kind == Responder || kind == Manager {
 			by = "server"
 		}
 		at := strconv.FormatInt(start.Unix(), 10)
@@ -72,6 +73,9 @@ func TestOpenSSLAgrees(t *testing.T) {
 			if !strings.Contains(text, "URI:"+u.String()+"\n") {
 				t.Errorf("%s: no line with %s alone\n%s", kind, u, text)
 			}
+		}
+		if kind == Manager && !strings.Contains(text, "1.3.6.1.5.5.7.3.41\n") {
+			t.Errorf("manager: no id-kp-configSigning\n%s", text)
 		}
 		if kind == Responder && !strings.Contains(text, "CMC Registration Authority\n") {
 			t.Errorf("responder: no id-kp-cmcRA\n%s", text)

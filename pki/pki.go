@@ -57,6 +57,8 @@ func (k Kind) profile() (profile, bool) {
 		return profile{issuer: k, usage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}, hosts: true}, true
 	case Responder:
 		return profile{issuer: Server, unknown: []asn1.ObjectIdentifier{oidCMCRA}}, true
+	case Manager:
+		return profile{issuer: Server, unknown: []asn1.ObjectIdentifier{oidConfigSigning}}, true
 	}
 	return profile{}, false
 }

@@ -24,6 +24,10 @@ func TestVerifyTellsKindsApart(t *testing.T) {
 	admin := func(a *Authority) *x509.Certificate {
 		return issued(t, a, Request{Kind: Administrator, PublicKey: newKey(t).Public(), CommonName: "admin", NotAfter: start.Add(time.Hour)})
 	}
+	manager, err := a.NewManager(t.Context(), time.Hour)
+	if err != nil {
+		t.Fatal(err)
+	}
 	certificates := map[string]struct {
 		cert *x509.Certificate
 		is   Kind
@@ -32,6 +36,7 @@ func TestVerifyTellsKindsApart(t *testing.T) {
 		"server":                  {issued(t, a, serverRequest(t)), Server},
 		"administrator":           {admin(a), Administrator},
 		"responder":               {h.Responder.Certificate, Responder},
+		"manager":                 {manager.Certificate, Manager},
 		"root":                    {h.Root.Certificate, ""},
 		"devices' authority":      {h.Devices.Certificate, ""},
 		"servers' authority":      {h.Servers.Certificate, ""},
@@ -45,7 +50,7 @@ func TestVerifyTellsKindsApart(t *testing.T) {
 		"foreign root, same name": {foreign.Root.Certificate, ""},
 	}
 	verify := map[Kind]func(*x509.Certificate, time.Time) error{Device: a.VerifyDevice, Server: a.VerifyServer,
-		Administrator: a.VerifyAdministrator, Responder: a.VerifyResponder}
+		Administrator: a.VerifyAdministrator, Responder: a.VerifyResponder, Manager: a.VerifyManager}
 	for name, c := range certificates {
 		for kind, as := range verify {
 			if err := as(c.cert, start); (err == nil) != (c.is == kind) {

@@ -38,6 +38,10 @@ type Status struct {
 	// Listeners are the SHA-256 of the public keys that the gateways' public listeners may
 	// show, current and next, so that a device that is online always knows them.
 	Listeners [][]byte `json:"listener_keys"`
+	// Wake is a wake-up, where something waits for a management session; Signer is the chain
+	// of the management signer, DER, where ?signer= did not name it (SignerID, hexadecimal).
+	Wake   string   `json:"wake,omitempty"`
+	Signer [][]byte `json:"management_signer,omitempty"`
 }
 
 // Reason is one rule of the decision.
