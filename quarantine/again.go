@@ -21,12 +21,12 @@ func (n Report) outlived() Report {
 		Detail: "about the device before it enrolled again"}
 }
 
-// forKeyOf is the change as it may be folded into r. A compliant report was about the device
-// with the key that it had then. With another one it has enrolled again, or rotated at
+// forKeyOf is the change as it may be folded into r. A report that does not speak
+// against the device was about it with the key that it had then. With another one it has enrolled again, or rotated at
 // another gateway before this one had recorded the report; either way the report says
 // nothing of it but that an older one comes too late.
 func (c Change) forKeyOf(r Record) Change {
-	if c.Kind != Reported || c.Report == nil || c.Report.Verdict != Compliant || c.Key == r.Key {
+	if c.Kind != Reported || c.Report == nil || c.Report.Verdict == NonCompliant || c.Key == r.Key {
 		return c
 	}
 	n := c.Report.outlived()

@@ -69,7 +69,7 @@ func (st *state) urgency() urgency {
 	u := timed
 	for _, c := range st.pending {
 		switch c.Kind {
-		case Hold, Block, Revoke:
+		case Hold, Block, Revoke, SignOut, Wipe:
 			return clicked
 		default:
 			u = reported

@@ -113,7 +113,7 @@ func (g *Gate) loosenTogether(ctx context.Context, all []item) (rest []item) {
 			rest = append(rest, it)
 			continue
 		}
-		next, err := st.rec.With(it.Change)
+		next, err := st.base().With(it.Change)
 		if err != nil {
 			it.Placement, it.Err = g.inForce(st, now), err
 			continue

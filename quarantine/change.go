@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"time"
 
 	"lazaret/quarantine/tunnel"
@@ -72,6 +71,7 @@ func (g *Gate) weigh(by Actor, c *Change, now time.Time) (way, Placement, error)
 	if err != nil {
 		return toIgnore, Placement{}, err
 	}
+	*c = c.completed(g.settings.conduct)
 	known := st.known()
 	if g.repeats(known, *c, now) {
 		return g.nothingNew(st, now)
@@ -85,9 +85,10 @@ func (g *Gate) weigh(by Actor, c *Change, now time.Time) (way, Placement, error)
 		g.putOff(st, *c, now)
 		return g.nothingNew(st, now)
 	}
+	ordered := after.Demand != "" && after.Demand != before.Demand
 	standing := st.rec.standing()
 	before, after = before.Meet(standing, g.settings.quarantine), after.Meet(standing, g.settings.quarantine)
-	if c.tightens() || c.Kind == Reported && !before.within(after) {
+	if c.tightens() || c.Kind == Reported && (ordered || !before.within(after)) {
 		g.push(st, c, now)
 		return toTighten, Placement{}, nil
 	}
@@ -105,33 +106,28 @@ func (g *Gate) nothingNew(st *state, now time.Time) (way, Placement, error) {
 
 // admissible says whether by may bring this change at all. The caller holds mu.
 func (g *Gate) admissible(by Actor, c Change) (*state, error) {
-	switch c.Kind {
-	case Reported, Approve, Hold, Block, Unblock, Revoke, Prove, Confirm, Rotate:
-	default:
-		return nil, fmt.Errorf("%w: kind %q does not come from outside", ErrMalformed, c.Kind)
+	if err := c.mayBring(by); err != nil {
+		return nil, err
 	}
-	self := by.Kind == "device" && by.Name == string(c.Device)
-	switch {
-	case by.Kind == "" || by.Name == "":
-		return nil, fmt.Errorf("%w: nobody asks", ErrForbidden)
-	case (by.Kind == "device" || by.Kind == "otp") && slices.Contains([]Kind{Approve, Hold, Block, Unblock, Revoke}, c.Kind),
-		by.Kind == "device" && !self:
-		return nil, ErrForbidden
-	case c.Kind == Reported && c.Report == nil:
-		return nil, fmt.Errorf("%w: no report in it", ErrMalformed)
-	case g.settings.generation == 0:
+	if g.settings.generation == 0 {
 		return nil, ErrNotReady
 	}
 	if c.Kind == Reported {
 		_, known := g.settings.sources[c.Report.Source]
+		self := by.Kind == "device" // mayBring has seen that it is this one
 		agent := c.Report.Source == AgentSource
-		if agent && !self || !agent && (!known || self) {
+		if agent && !self && by.Kind != "gateway" || !agent && (!known || self) {
 			return nil, fmt.Errorf("%w: %s %s as source %q", ErrForbidden, by.Kind, by.Name, c.Report.Source)
 		}
 	}
 	st := g.index[c.Device]
 	if st == nil {
 		return nil, ErrUnknownDevice
+	}
+	if c.Kind == Reported {
+		if err := g.settings.scope(by, *c.Report, *st.rec); err != nil {
+			return nil, err
+		}
 	}
 	return st, nil
 }
@@ -239,7 +235,7 @@ func (g *Gate) recordChange(ctx context.Context, c Change) error {
 		return ErrUnknownDevice
 	}
 	now := g.now().Wall
-	next, err := st.rec.With(c)
+	next, err := st.base().With(c)
 	if err != nil {
 		g.mu.Unlock()
 		return err
@@ -260,6 +256,11 @@ func (g *Gate) loosened(ctx context.Context, id ID, err error) (Placement, error
 // Report takes a source's report.
 func (g *Gate) Report(ctx context.Context, by Actor, r Report) (Placement, error) {
 	return g.Change(ctx, by, Change{Kind: Reported, Device: r.Device, Report: &r})
+}
+
+// Contact notes that the device itself was heard of.
+func (g *Gate) Contact(ctx context.Context, by Actor, id ID) (Placement, error) {
+	return g.Change(ctx, by, Change{Kind: Contact, Device: id})
 }
 
 // Approve admits a pending device and lifts a hold.

@@ -16,6 +16,7 @@ var (
 	ErrOutdated      = errors.New("loosening has not taken in the last tightening")
 	ErrMalformed     = errors.New("malformed change")
 	ErrBlocked       = errors.New("the device is blocked")
+	ErrNotOwner      = errors.New("the user is not the device's owner")
 	ErrNotReady      = errors.New("the store has not been read yet")
 	ErrNotEnforced   = errors.New("recorded, not enforced yet")
 

@@ -17,17 +17,28 @@ const MaxAhead = 2 * time.Minute
 // With returns the record with one more fact in it; r itself stays as it is. Errors:
 // ErrFinal for a revoked device, ErrStale and ErrFuture for reports, ErrBlocked for a
 // renewal of a blocked device, ErrConflict for a proof or rotation of a key that is not, or
-// no longer, the record's, ErrMalformed for a change that makes no sense.
+// no longer, the record's, ErrNotOwner for the session of another user, ErrMalformed for a
+// change that makes no sense.
 func (r Record) With(c Change) (Record, error) {
 	if err := r.accepts(c); err != nil {
 		return Record{}, err
 	}
+	if err := r.fold(c); err != nil {
+		return Record{}, err
+	}
+	if c.byItself() && c.At.After(r.Seen) {
+		r.Seen = c.At
+	}
+	r.Tighten = max(r.Tighten, c.Tighten)
+	return r, nil
+}
+
+// fold puts the fact in.
+func (r *Record) fold(c Change) error {
 	decision := Decision{By: c.By, At: c.At, Why: c.Why}
 	switch c.Kind {
 	case Reported:
-		if err := r.report(c); err != nil {
-			return Record{}, err
-		}
+		return r.report(c)
 	case Approve:
 		r.Approval, r.Hold = decision, Decision{}
 	case Hold:
@@ -36,32 +47,57 @@ func (r Record) With(c Change) (Record, error) {
 		r.Block = decision
 	case Unblock:
 		if r.Block.Set() {
+			r.overrule(r.Block, decision)
 			r.Block, r.Unblocking = Decision{}, decision
 		}
 	case Revoke:
 		r.Revocation = decision
 	case Prove:
 		if err := c.uses(r.Key); err != nil {
-			return Record{}, err
+			return err
 		}
 		r.Proven = true
 	case Confirm:
 		r.Confirmed = true
 	case Renew:
-		if err := r.renew(c); err != nil {
-			return Record{}, err
-		}
+		return r.renew(c)
 	case Rotate:
 		if err := c.uses(r.Next); err != nil {
-			return Record{}, err
+			return err
 		}
 		r.Key, r.Next = r.Next, tunnel.Key{}
-	case Lapse, Review: // no fact but the time
+	case Clear:
+		return r.clear(c)
+	case Regroup:
+		return r.regroup(c)
+	case SignIn:
+		return r.signIn(c)
+	case SignOut:
+		r.signOut(c)
+	case Wipe:
+		r.Wipe = decision
+	case Unwipe:
+		if r.Wipe.Set() {
+			r.overrule(r.Wipe, decision)
+			r.Wipe, r.Unwiping = Decision{}, decision
+		}
+	case Contact, Lapse, Review: // no fact but the time
 	default:
-		return Record{}, fmt.Errorf("%w: unknown kind %q", ErrMalformed, c.Kind)
+		return fmt.Errorf("%w: unknown kind %q", ErrMalformed, c.Kind)
 	}
-	r.Tighten = max(r.Tighten, c.Tighten)
-	return r, nil
+	return nil
+}
+
+// byItself reports whether the change shows that the device itself was there.
+func (c Change) byItself() bool {
+	switch c.Kind {
+	case Contact:
+		return true
+	case Reported:
+		return c.Report != nil && c.Report.Source == AgentSource
+	default:
+		return false
+	}
 }
 
 // uses says whether the change is about the key that it must be about: what was seen of one
@@ -198,7 +234,7 @@ func merged(pending []Change, c Change) []Change {
 // not wait for the store, and must not be lost.
 func (c Change) tightens() bool {
 	switch c.Kind {
-	case Hold, Block, Revoke:
+	case Hold, Block, Revoke, SignOut, Wipe:
 		return true
 	case Reported:
 		if c.Report == nil || c.Report.Verdict == "" && c.Report.Source == AgentSource {
@@ -230,6 +266,10 @@ func (r Record) tookIn(c Change) bool {
 		return r.Block.Set() || r.Unblocking.At.After(c.At)
 	case Revoke:
 		return r.Revocation.Set()
+	case Wipe:
+		return r.Wipe.Set() || r.Unwiping.At.After(c.At)
+	case SignOut:
+		return !r.Session.At.Before(c.At)
 	default:
 		return true // nothing but time
 	}
@@ -256,8 +296,10 @@ func (r Record) replay(pending []Change) Record {
 	return r
 }
 
-// Settle returns the record standing where p says. It is the only thing that sets Stage,
-// Pool, Since, Reason, Until and Reasons, and it takes nobody out of Revoked.
+// Settle returns the record standing where p says, with the policy's order in it, if it gives
+// one, and since when each rule fails. It is the only thing that sets Stage, Pool, Since,
+// Reason, Until, Reasons and Failing, and it takes nobody out of Revoked. Waivers that are
+// over go.
 func (r Record) Settle(p Placement, now time.Time) Record {
 	if r.Revocation.Set() && p.Stage != Revoked {
 		p = Placement{Stage: Revoked, Pool: p.Pool, Reasons: p.Reasons}
@@ -271,6 +313,14 @@ func (r Record) Settle(p Placement, now time.Time) Record {
 	if len(p.Reasons) > 0 {
 		r.Reason = p.Reasons[0].Text
 	}
+	switch {
+	case p.Demand == FailBlock && !r.Block.Set():
+		r.Block = p.ordered(now)
+	case p.Demand == FailWipe && !r.Wipe.Set():
+		r.Wipe = p.ordered(now)
+	}
+	r.Failing = failingSince(r.Failing, p.Failing, now)
+	r.dropWaivers(now)
 	return r
 }
 

@@ -115,7 +115,8 @@ func (g *Gate) resync(ctx context.Context) error {
 	for _, r := range snap.Records {
 		highest = max(highest, r.Seat)
 	}
-	s := settings{pools: maps.Clone(snap.Pools), profiles: maps.Clone(snap.Profiles), sources: maps.Clone(snap.Sources)}
+	s := settings{pools: maps.Clone(snap.Pools), profiles: maps.Clone(snap.Profiles), sources: maps.Clone(snap.Sources),
+		sets: maps.Clone(snap.Sets), conduct: snap.Conduct}
 	s.quarantine = Facts{Pools: s.pools}.quarantinePool()
 	if err := CheckPools(s.pools, highest); err != nil {
 		s.fault = fmt.Errorf("the pools cannot be enforced: %w", err)

@@ -137,6 +137,8 @@ type settings struct {
 	pools      map[string]Pool
 	profiles   map[string]Profile
 	sources    map[string]Source
+	sets       map[string]PolicySet
+	conduct    Conduct
 	quarantine string // name of the quarantine pool
 	fault      error  // what is wrong with the pools
 	generation uint64 // grows when any decision may be another

@@ -10,15 +10,16 @@ import (
 // state is what the gate holds of one device; mu of the gate guards it.
 type state struct {
 	id      ID
-	rec     *Record  // as stored, but without Reasons, which Place can tell again; never written to
-	pending []Change // tightenings the record has not taken in; never changed in place
-	later   []Change // repeats of bad reports that are in rec or pending; see canWait
-	tighten uint64   // highest counter given out
-	kept    uint64   // counter that the data plane enforces although it was lost here: the next tightening outbids it, and can be lifted
-	turn    *turn    // an apply that has not begun
-	problem error    // why the data plane does not hold it, nil if it does
-	moves   uint64   // how often what is in force may have become another; see touch
-	applied uint64   // the last of moves that the data plane surely holds
+	rec     *Record              // as stored, but without Reasons, which Place can tell again; never written to
+	pending []Change             // tightenings the record has not taken in; never changed in place
+	failing map[string]time.Time // rules that fail, and are not on record as such, since when; never changed in place
+	later   []Change             // repeats of bad reports that are in rec or pending; see canWait
+	tighten uint64               // highest counter given out
+	kept    uint64               // counter that the data plane enforces although it was lost here: the next tightening outbids it, and can be lifted
+	turn    *turn                // an apply that has not begun
+	problem error                // why the data plane does not hold it, nil if it does
+	moves   uint64               // how often what is in force may have become another; see touch
+	applied uint64               // the last of moves that the data plane surely holds
 
 	// What was decided last, without reasons, good for one generation of the settings and
 	// until wake.
@@ -42,7 +43,7 @@ func (g *Gate) facts(known Record, now time.Time) Facts {
 
 func (s *settings) facts(known Record, policy Policy, now time.Time) Facts {
 	return Facts{Now: now, Record: known, Profile: s.profiles[known.Profile],
-		Pools: s.pools, Sources: s.sources, Policy: policy}
+		Pools: s.pools, Sources: s.sources, Policy: policy, Sets: s.sets, Conduct: s.conduct}
 }
 
 // look returns what all known facts say now, without reasons, and leaves no trace. The
@@ -68,8 +69,12 @@ func (g *Gate) decide(st *state, now time.Time) (p Placement, changed bool) {
 	if changed {
 		g.touch(st)
 	}
+	st.noteFailing(p.Failing, now)
+	if p.Demand != "" {
+		g.obey(st, now)
+	}
 	g.schedule(st, soonest(now, p.Again, ripe))
-	if len(st.pending) > 0 || !p.same(st.rec.standing()) {
+	if len(st.pending) > 0 || !p.same(st.rec.standing()) || !failsAs(st.rec.Failing, p.Failing) {
 		g.enqueue(st.rec.ID)
 	}
 	return p, changed
@@ -82,7 +87,7 @@ func (g *Gate) current(st *state, now time.Time) bool {
 
 // settled reports whether the device stands where its record says. The caller holds mu.
 func (g *Gate) settled(st *state, now time.Time) bool {
-	return g.current(st, now) && len(st.pending)+len(st.later) == 0 && st.decided.same(st.rec.standing())
+	return g.current(st, now) && len(st.pending)+len(st.later)+len(st.failing) == 0 && st.decided.same(st.rec.standing())
 }
 
 // inForce is what is to be enforced: what is decided, but no freer than what is recorded.

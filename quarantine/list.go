@@ -61,6 +61,7 @@ type glimpse struct {
 	rec     *Record
 	pending []Change
 	later   []Change
+	failing map[string]time.Time
 	settled bool // stands where its record says
 }
 
@@ -80,7 +81,7 @@ func (g *Gate) glance(states []*state) []glimpse {
 		g.mu.Lock()
 		for _, st := range some {
 			if st.nth >= 0 {
-				all = append(all, glimpse{st.rec, st.pending, st.later, g.settled(st, now)})
+				all = append(all, glimpse{st.rec, st.pending, st.later, st.failing, g.settled(st, now)})
 			}
 		}
 		g.mu.Unlock()
@@ -101,12 +102,17 @@ func (g *Gate) judge() judge {
 	return judge{g.settings, g.Policy, g.now().Wall}
 }
 
+// known is the record with everything that it has not taken in.
+func (l glimpse) known() Record {
+	return withFailing(l.rec, l.failing).replay(l.pending).replay(l.later)
+}
+
 // view is the device as it stands, without reasons.
 func (j judge) view(l glimpse) Record {
 	if l.settled {
 		return *l.rec
 	}
-	known := l.rec.replay(l.pending).replay(l.later)
+	known := l.known()
 	p := Place(j.settings.facts(known, j.policy, j.now)).Meet(l.rec.standing(), j.settings.quarantine)
 	known = known.Settle(p, j.now)
 	known.Reasons = nil

@@ -3,6 +3,7 @@ package quarantine
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -17,6 +18,8 @@ const (
 	RuleCertificate = "certificate"
 	RuleProof       = "proof"
 	RulePool        = "pool"
+	RuleWipe        = "wipe"         // told of only where there is an order
+	RuleUser        = "user session" // told of only where the pool asks for one
 	RuleSkip        = "release.profile"
 )
 
@@ -36,9 +39,11 @@ func place(d decision) Placement {
 	mayRoute := d.mayRoute()
 	released, until := d.released()
 	switch {
+	case d.demand == FailBlock:
+		return d.placement(Blocked, d.quarantinePool(), time.Time{})
 	case !admitted:
 		return d.placement(Pending, d.quarantinePool(), time.Time{})
-	case mayRoute && released && until.After(d.Now):
+	case mayRoute && released && d.demand == "" && until.After(d.Now):
 		return d.placement(Routed, d.Profile.Pool, until)
 	default:
 		return d.placement(Quarantined, d.quarantinePool(), time.Time{})
@@ -51,6 +56,10 @@ type decision struct {
 	quiet   bool // tells no reasons
 	reasons []Reason
 	again   time.Time
+	session time.Time // end of the user's session; zero: none is asked for
+	failing []string
+	demand  FailureAction
+	order   *Decision
 }
 
 func (d *decision) rule(rule string, holds bool, at time.Time, format string, args ...any) bool {
@@ -63,8 +72,13 @@ func (d *decision) rule(rule string, holds bool, at time.Time, format string, ar
 // placement closes the decision: the reason that decided goes first.
 func (d *decision) placement(stage Stage, pool string, until time.Time) Placement {
 	first := slices.IndexFunc(d.reasons, func(r Reason) bool {
-		if stage == Routed {
+		switch {
+		case stage == Routed:
 			return r.Holds && (r.Rule == RuleReport || r.Rule == RuleSkip)
+		case d.demand == FailBlock:
+			return !r.Holds && r.Rule == RuleBlock
+		case d.demand == FailWipe && stage != Pending:
+			return !r.Holds && r.Rule == RuleWipe
 		}
 		return !r.Holds && !(r.Rule == RuleSkip)
 	})
@@ -73,7 +87,9 @@ func (d *decision) placement(stage Stage, pool string, until time.Time) Placemen
 		copy(d.reasons[1:first+1], d.reasons[:first])
 		d.reasons[0] = decisive
 	}
-	return Placement{Stage: stage, Pool: pool, Until: until, Again: soonest(d.Now, d.again, until), Reasons: d.reasons}
+	d.remedy()
+	return Placement{Stage: stage, Pool: pool, Until: until, Again: soonest(d.Now, d.again, until), Reasons: d.reasons,
+		Demand: d.demand, Order: d.order, Failing: d.failing}
 }
 
 // quarantinePool is the name of the one quarantine pool, or empty.
@@ -165,7 +181,38 @@ func (d *decision) mayRoute() bool {
 	if !d.pool() {
 		ok = false
 	}
+	if d.Record.Wipe.Set() {
+		d.decided(RuleWipe, "told to wipe what enrollment gave", d.Record.Wipe)
+		ok = false
+	}
+	if !d.user() {
+		ok = false
+	}
 	return ok
+}
+
+// user asks for the user's session where the pool that the device is released into does
+// (G3).
+func (d *decision) user() bool {
+	p := d.Pools[d.Profile.Pool]
+	if !d.profileKnown() || !p.NeedUser {
+		return true
+	}
+	s, owner := d.Record.Session, d.Record.Owner
+	end := s.Ends(d.Conduct)
+	d.again = soonest(d.Now, d.again, s.At, end)
+	switch {
+	case s.User == "" || owner == "":
+		return d.rule(RuleUser, false, s.At, "pool %q asks for a user session, and nobody is signed in", p.Name)
+	case s.User != owner:
+		return d.rule(RuleUser, false, s.At, "the session is of %q, and the device of %q", s.User, owner)
+	case d.Now.Before(s.At):
+		return d.rule(RuleUser, false, s.At, "the session of %s is dated ahead, %s", s.User, stamp(s.At))
+	case !d.Now.Before(end):
+		return d.rule(RuleUser, false, s.At, "the session of %s ended at %s", s.User, stamp(end))
+	}
+	d.session = end
+	return d.rule(RuleUser, true, s.At, "%s signed in at %s, which stands until %s", s.User, stamp(s.At), stamp(end))
 }
 
 func (d *decision) certificate() bool {
@@ -220,13 +267,63 @@ func (d *decision) released() (bool, time.Time) {
 	if !d.quiet {
 		d.reasons = append(d.reasons, j.Reasons...)
 	}
+	d.demanded(j)
 	if until.After(end) {
 		until = end
+	}
+	if !d.session.IsZero() && until.After(d.session) {
+		until = d.session
 	}
 	if released && !until.After(d.Now) {
 		d.rule(RuleFacts, false, until, "the release is over since %s", stamp(until))
 	}
 	return released, until
+}
+
+// demanded takes in what the policy asks for beyond quarantine.
+func (d *decision) demanded(j Judgement) {
+	d.failing = j.Failing
+	if j.Demand != FailBlock && j.Demand != FailWipe {
+		return
+	}
+	d.demand = j.Demand
+	if d.quiet {
+		return
+	}
+	by := Reason{Text: "the policy asks for it"}
+	name := "unknown rule"
+	for _, r := range j.Reasons {
+		if rule, ok := d.ruleOf(r); ok && !r.Holds && !r.Fault && rule.OnFailure == j.Demand {
+			by, name = r, fmt.Sprintf("%s v%d/%s", r.Set, r.Version, rule.Name)
+			break
+		}
+	}
+	d.order = &Decision{By: Actor{Kind: PolicyActor, Name: name}, At: d.Now, Why: by.Text}
+	r := by
+	r.Holds = false
+	switch j.Demand {
+	case FailBlock:
+		d.reasons = slices.DeleteFunc(d.reasons, func(r Reason) bool { return r.Rule == RuleBlock })
+		r.Rule, r.Text = RuleBlock, fmt.Sprintf("blocked by policy %s: %s", name, by.Text)
+	case FailWipe:
+		if d.Record.Wipe.Set() {
+			return
+		}
+		r.Rule, r.Text = RuleWipe, fmt.Sprintf("told by policy %s to wipe what enrollment gave: %s", name, by.Text)
+	}
+	d.reasons = append(d.reasons, r)
+}
+
+// ruleOf is the rule of a policy set that a reason is about. Its Rule is the rule's name,
+// alone or behind that of its set.
+func (f Facts) ruleOf(r Reason) (PolicyRule, bool) {
+	name := strings.TrimPrefix(r.Rule, r.Set+"/")
+	for _, rule := range f.Sets[r.Set].Rules {
+		if r.Set != "" && rule.Name == name {
+			return rule, true
+		}
+	}
+	return PolicyRule{}, false
 }
 
 // Meet is the placement that both p and q allow: the less free of the two, the earlier
@@ -251,7 +348,8 @@ func (p Placement) within(q Placement) bool {
 	return p.Stage != Routed || p.Pool == q.Pool && !p.Until.After(q.Until)
 }
 
-// same reports whether p and q stand for the same stage, pool and end.
+// same reports whether p and q stand for the same stage, pool and end, and nothing else is
+// demanded.
 func (p Placement) same(q Placement) bool {
-	return p.Stage == q.Stage && p.Pool == q.Pool && p.Until.Equal(q.Until)
+	return p.Stage == q.Stage && p.Pool == q.Pool && p.Until.Equal(q.Until) && p.Demand == q.Demand
 }

@@ -100,7 +100,17 @@ type UserSession struct {
 	By    Actor     `json:"by"` // who vouches
 }
 
-// Waiver is a person's word that a violated rule is not to count for a while (N8).
+// Ends is when the session ends under a conduct, which may be shorter than when it began.
+func (s UserSession) Ends(c Conduct) time.Time {
+	end := s.At.Add(c.Session())
+	if s.Until.Before(end) {
+		return s.Until
+	}
+	return end
+}
+
+// Waiver is a person's word that a violated rule is not to count for a while (N8). A Policy
+// holds a rule that is waived, until Waiver.Until, for one that does not fail.
 type Waiver struct {
 	Decision
 	Until time.Time `json:"until"`

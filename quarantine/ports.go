@@ -75,7 +75,7 @@ type Event struct {
 	Revision int64
 	Records  []Record
 	Gone     []ID
-	Settings bool // pools, profiles or sources changed: take a new Snapshot
+	Settings bool // pools, profiles, sources, policy sets or the conduct changed: take a new Snapshot
 	Err      error
 }
 

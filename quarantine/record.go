@@ -11,7 +11,7 @@ import (
 
 // Actor is who asked for a change, for the audit log.
 type Actor struct {
-	Kind    string `json:"kind"` // "administrator", "token", "device", "otp", "gateway"
+	Kind    string `json:"kind"` // "administrator", "token", "device", "otp", "gateway", "source", "policy"
 	Name    string `json:"name"`
 	Address string `json:"address,omitempty"`
 }
@@ -38,12 +38,13 @@ type Record struct {
 	Reasons     []Reason          `json:"reasons"`
 	Until       time.Time         `json:"until,omitzero"` // end of the present placement; zero: none
 
-	Groups  []string             `json:"groups,omitempty"` // the device's own, besides its profile's
-	Seen    time.Time            `json:"seen,omitzero"`    // last contact of the device itself, to within some hours
-	Session UserSession          `json:"session,omitzero"`
-	Waivers map[string]Waiver    `json:"waivers,omitempty"` // by SET/RULE
-	Failing map[string]time.Time `json:"failing,omitempty"` // by SET/RULE: since when, for grace
-	Wipe    Decision             `json:"wipe,omitzero"`     // the device is to wipe what enrollment gave
+	Groups   []string             `json:"groups,omitempty"`  // the device's own, besides its profile's
+	Seen     time.Time            `json:"seen,omitzero"`     // last contact of the device itself, to within some hours
+	Session  UserSession          `json:"session,omitzero"`  // without a user, the time since when nobody is signed in
+	Waivers  map[string]Waiver    `json:"waivers,omitempty"` // by SET/RULE
+	Failing  map[string]time.Time `json:"failing,omitempty"` // by SET/RULE: since when, for grace
+	Wipe     Decision             `json:"wipe,omitzero"`     // the device is to wipe what enrollment gave, and is not routed meanwhile
+	Unwiping Decision             `json:"unwiping,omitzero"` // of the last order to wipe that was taken back
 
 	Revision int64 `json:"-"` // of the store; not part of the stored value
 }
@@ -146,6 +147,7 @@ type Placement struct {
 	Reasons []Reason  // the first one decided
 
 	Demand  FailureAction // FailBlock or FailWipe, else empty: what Settle takes into the record
+	Order   *Decision     // the policy's, where there is a Demand and reasons are told; else nil
 	Failing []string      // SET/RULE of rules that fail, sorted
 }
 
@@ -156,8 +158,10 @@ type Judgement struct {
 	Clear   bool      // nothing live speaks against the device; a profile that skips quarantine rests on it
 	Again   time.Time // time alone may change the answer at this instant; zero: never
 	Reasons []Reason
-	Demand  FailureAction // FailBlock or FailWipe, else empty
-	Failing []string      // SET/RULE of rules that fail, sorted
+	// Demand is FailBlock or FailWipe, else empty. The first of Reasons that does not hold, is
+	// no Fault, and names a rule of f.Sets with that OnFailure, is whose demand it is.
+	Demand  FailureAction
+	Failing []string // SET/RULE of rules that fail, sorted
 }
 
 // certificateForm is how a Certificate is stored: digests in hexadecimal.

@@ -156,13 +156,13 @@ func (g *Gate) nextWrite(id ID) (c Change, next Record, ok bool) {
 	switch {
 	case len(st.pending) > 0:
 		c = st.pending[0]
-		next = st.rec.replay(st.pending[:1])
-	case !p.same(st.rec.standing()):
+		next = st.base().replay(st.pending[:1])
+	case !p.same(st.rec.standing()) || !failsAs(st.rec.Failing, p.Failing):
 		c = Change{Kind: Review, Device: id, By: Actor{Kind: "gateway", Name: g.Gateway}, At: now}
-		if p.within(st.rec.standing()) {
+		if standing := st.rec.standing(); !p.same(standing) && p.within(standing) {
 			c.Kind = Lapse
 		}
-		next = *st.rec
+		next = st.base()
 	default:
 		return Change{}, Record{}, false
 	}

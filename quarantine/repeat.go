@@ -1,7 +1,6 @@
 package quarantine
 
 import (
-	"maps"
 	"sync"
 	"time"
 )
@@ -29,12 +28,14 @@ func (g *Gate) repeats(known Record, c Change, now time.Time) bool {
 		return !c.Key.IsZero() && c.Key == known.Key
 	case c.Kind == Confirm:
 		return known.Confirmed
+	case c.Kind == Contact:
+		return seenEnough(known, c)
 	case c.Kind != Reported:
 		return false
 	}
 	r := *c.Report
 	last, ok := known.Reports[r.Source]
-	if !ok || r.Verdict != last.Verdict || r.Device != last.Device {
+	if !ok || r.Verdict != last.Verdict || r.Device != last.Device || !sameFacts(r, last) {
 		return false
 	}
 	if r.At.Equal(last.At) && r.Sequence == last.Sequence && r.Validity == last.Validity {
@@ -46,7 +47,7 @@ func (g *Gate) repeats(known Record, c Change, now time.Time) bool {
 	source := g.settings.sources[r.Source]
 	switch {
 	case r.Verdict == Compliant:
-	case r.Verdict == "" && r.Source == AgentSource && maps.Equal(r.Facts, last.Facts):
+	case r.Verdict == "" && r.Source == AgentSource:
 	default:
 		return false
 	}
@@ -57,7 +58,7 @@ func (g *Gate) repeats(known Record, c Change, now time.Time) bool {
 func (l life) half() time.Time { return l.from.Add(l.until.Sub(l.from) / 2) }
 
 // known is the record with everything that it has not taken in.
-func (st *state) known() Record { return st.rec.replay(st.pending).replay(st.later) }
+func (st *state) known() Record { return st.base().replay(st.pending).replay(st.later) }
 
 // canWait reports whether a bad report that moves nobody may be recorded later: one just as
 // bad is recorded, or on its way, is in the first half of its life, and does not hold the
@@ -69,7 +70,7 @@ func (g *Gate) canWait(st *state, known Record, c Change, now time.Time) bool {
 	r := *c.Report
 	source := g.settings.sources[r.Source]
 	safe, ok := st.rec.replay(st.pending).Reports[r.Source]
-	return ok && safe.Verdict == r.Verdict && now.Before(lifeOf(safe, source).half()) &&
+	return ok && safe.Verdict == r.Verdict && sameFacts(safe, r) && now.Before(lifeOf(safe, source).half()) &&
 		!lifeOf(r, source).until.Before(lifeOf(known.Reports[r.Source], source).until)
 }
 

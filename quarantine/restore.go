@@ -21,16 +21,19 @@ type Restoration struct {
 	Pools    map[string]Pool
 	Profiles map[string]Profile
 	Sources  map[string]Source
+	Sets     map[string]PolicySet
+	Conduct  Conduct
 	Policy   Policy
 
 	Denied map[ID]Denial // what is known against devices from elsewhere, such as an exported list; optional
 }
 
-// Denial is what people decided against a device.
+// Denial is what people, or a policy, decided against a device.
 type Denial struct {
 	Hold       Decision `json:"hold,omitzero"`
 	Block      Decision `json:"block,omitzero"`
 	Revocation Decision `json:"revocation,omitzero"`
+	Wipe       Decision `json:"wipe,omitzero"`
 }
 
 // Denials lists what people decided against devices: what to keep apart from copies of the
@@ -38,8 +41,8 @@ type Denial struct {
 func Denials(records []Record) map[ID]Denial {
 	all := make(map[ID]Denial)
 	for _, r := range records {
-		if r.Hold.Set() || r.Block.Set() || r.Revocation.Set() {
-			all[r.ID] = Denial{r.Hold, r.Block, r.Revocation}
+		if r.Hold.Set() || r.Block.Set() || r.Revocation.Set() || r.Wipe.Set() {
+			all[r.ID] = Denial{r.Hold, r.Block, r.Revocation, r.Wipe}
 		}
 	}
 	return all
@@ -53,6 +56,7 @@ func Denials(records []Record) map[ID]Denial {
 func (r Record) Restored(x Restoration) Record {
 	r.Tighten += RestoreGap
 	r.Reports = restoredReports(r, x)
+	r.Waivers, r.Session = nil, UserSession{At: x.At, By: x.By} // nobody is signed in, and who was may have been signed out
 	profile, known := x.Profiles[r.Profile]
 	if !r.Hold.Set() && (!known || profile.SkipQuarantine) {
 		r.hold(x, "restored from an earlier copy, and its profile skips quarantine")
@@ -61,13 +65,14 @@ func (r Record) Restored(x Restoration) Record {
 	for _, known := range []struct {
 		to   *Decision
 		from Decision
-	}{{&r.Hold, d.Hold}, {&r.Block, d.Block}, {&r.Revocation, d.Revocation}} {
+	}{{&r.Hold, d.Hold}, {&r.Block, d.Block}, {&r.Revocation, d.Revocation}, {&r.Wipe, d.Wipe}} {
 		if known.from.Set() && !known.to.Set() {
 			*known.to = known.from
 		}
 	}
 	place := func() Placement {
-		return Place(Facts{Now: x.At, Record: r, Profile: profile, Pools: x.Pools, Sources: x.Sources, Policy: x.Policy})
+		return Place(Facts{Now: x.At, Record: r, Profile: profile, Pools: x.Pools, Sources: x.Sources, Policy: x.Policy,
+			Sets: x.Sets, Conduct: x.Conduct})
 	}
 	p := place()
 	if p.Stage == Routed { // by a policy that asks for no report
@@ -94,7 +99,7 @@ func restoredReports(r Record, x Restoration) map[string]Report {
 	for _, name := range names {
 		last, ok := r.Reports[name]
 		switch {
-		case !ok || last.Verdict == Compliant:
+		case !ok || last.Verdict != NonCompliant:
 			last = Report{Device: r.ID, Source: name, At: last.At, Received: x.At, Detail: "restored from an earlier copy"}
 		case last.Received.IsZero():
 			last.Received = last.At // from which its life counts

@@ -214,7 +214,7 @@ func settle(ctx context.Context, s *store.Store, o InitOptions, pools []quaranti
 	if err := s.PutProfile(ctx, by, profile); err != nil {
 		return "", fmt.Errorf("saving the default profile: %w", err)
 	}
-	source := quarantine.Source{Name: "management", MayRelease: o.MayRelease, MaxValidity: o.MaxValidity}
+	source := quarantine.Source{Name: "management", MayRelease: o.MayRelease, MaxValidity: o.MaxValidity, Facts: []string{"*"}}
 	if err := s.PutSource(ctx, by, source); err != nil {
 		return "", fmt.Errorf("saving the management source: %w", err)
 	}
