@@ -243,3 +243,6 @@ func (u *Unverified) signature(keys Keys) error {
 	}
 	return Refuse(AuthenticationFailed, "the signature is not that of key %.80q", u.KeyID)
 }
+
+// ID is the jti that the token bears.
+func (u *Unverified) ID() string { return u.token.ID }
