@@ -44,7 +44,7 @@ var rules = map[string]struct {
 	"enroll/client":        {[]string{"enroll/cmp", "enroll/code"}, "the device's half must not pull in a CA"},
 	"enroll":               {[]string{"enroll/cmp", "enroll/code", "quarantine", "quarantine/tunnel", "pki", "firewall"}, "the desk admits; stores and consoles are adapters"},
 	"quarantine/dataplane": {[]string{"quarantine", "firewall", "quarantine/tunnel"}, "it applies what quarantine decides"},
-	"quarantine/source":    {[]string{"quarantine", "quarantine/source", "quarantine/source/set"}, "it turns what comes from outside into reports, and decides nothing"},
+	"quarantine/source":    {[]string{"quarantine", "quarantine/source", "quarantine/source/poll", "quarantine/source/set"}, "it turns what comes from outside into reports, and decides nothing"},
 	"quarantine/policy":    {[]string{"quarantine", "quarantine/policy/sets"}, "it judges facts, and moves nobody"},
 	"quarantine/storetest": {[]string{"quarantine", "quarantine/tunnel", "firewall"}, "a conformance suite"},
 	"quarantine/tunnel":    {nil, "keys and addresses only"},
