@@ -137,14 +137,17 @@ func (e *exchange) former() (*quarantine.Record, error) {
 	return &old, nil
 }
 
-// successor is what stays of a device that enrolls again: who it is, its seat, a
-// person's hold, what reports say against it, and the count of its tightenings. What speaks
+// successor is what stays of a device that enrolls again: who it is, its seat and groups, a
+// person's hold, an order to wipe that nobody took back, what reports say against it, and the
+// count of its tightenings. What speaks
 // for it was said of the device with the old keys, and so was an approval; of such reports
 // their order stays, so that none of them comes again, late.
 func successor(old quarantine.Record) quarantine.Record {
 	return quarantine.Record{
 		Device:  quarantine.Device{ID: old.ID, Name: old.Name, Seat: old.Seat},
 		Hold:    old.Hold,
+		Wipe:    old.Wipe,
+		Groups:  old.Groups,
 		Reports: old.Outlived(),
 		Tighten: old.Tighten, Revision: old.Revision,
 	}

@@ -29,7 +29,7 @@ func (g *Gate) Explain(idOrName string) (Explanation, error) {
 	}
 	now := g.now()
 	x := Explanation{
-		Record:   *st.rec,
+		Record:   st.base(),
 		Decided:  Place(g.facts(st.known(), now.Wall)),
 		InForce:  g.inForce(st, now.Wall),
 		Pending:  slices.Concat(st.pending, st.later),

@@ -136,17 +136,20 @@ func (g *Gate) BySerial(serial string) []Record {
 func (g *Gate) views(states []*state) []Record {
 	some := g.glance(states)
 	j := g.judge()
-	slices.SortFunc(some, func(a, b glimpse) int {
-		if n := strings.Compare(a.rec.Name, b.rec.Name); n != 0 {
-			return n
-		}
-		return strings.Compare(string(a.rec.ID), string(b.rec.ID))
-	})
+	slices.SortFunc(some, func(a, b glimpse) int { return byName(a.rec, b.rec) })
 	all := make([]Record, len(some))
 	for i, l := range some {
 		all[i] = j.view(l)
 	}
 	return all
+}
+
+// byName orders devices by name, and those of one name by ID.
+func byName(a, b *Record) int {
+	if n := strings.Compare(a.Name, b.Name); n != 0 {
+		return n
+	}
+	return strings.Compare(string(a.ID), string(b.ID))
 }
 
 // HighestSeat is the highest seat that any device has, revoked ones too; zero for none.

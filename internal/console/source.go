@@ -38,7 +38,7 @@ func (s *Server) putSource(w http.ResponseWriter, r *http.Request, who identity)
 	if err != nil {
 		return err
 	}
-	src := quarantine.Source{Name: name, MayRelease: q.MayRelease, MaxValidity: longest}
+	src := quarantine.Source{Name: name, MayRelease: q.MayRelease, MaxValidity: longest, Facts: []string{"*"}}
 	return saved(w, r, who, s.cfg.Organization.Sources, Item[quarantine.Source]{Name: name, Value: src, Revision: q.Revision}, showSource)
 }
 
