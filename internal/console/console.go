@@ -125,6 +125,7 @@ type Config struct {
 	Device        func(leaf *x509.Certificate, now time.Time) error // refuses all but devices
 	Settings      func(ctx context.Context, r quarantine.Record) (cmp.Settings, error)
 	ListenerKeys  func() [][]byte
+	Hooks         Hooks                              // optional: keys of signed webhooks
 	Names         func(p quarantine.Pool) []api.Name // optional: what the names in a pool's reach resolve to
 	From          []netip.Prefix                     // optional: networks that may ask the administration API
 	Now           func() time.Time

@@ -290,6 +290,8 @@ func TestEveryRouteAgainstEveryRole(t *testing.T) {
 		"GET /api/v1/pools": reading, "GET /api/v1/pools/{name}/names": reading, "PUT /api/v1/pools/{name}": writing, "DELETE /api/v1/pools/{name}": writing,
 		"GET /api/v1/profiles": reading, "PUT /api/v1/profiles/{name}": writing, "DELETE /api/v1/profiles/{name}": writing,
 		"GET /api/v1/sources": reading, "PUT /api/v1/sources/{name}": writing, "DELETE /api/v1/sources/{name}": writing,
+		"GET /api/v1/hooks": writing, "GET /api/v1/hooks/{source}": writing, "PUT /api/v1/hooks/{source}": writing,
+		"POST /api/v1/hooks/{source}/keys": writing, "DELETE /api/v1/hooks/{source}/keys/{key}": writing,
 		"GET /api/v1/tokens": writing, "POST /api/v1/tokens": writing, "DELETE /api/v1/tokens/{name}": writing,
 		"GET /api/v1/audit": reading, "GET /api/v1/audit/head": reading, "GET /api/v1/audit/export": reading,
 	}

@@ -226,11 +226,11 @@ func (k *control) makeConsole(version string) (*console.Server, error) {
 		Gateway: c.Name, Version: version, EnrollURL: k.enrollURL(), Gate: k.gate, Desk: k.desk,
 		Organization: console.Organization{
 			Pools: table[quarantine.Pool]{k.store.PoolTable()}, Profiles: table[quarantine.Profile]{k.store.ProfileTable()},
-			Sources: table[quarantine.Source]{k.store.SourceTable()}, Tokens: tokens{k.store},
+			Sources: sourceTable{table[quarantine.Source]{k.store.SourceTable()}, hookKeys(k.store)}, Tokens: tokens{k.store},
 			TokenBySum: tokenBySum(k.store),
 		},
 		Audit: k.store.AuditLog(), Root: k.ca.Root(), Administrator: k.ca.VerifyAdministrator,
-		Device: k.ca.VerifyDevice, Settings: k.settings, ListenerKeys: k.listenerKeys, Names: k.names, From: c.API.From, Log: k.log,
+		Device: k.ca.VerifyDevice, Settings: k.settings, ListenerKeys: k.listenerKeys, Names: k.names, Hooks: hooks{hookKeys(k.store), k.enrollURL()}, From: c.API.From, Log: k.log,
 	})
 }
 
