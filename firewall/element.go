@@ -100,9 +100,11 @@ func (b batch) routed(r Ruleset, list []Routed, now Deadline, slack time.Duratio
 			faults = append(faults, fmt.Errorf("routing %s: %w", x.Addr, err))
 			continue
 		}
-		e, err := timed(x.Addr.AsSlice(), binary.BigEndian.AppendUint32(nil, uint32(x.Mark)), x.Until, now, slack, longest)
-		if err == nil {
-			name := r.routedMap(x.Addr)
+		name, val := r.routedIn(x), []byte(nil)
+		if name == fixedMap(familyOf(x.Addr)) {
+			val = binary.BigEndian.AppendUint32(nil, uint32(x.Mark))
+		}
+		if e, err := timed(x.Addr.AsSlice(), val, x.Until, now, slack, longest); err == nil {
 			b[name] = append(b[name], e)
 		}
 	}
@@ -128,21 +130,26 @@ func (b batch) quarantined(r Ruleset, list []netip.Addr) (faults []error) {
 }
 
 // keys sorts in bare keys, for deletion. What cannot stand in a set is skipped.
-func (b batch) keys(name func(netip.Addr) string, list []netip.Addr) {
+func (b batch) keys(names func(netip.Addr) []string, list []netip.Addr) {
 	for _, a := range list {
-		if a = a.Unmap(); a.IsValid() {
-			n := name(a)
-			b[n] = append(b[n], nftables.SetElement{Key: a.WithZone("").AsSlice()})
+		if a = a.Unmap().WithZone(""); !a.IsValid() {
+			continue
+		}
+		for _, n := range names(a) {
+			b[n] = append(b[n], nftables.SetElement{Key: a.AsSlice()})
 		}
 	}
 }
 
-// freshness sorts in the two gateway-wide elements.
+// freshness sorts in what holds for the whole gateway: in each of the two sets an element for
+// each family, which end together.
 func (b batch) freshness(r Ruleset, fresh, alive, now Deadline, slack time.Duration) {
-	if e, err := timed(interfaceName(r.Tunnel), nil, fresh, now, slack, r.Freshness); err == nil {
-		b["fresh"] = append(b["fresh"], e)
-	}
-	if e, err := timed(interfaceName(r.Tunnel), nil, alive, now, slack, r.QuarantineLife); err == nil {
-		b["alive"] = append(b["alive"], e)
+	for _, f := range families {
+		if e, err := timed([]byte{f}, nil, fresh, now, slack, r.Freshness); err == nil {
+			b["fresh"] = append(b["fresh"], e)
+		}
+		if e, err := timed([]byte{f}, nil, alive, now, slack, r.QuarantineLife); err == nil {
+			b["alive"] = append(b["alive"], e)
+		}
 	}
 }

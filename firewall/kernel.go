@@ -16,7 +16,7 @@ const chunk = 500
 const flags = nftables.TableFlagOwner | nftables.TableFlagPersist
 
 var keyTypes = map[kind]nftables.SetDatatype{
-	name4: nftables.TypeIPAddr, name6: nftables.TypeIP6Addr, ifname: nftables.TypeIFName, mark: nftables.TypeMark,
+	name4: nftables.TypeIPAddr, name6: nftables.TypeIP6Addr, family: nftables.TypeNFProto, mark: nftables.TypeMark,
 }
 
 var hooks = map[string]*nftables.ChainHook{
@@ -39,7 +39,7 @@ func (s set) kernel(t *nftables.Table) *nftables.Set {
 		IsMap: s.data != "", HasTimeout: s.timeout != 0, Timeout: s.timeout,
 		KeyByteOrder: binaryutil.BigEndian,
 	}
-	if s.key == ifname || s.key == mark {
+	if s.key == family || s.key == mark {
 		k.KeyByteOrder = binaryutil.NativeEndian
 	}
 	switch s.data {
@@ -59,8 +59,13 @@ func (s set) constants() []nftables.SetElement {
 			nftables.SetElement{Key: after(p).AsSlice(), IntervalEnd: true})
 	}
 	for _, v := range s.verdicts {
-		elements = append(elements, nftables.SetElement{Key: native(v.mark),
-			VerdictData: &expr.Verdict{Kind: expr.VerdictGoto, Chain: v.chain}})
+		onward := &expr.Verdict{Kind: expr.VerdictGoto, Chain: v.chain}
+		if !s.interval {
+			elements = append(elements, nftables.SetElement{Key: native(v.mark), VerdictData: onward})
+			continue
+		}
+		elements = append(elements, nftables.SetElement{Key: v.prefix.Masked().Addr().AsSlice(), VerdictData: onward},
+			nftables.SetElement{Key: after(v.prefix).AsSlice(), IntervalEnd: true})
 	}
 	return elements
 }

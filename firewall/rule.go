@@ -71,14 +71,10 @@ func (r *rule) oif(name string) *rule {
 	return r.say("oifname "+strconv.Quote(name), &expr.Meta{Key: expr.MetaKeyOIFNAME, Register: 1}, equal(interfaceName(name)))
 }
 
-// via requires the interface by which the packet comes (source) or goes (destination)
-// to stand in a freshness set.
-func (r *rule) via(s side, set string) *rule {
-	word, key := "iifname", expr.MetaKeyIIFNAME
-	if s == destination {
-		word, key = "oifname", expr.MetaKeyOIFNAME
-	}
-	return r.say(word+" @"+set, &expr.Meta{Key: key, Register: 1}, &expr.Lookup{SourceRegister: 1, SetName: set})
+// while requires freshness: the packet's family to stand in a freshness set, where both
+// families stand or none. One byte is read and hashed sooner than an interface's name.
+func (r *rule) while(set string) *rule {
+	return r.say("meta nfproto @"+set, &expr.Meta{Key: expr.MetaKeyNFPROTO, Register: 1}, &expr.Lookup{SourceRegister: 1, SetName: set})
 }
 
 // bind makes the rule one of IPv4 or IPv6 only. nft does not print it: it follows
@@ -184,6 +180,18 @@ func (r *rule) routed(s side, family byte, name string) *rule {
 func (r *rule) byMark(verdicts string) *rule {
 	return r.say("meta mark vmap @"+verdicts, &expr.Meta{Key: expr.MetaKeyMARK, Register: 1},
 		&expr.Lookup{SourceRegister: 1, DestRegister: 0, IsDestRegSet: true, SetName: verdicts})
+}
+
+// byPrefix goes where the address of one side leads in an interval map, or nowhere.
+func (r *rule) byPrefix(s side, family byte, verdicts string) *rule {
+	return r.bind(family).say(header(family)+" "+string(s)+" vmap @"+verdicts, r.address(s, family, 16),
+		&expr.Lookup{SourceRegister: 1, DestRegister: 0, IsDestRegSet: true, SetName: verdicts})
+}
+
+// unmark takes the packet's mark back.
+func (r *rule) unmark() *rule {
+	return r.say("meta mark set "+markText(0), &expr.Immediate{Register: 1, Data: native(0)},
+		&expr.Meta{Key: expr.MetaKeyMARK, SourceRegister: true, Register: 1})
 }
 
 func (r *rule) mark(m Mark) *rule {

@@ -223,10 +223,10 @@ func (t *Table) Apply(c Change) error {
 	}
 	r := *t.held
 	gone := batch{}
-	gone.keys(func(a netip.Addr) string { return quarantinedSet(familyOf(a)) }, c.DelQuarantined)
-	gone.keys(r.routedMap, c.DelRouted)
+	gone.keys(func(a netip.Addr) []string { return []string{quarantinedSet(familyOf(a))} }, c.DelQuarantined)
+	gone.keys(r.routedMaybe, c.DelRouted)
 	for _, x := range c.AddRouted {
-		gone.keys(r.routedMap, []netip.Addr{x.Addr})
+		gone.keys(r.routedMaybe, []netip.Addr{x.Addr})
 	}
 	var left []error
 	err := t.exchange(r, gone, func(now Deadline, need time.Duration) batch {
@@ -240,8 +240,8 @@ func (t *Table) Apply(c Change) error {
 	return errors.Join(left...)
 }
 
-// Refresh sets both freshness elements; a deadline that is zero or over removes its
-// element. Neither lasts longer than the ruleset allows.
+// Refresh sets both kinds of freshness elements; a deadline that is zero or over removes
+// its own. Neither lasts longer than the ruleset allows.
 func (t *Table) Refresh(fresh, alive Deadline) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -249,8 +249,8 @@ func (t *Table) Refresh(fresh, alive Deadline) error {
 		return fmt.Errorf("refreshing: %w", ErrDoubt)
 	}
 	r := *t.held
-	name := []nftables.SetElement{{Key: interfaceName(r.Tunnel)}}
-	err := t.exchange(r, batch{"fresh": name, "alive": name}, func(now Deadline, need time.Duration) batch {
+	both := []nftables.SetElement{{Key: families[:1]}, {Key: families[1:]}}
+	err := t.exchange(r, batch{"fresh": both, "alive": both}, func(now Deadline, need time.Duration) batch {
 		come := batch{}
 		come.freshness(r, fresh, alive, now, need)
 		return come

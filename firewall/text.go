@@ -33,13 +33,23 @@ func (r Ruleset) contents(s set, e Elements) []string {
 	var words []string
 	switch {
 	case s.name == "alive" && e.Alive > 0, s.name == "fresh" && e.Fresh > 0:
-		words = append(words, strconv.Quote(r.Tunnel))
-	case s.data == "mark":
+		words = append(words, "ipv4", "ipv6")
+	case s.timeout != 0:
 		routed := slices.SortedFunc(slices.Values(e.Routed), func(a, b Routed) int { return a.Addr.Compare(b.Addr) })
 		for _, x := range routed {
-			if s.name == r.routedMap(x.Addr) {
-				words = append(words, x.Addr.String()+" : "+markText(x.Mark))
+			if s.name != r.routedIn(x) {
+				continue
 			}
+			text := x.Addr.String()
+			if s.data == "mark" {
+				text += " : " + markText(x.Mark)
+			}
+			words = append(words, text)
+		}
+	case s.data == "verdict" && s.interval:
+		byPrefix := func(a, b verdict) int { return a.prefix.Compare(b.prefix) }
+		for _, v := range slices.SortedFunc(slices.Values(s.verdicts), byPrefix) {
+			words = append(words, v.prefix.String()+" : goto "+v.chain)
 		}
 	case s.data == "verdict":
 		byMark := func(a, b verdict) int { return cmp.Compare(a.mark, b.mark) }
@@ -73,7 +83,7 @@ func (s set) print(b *strings.Builder, contents []string) {
 		fmt.Fprintf(b, "\t\ttimeout %s\n", durationText(s.timeout))
 	}
 	if len(contents) > 0 {
-		perLine := map[kind]int{name4: 2, name6: 1, ifname: len(contents), mark: len(contents)}[s.key]
+		perLine := map[kind]int{name4: 2, name6: 1, family: len(contents), mark: len(contents)}[s.key]
 		b.WriteString("\t\telements = { ")
 		for i, c := range contents {
 			switch {

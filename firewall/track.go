@@ -163,3 +163,8 @@ func (r *rule) masquerade() *rule {
 func (r *rule) enter(chain string) *rule {
 	return r.say("goto "+chain, &expr.Verdict{Kind: expr.VerdictGoto, Chain: chain})
 }
+
+// call goes to another chain and comes back from its end.
+func (r *rule) call(chain string) *rule {
+	return r.say("jump "+chain, &expr.Verdict{Kind: expr.VerdictJump, Chain: chain})
+}

@@ -94,6 +94,7 @@ type words struct {
 	load    string // what the register holds, in words
 	kind    string // how its values are written
 	length  int    // bytes loaded
+	given   []byte // by the rule itself, in place of a load
 	mask    []byte // that they were put under
 	low     []byte // of a range whose upper end follows
 	family  byte
@@ -162,13 +163,18 @@ func (w *words) add(name string, data map[uint16][]byte) {
 
 // loads notes what the register holds.
 func (w *words) loads(o object, target uint16, load, kind string) {
-	w.load, w.kind, w.mask, w.low = load, kind, nil, nil
+	w.load, w.kind, w.mask, w.low, w.given = load, kind, nil, nil, nil
 	if load == "" || o.number(target) != unix.NFT_REG_1 {
 		w.forget("load")
 	}
 }
 
 func (w *words) meta(o object) {
+	if _, sets := o.attrs[unix.NFTA_META_SREG]; sets && len(w.given) == 4 &&
+		o.number(unix.NFTA_META_SREG) == unix.NFT_REG_1 && o.number(unix.NFTA_META_KEY) == unix.NFT_META_MARK {
+		w.say("meta mark set " + markText(Mark(binary.NativeEndian.Uint32(w.given))))
+		return
+	}
 	x := map[uint32][2]string{
 		unix.NFT_META_IIFNAME: {"iifname", "name"}, unix.NFT_META_OIFNAME: {"oifname", "name"}, unix.NFT_META_NFPROTO: {"meta nfproto", "family"},
 		unix.NFT_META_L4PROTO: {"meta l4proto", "l4"}, unix.NFT_META_MARK: {"meta mark", "mark"},
@@ -368,6 +374,11 @@ func (w *words) lookup(o object) {
 
 func (w *words) verdict(o object) {
 	data, err := attributes(o.attrs[unix.NFTA_IMMEDIATE_DATA])
+	if value := data[unix.NFTA_DATA_VALUE]; err == nil && len(value) == 4 && o.number(unix.NFTA_IMMEDIATE_DREG) == unix.NFT_REG_1 {
+		w.loads(o, unix.NFTA_IMMEDIATE_DREG, "a number", "")
+		w.given = value
+		return
+	}
 	if err != nil || o.number(unix.NFTA_IMMEDIATE_DREG) != unix.NFT_REG_VERDICT {
 		w.accepts = true // who knows
 		w.forget("immediate")

@@ -53,8 +53,10 @@ func (e elements) left(set, key string) time.Duration {
 	return 0
 }
 
-// tunnelName is the gateway's WireGuard interface, the key of @fresh and @alive.
-const tunnelName = "lz0"
+const (
+	tunnelName = "lz0"  // the gateway's WireGuard interface
+	freshKey   = "ipv4" // one of the two of @fresh, which end together
+)
 
 // running is a flow of dev1 to the intranet server and back, to see when routing ends.
 func (d *demo) running(ctx context.Context) (*testnet.Stream, error) {
@@ -127,7 +129,7 @@ func (d *demo) alone(ctx context.Context, r *result, killed testnet.Stamp) error
 	if err != nil {
 		return err
 	}
-	left := e.left("fresh", tunnelName)
+	left := e.left("fresh", freshKey)
 	r.figure("freshness_left_after_probes_ms", left)
 	r.check(left > 0, "all this while the freshness ran on: %s left of %s", left, freshness)
 	return nil
@@ -140,7 +142,7 @@ func (d *demo) untilStale(ctx context.Context, r *result, s *testnet.Stream, kil
 	err := until(ctx, pollEvery, func() (bool, error) {
 		var err error
 		e, err = d.kernel(ctx, "fresh", "alive", "routed4", "routed6")
-		return err == nil && e.left("fresh", tunnelName) == 0, err
+		return err == nil && e.left("fresh", freshKey) == 0, err
 	})
 	if err != nil {
 		return err
@@ -228,7 +230,7 @@ func (d *demo) expireLease(ctx context.Context, r *result) error {
 	if err != nil {
 		return err
 	}
-	own, fresh := e.left("routed4", d.honest.full.V4.String()), e.left("fresh", tunnelName)
+	own, fresh := e.left("routed4", d.honest.full.V4.String()), e.left("fresh", freshKey)
 	r.figure("lease_left_ms", own)
 	r.figure("freshness_left_ms", fresh)
 	r.check(own > 0 && own <= lease && fresh > own, "a report valid for %s, then serve is killed: %s of the lease left, %s of the freshness", lease, own, fresh)
@@ -256,7 +258,7 @@ func (d *demo) untilLapsed(ctx context.Context, r *result, s *testnet.Stream, re
 	if err != nil {
 		return err
 	}
-	fresh := e.left("fresh", tunnelName)
+	fresh := e.left("fresh", freshKey)
 	took := end.LastAt.Sub(reported)
 	r.figure("report_to_last_packet_ms", took)
 	r.figure("killed_to_last_packet_ms", end.LastAt.Sub(killed))
@@ -269,7 +271,7 @@ func (d *demo) untilLapsed(ctx context.Context, r *result, s *testnet.Stream, re
 	if e, err = d.kernel(ctx, "fresh"); err != nil {
 		return err
 	}
-	r.check(e.left("fresh", tunnelName) > 0, "and is there after these probes as well: %s", e.left("fresh", tunnelName))
+	r.check(e.left("fresh", freshKey) > 0, "and is there after these probes as well: %s", e.left("fresh", freshKey))
 	return nil
 }
 

@@ -162,7 +162,7 @@ func readElement(ad *netlink.AttributeDecoder) (e element, err error) {
 
 // held is one element as runElements reports it.
 type held struct {
-	Key  string        `json:"key"` // an address, or an interface
+	Key  string        `json:"key"` // an address, or a family
 	Left time.Duration `json:"left"`
 }
 
@@ -210,9 +210,9 @@ func dump(c *netlink.Conn, set string) ([]held, error) {
 			return nil, err
 		}
 		for _, e := range elements {
-			key := strings.TrimRight(string(e.key), "\x00")
-			if a, ok := netip.AddrFromSlice(e.key); ok && !strings.HasPrefix(set, "fresh") && !strings.HasPrefix(set, "alive") {
-				key = a.String() // an interface's name has the length of an IPv6 address
+			key := map[string]string{"\x02": "ipv4", "\x0a": "ipv6"}[string(e.key)]
+			if a, ok := netip.AddrFromSlice(e.key); ok {
+				key = a.String()
 			}
 			list = append(list, held{key, e.left})
 		}

@@ -27,7 +27,7 @@ type books struct {
 }
 
 type element struct {
-	mark uint32
+	mark uint32 // zero: the address's own prefix tells the pool
 	left time.Duration
 }
 
@@ -143,8 +143,12 @@ func decided(v *view, now time.Time) books {
 			b.quarantined[a] = true
 		}
 		if r.Stage == quarantine.Routed {
+			mark := uint32(0)
+			if fixed(n) {
+				mark = uint32(v.Pools[r.Pool].Mark)
+			}
 			for _, a := range full {
-				b.routed[a] = element{uint32(v.Pools[r.Pool].Mark), r.Until.Sub(now)}
+				b.routed[a] = element{mark, r.Until.Sub(now)}
 				if !slices.Contains(allowed, a) {
 					allowed = append(allowed, a)
 				}
