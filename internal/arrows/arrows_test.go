@@ -2,6 +2,8 @@
 package arrows
 
 import (
+	"go/ast"
+	"go/build"
 	"go/parser"
 	"go/token"
 	"io/fs"
@@ -32,7 +34,9 @@ var rules = map[string]struct {
 	"internal/resolver":    {[]string{"quarantine"}, "it resolves and answers; what a name opens is quarantine's to say"},
 	"internal/portal":      {[]string{"quarantine"}, "it tells a device where it stands, and decides nothing"},
 	"internal/store":       {[]string{"enroll", "quarantine", "quarantine/tunnel", "firewall", "internal/audit", "internal/seal"}, "an adapter for what enroll and quarantine declare"},
-	"internal/agent":       {[]string{"enroll/client", "enroll/cmp", "enroll/code", "quarantine/tunnel", "internal/agentapi", "internal/version"}, "the device side knows nothing of the gateway's inside"},
+	"internal/agent":       {[]string{"enroll/client", "enroll/cmp", "enroll/code", "quarantine/tunnel", "internal/agentapi", "internal/posture", "internal/attest", "internal/version"}, "the device side knows nothing of the gateway's inside"},
+	"internal/posture":     {[]string{"internal/version"}, "it reads the device, and judges nothing"},
+	"internal/attest":      {nil, "bytes of a TPM, made on the device and judged at the gateway"},
 	"internal/config":      {[]string{"firewall"}, "names the nouns it reads"},
 	"internal/agentapi":    {[]string{"enroll/cmp"}, "shapes both ends share"},
 	"internal/console/api": {nil, "shapes clients share"},
@@ -69,7 +73,40 @@ var only = map[string][]string{
 	"cel.dev/":                       {"quarantine/policy"},
 	"github.com/google/cel-go":       {}, // its former name
 	"github.com/go-jose/":            {"quarantine/source/set"},
-	"os/exec":                        {"internal/testnet", "internal/testneed", "cmd/demo"},
+	"github.com/google/go-tpm":       {"internal/attest"},
+	// Macs and Windows tell some facts of posture through their own tools alone;
+	// TestNoProgramsOnLinux holds these files off every other system.
+	"os/exec": {"internal/testnet", "internal/testneed", "cmd/demo", "internal/posture"},
+}
+
+// TestNoProgramsOnLinux: what runs programs in internal/posture is built for macOS and
+// Windows alone.
+func TestNoProgramsOnLinux(t *testing.T) {
+	files, err := filepath.Glob("../posture/*.go")
+	if err != nil || len(files) == 0 {
+		t.Fatal("found no files of internal/posture", err)
+	}
+	found := 0
+	for _, path := range files {
+		f, err := parser.ParseFile(token.NewFileSet(), path, nil, parser.ImportsOnly)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if strings.HasSuffix(path, "_test.go") || !slices.ContainsFunc(f.Imports, func(s *ast.ImportSpec) bool { return s.Path.Value == `"os/exec"` }) {
+			continue
+		}
+		found++
+		for _, system := range []string{"linux", "freebsd"} {
+			c := build.Default
+			c.GOOS = system
+			if built, err := c.MatchFile(filepath.Split(path)); err != nil || built {
+				t.Errorf("%s runs programs, and is built for %s (%v)", path, system, err)
+			}
+		}
+	}
+	if found == 0 {
+		t.Error("nothing runs programs: take internal/posture off the list")
+	}
 }
 
 func TestArrows(t *testing.T) {
