@@ -213,8 +213,7 @@ func program(source string) (cel.Program, *cel.Ast, *cel.Issues, error) {
 	if issues.Err() != nil {
 		return nil, nil, issues, issues.Err()
 	}
-	checkNames(tree, issues)
-	if issues.Err() != nil {
+	if issues = checkNames(tree); issues.Err() != nil {
 		return nil, nil, issues, issues.Err()
 	}
 	p, err := env.Program(tree, cel.EvalOptions(cel.OptOptimize), cel.CostLimit(maxCost))
