@@ -83,7 +83,7 @@ func (s set) print(b *strings.Builder, contents []string) {
 		fmt.Fprintf(b, "\t\ttimeout %s\n", durationText(s.timeout))
 	}
 	if len(contents) > 0 {
-		perLine := map[kind]int{name4: 2, name6: 1, family: len(contents), mark: len(contents)}[s.key]
+		perLine := map[kind]int{name4: 2, name6: 1, family: len(contents), mark: 5}[s.key]
 		b.WriteString("\t\telements = { ")
 		for i, c := range contents {
 			switch {

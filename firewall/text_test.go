@@ -115,6 +115,7 @@ func goldens() []golden {
 		{"base", baseRuleset(), Elements{}},
 		{"full", fullRuleset(), fullElements()},
 		{"host", hostRuleset(), Elements{}},
+		{"pools", manyPools(), Elements{Routed: []Routed{{addr("10.90.3.2"), 23, After(time.Hour)}, {addr("10.90.3.3"), 24, After(time.Hour)}}}},
 		{"ipv4", four, Elements{Quarantined: addrs("10.99.0.2"), Alive: After(time.Hour)}},
 		{"ipv6", six, Elements{Quarantined: addrs("fd99::2"), Alive: After(time.Hour)}},
 	}
