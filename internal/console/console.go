@@ -127,6 +127,7 @@ type Config struct {
 	ListenerKeys  func() [][]byte
 	Hooks         Hooks                              // optional: keys of signed webhooks
 	Names         func(p quarantine.Pool) []api.Name // optional: what the names in a pool's reach resolve to
+	Signals       Signals                            // optional: Shared Signals streams
 	From          []netip.Prefix                     // optional: networks that may ask the administration API
 	Now           func() time.Time
 	Log           *slog.Logger

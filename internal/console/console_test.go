@@ -292,6 +292,8 @@ func TestEveryRouteAgainstEveryRole(t *testing.T) {
 		"GET /api/v1/sources": reading, "PUT /api/v1/sources/{name}": writing, "DELETE /api/v1/sources/{name}": writing,
 		"GET /api/v1/hooks": writing, "GET /api/v1/hooks/{source}": writing, "PUT /api/v1/hooks/{source}": writing,
 		"POST /api/v1/hooks/{source}/keys": writing, "DELETE /api/v1/hooks/{source}/keys/{key}": writing,
+		"GET /api/v1/sources/{name}/ssf": reading, "PUT /api/v1/sources/{name}/ssf": writing, "POST /api/v1/sources/{name}/ssf/verify": writing,
+		"PUT /api/v1/sources/{name}/ssf/status": writing, "DELETE /api/v1/sources/{name}/ssf/accounts/{account}": writing,
 		"GET /api/v1/tokens": writing, "POST /api/v1/tokens": writing, "DELETE /api/v1/tokens/{name}": writing,
 		"GET /api/v1/audit": reading, "GET /api/v1/audit/head": reading, "GET /api/v1/audit/export": reading,
 	}

@@ -40,6 +40,7 @@ var public = []struct {
 	{ErrNotFound, http.StatusNotFound, "see /api/v1/openapi.json for what there is"},
 	{ErrInvalid, http.StatusUnprocessableEntity, "correct it and save it again"},
 	{ErrInUse, http.StatusConflict, "change what refers to it first"},
+	{ErrUpstream, http.StatusBadGateway, "see its settings, and whether the firewall lets the gateway ask it"},
 	{quarantine.ErrUnknownDevice, http.StatusNotFound, "list the devices with: lazaretctl device list"},
 	{quarantine.ErrForbidden, http.StatusForbidden, "register the source, or use its own token"},
 	{quarantine.ErrStale, http.StatusConflict, "send reports in the order they were made"},

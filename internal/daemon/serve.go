@@ -29,6 +29,7 @@ import (
 	"lazaret/quarantine"
 	"lazaret/quarantine/dataplane"
 	"lazaret/quarantine/source"
+	"lazaret/quarantine/source/ssf"
 	"lazaret/quarantine/tunnel"
 )
 
@@ -72,6 +73,7 @@ type control struct {
 	console  *console.Server
 	inside   inside
 	parts    []part
+	signals  *ssf.Receiver
 	ledger   *source.Ledger // how every source does
 	tunnel   []netip.Addr   // the gateway's addresses in the quarantine pool
 }
@@ -226,11 +228,11 @@ func (k *control) makeConsole(version string) (*console.Server, error) {
 		Gateway: c.Name, Version: version, EnrollURL: k.enrollURL(), Gate: k.gate, Desk: k.desk,
 		Organization: console.Organization{
 			Pools: table[quarantine.Pool]{k.store.PoolTable()}, Profiles: table[quarantine.Profile]{k.store.ProfileTable()},
-			Sources: sourceTable{table[quarantine.Source]{k.store.SourceTable()}, hookKeys(k.store)}, Tokens: tokens{k.store},
+			Sources: streamTable{sourceTable{table[quarantine.Source]{k.store.SourceTable()}, hookKeys(k.store)}, signals{k.store, k.signals, k.enrollURL()}}, Tokens: tokens{k.store},
 			TokenBySum: tokenBySum(k.store),
 		},
 		Audit: k.store.AuditLog(), Root: k.ca.Root(), Administrator: k.ca.VerifyAdministrator,
-		Device: k.ca.VerifyDevice, Settings: k.settings, ListenerKeys: k.listenerKeys, Names: k.names, Hooks: hooks{hookKeys(k.store), k.enrollURL()}, From: c.API.From, Log: k.log,
+		Device: k.ca.VerifyDevice, Settings: k.settings, ListenerKeys: k.listenerKeys, Names: k.names, Signals: signals{k.store, k.signals, k.enrollURL()}, Hooks: hooks{hookKeys(k.store), k.enrollURL()}, From: c.API.From, Log: k.log,
 	})
 }
 

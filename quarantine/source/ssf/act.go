@@ -172,7 +172,8 @@ func (r *Receiver) settled(st *stream, id quarantine.ID, err error) error {
 const slack = time.Second
 
 // signOut ends sessions that began before the event: of a device where it names one of
-// ours, else of all devices of the user.
+// ours, else of all devices of the user. Where nobody is signed in it still counts: an
+// earlier authentication does not open a session any more.
 func (r *Receiver) signOut(ctx context.Context, st *stream, by quarantine.Actor, a act) error {
 	found, _ := r.devices(st, *a.subject)
 	if len(found) == 0 {
@@ -188,8 +189,8 @@ func (r *Receiver) signOut(ctx context.Context, st *stream, by quarantine.Actor,
 func (r *Receiver) endSessions(ctx context.Context, st *stream, by quarantine.Actor, a act, on []quarantine.Record) error {
 	var errs []error
 	for _, rec := range on {
-		if rec.Session.At.IsZero() || rec.Session.At.After(a.at.Add(slack)) {
-			continue // none, or one of after the event
+		if rec.Session.At.After(a.at.Add(slack)) {
+			continue // it began, or was ended, after the event
 		}
 		_, err := r.cfg.Gate.Change(ctx, by, quarantine.Change{Kind: quarantine.SignOut, Device: rec.ID, Why: sessionEnd(a)})
 		if errors.Is(err, quarantine.ErrForbidden) {

@@ -22,19 +22,21 @@ import (
 )
 
 const (
-	maxAnswer  = 1 << 20           // bytes of an answer, save of a poll
-	maxPolled  = 16 << 20          // bytes of a poll's answer
-	callTime   = 20 * time.Second  // of a call, save of a poll
-	pollTime   = 2 * time.Minute   // of a poll, which the transmitter may hold open
-	retryLimit = time.Hour         // longest Retry-After that is heeded
-	tokenSlack = 30 * time.Second  // an access token is renewed so long before its end
-	maxToken   = 12 * time.Hour    // and is used so long at most
-	minToken   = 10 * time.Second  // and at least
-	dialTime   = 10 * time.Second  //
-	idleTime   = 90 * time.Second  //
-	maxSecret  = 8 << 10           // bytes of a secret
-	userAgent  = "lazaret-ssf/1.0" //
+	maxAnswer  = 1 << 20          // bytes of an answer, save of a poll
+	maxPolled  = 16 << 20         // bytes of a poll's answer
+	callTime   = 20 * time.Second // of a call, save of a poll
+	pollTime   = 2 * time.Minute  // of a poll, which the transmitter may hold open
+	retryLimit = time.Hour        // longest Retry-After that is heeded
+	tokenSlack = 30 * time.Second // an access token is renewed so long before its end
+	maxToken   = 12 * time.Hour   // and is used so long at most
+	minToken   = 10 * time.Second // and at least
+	dialTime   = 10 * time.Second
+	idleTime   = 90 * time.Second
+	userAgent  = "lazaret-ssf/1.0"
 )
+
+// MaxSecret is the longest secret, in bytes.
+const MaxSecret = 8 << 10
 
 // failure is an answer that is no success.
 type failure struct {

@@ -179,11 +179,11 @@ func (r *Receiver) SetStatus(ctx context.Context, name, status, why string) erro
 	}
 	t, id, err := st.located(ctx)
 	if err != nil {
-		return err
+		return fmt.Errorf("%w: %w", ErrTransmitter, err)
 	}
 	got := statusForm{Status: status}
 	if err := st.client.call(ctx, http.MethodPost, t.Status, true, statusForm{id, status, why}, &got); err != nil {
-		return fmt.Errorf("changing the stream's status: %w", err)
+		return fmt.Errorf("%w: changing the stream's status: %w", ErrTransmitter, err)
 	}
 	r.streamIs(st, got.Status, got.Reason, r.cfg.Now())
 	return nil
@@ -198,12 +198,12 @@ func (r *Receiver) Verify(ctx context.Context, name string) (back bool, err erro
 	}
 	t, id, err := st.located(ctx)
 	if err != nil {
-		return false, err
+		return false, fmt.Errorf("%w: %w", ErrTransmitter, err)
 	}
 	w := st.state.expect(set.NewID(), r.cfg.Now())
 	in := map[string]string{"stream_id": id, "state": w.state}
 	if err := st.client.call(ctx, http.MethodPost, t.Verification, true, in, nil); err != nil {
-		return false, fmt.Errorf("asking for a verification: %w", err)
+		return false, fmt.Errorf("%w: asking for a verification: %w", ErrTransmitter, err)
 	}
 	timer := time.NewTimer(verifyTime)
 	defer timer.Stop()

@@ -6,9 +6,11 @@ import (
 	"crypto/subtle"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"mime"
 	"net/http"
+	"time"
 
 	"lazaret/quarantine/source"
 	"lazaret/quarantine/source/set"
@@ -43,7 +45,7 @@ func (r *Receiver) Handler() http.Handler {
 func (r *Receiver) push(w http.ResponseWriter, req *http.Request) {
 	st, err := r.stream(req.PathValue("stream"))
 	switch {
-	case errors.Is(err, errNotReady):
+	case errors.Is(err, ErrNotReady):
 		later(w)
 		return
 	case err != nil, st.fault == nil && st.settings.Delivery != Push:
@@ -78,7 +80,7 @@ func (r *Receiver) pushed(w http.ResponseWriter, req *http.Request, st *stream) 
 // authorized compares the whole Authorization header with the stream's, if it has one, in
 // the same time whatever is sent.
 func (r *Receiver) authorized(ctx context.Context, st *stream, sent []string) error {
-	want, err := r.cfg.Store.Secret(ctx, st.name, Authorization)
+	want, err := st.authorization(ctx, r)
 	if err != nil {
 		return err
 	}
@@ -94,6 +96,24 @@ func (r *Receiver) authorized(ctx context.Context, st *stream, sent []string) er
 		return set.Refuse(set.AuthenticationFailed, "the Authorization header is not that of this stream")
 	}
 	return nil
+}
+
+// secretFresh is how long the header is kept in memory, so that strangers cause no reading.
+const secretFresh = 5 * time.Second
+
+// authorization is the header that a push must bear; empty: any.
+func (st *stream) authorization(ctx context.Context, r *Receiver) (string, error) {
+	st.headerMu.Lock()
+	defer st.headerMu.Unlock()
+	now := r.cfg.Now()
+	if age := now.Sub(st.headerAt); age < 0 || age > secretFresh {
+		text, err := r.cfg.Store.Secret(ctx, st.name, Authorization)
+		if err != nil {
+			return "", fmt.Errorf("reading the Authorization header of stream %s: %w", st.name, err)
+		}
+		st.header, st.headerAt = text, now
+	}
+	return st.header, nil
 }
 
 // unheard counts and audits a request that bears no token to look at.

@@ -76,6 +76,10 @@ type stream struct {
 	keys     *keyring
 	fault    error // what is wrong with the settings
 
+	headerMu sync.Mutex // guards the two below
+	header   string     // Authorization
+	headerAt time.Time  // when it was read
+
 	cancel context.CancelFunc // ends its polls
 	done   chan struct{}      // closed when they ended
 }
@@ -83,7 +87,11 @@ type stream struct {
 // ErrUnknownStream reports a stream that has no settings.
 var ErrUnknownStream = errors.New("no such stream")
 
-var errNotReady = errors.New("the settings have not been read yet")
+// ErrNotReady reports that the settings have not been read yet.
+var ErrNotReady = errors.New("the settings have not been read yet")
+
+// ErrTransmitter reports that a transmitter did not answer, or not as it should.
+var ErrTransmitter = errors.New("the transmitter did not do as it was asked")
 
 // New makes a Receiver; Run starts it.
 func New(c Config) (*Receiver, error) {
@@ -241,7 +249,7 @@ func (r *Receiver) stream(name string) (*stream, error) {
 	case st != nil:
 		return st, nil
 	case !r.loaded:
-		return nil, errNotReady
+		return nil, ErrNotReady
 	default:
 		return nil, ErrUnknownStream
 	}
