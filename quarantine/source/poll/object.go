@@ -181,6 +181,13 @@ func (o *Object) Known(facts map[string]string, fact, name string) {
 	}
 }
 
+// Plain is a text, or "" where there is none.
+func (o *Object) Plain(name string) string {
+	var text string
+	_ = json.Unmarshal(o.fields[name], &text) // what is no text is not known
+	return text
+}
+
 // Within is an object that may be missing; the empty one stands for it.
 func (o *Object) Within(name string) *Object {
 	var fault error

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"maps"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -184,7 +185,8 @@ func (p reporter) facts(h Host) map[string]string {
 		facts["mdm.compliant"] = strconv.FormatBool(h.Verdict == quarantine.Compliant)
 	}
 	if !h.CheckedIn.IsZero() {
-		facts["mdm.last_seen"] = h.CheckedIn.UTC().Format(time.RFC3339)
+		// Coarse, so that a report that says nothing else that is new need not be recorded.
+		facts["mdm.last_seen"] = h.CheckedIn.UTC().Truncate(max(p.validity()/4, time.Second)).Format(time.RFC3339)
 	}
 	return p.allowed(facts)
 }
@@ -193,6 +195,30 @@ func (p reporter) facts(h Host) map[string]string {
 func (p reporter) allowed(facts map[string]string) map[string]string {
 	maps.DeleteFunc(facts, func(name, _ string) bool { return !p.source.Speaks(name) })
 	return facts
+}
+
+// systems are the names of operating systems as the vocabulary of facts has them.
+var systems = map[string]string{
+	"darwin": "macos", "mac os x": "macos", "macmdm": "macos", "chrome": "chromeos", "chrome os": "chromeos", "ipad": "ipados", "iphone": "ios",
+}
+
+// PutSystem adds the name of an operating system.
+func PutSystem(facts map[string]string, name string) {
+	name = strings.ToLower(strings.TrimSpace(name))
+	Put(facts, "os.name", cmp.Or(systems[name], name))
+}
+
+var versionForm = regexp.MustCompile(`^[0-9]+(\.[0-9]+)+$`)
+
+// PutVersion adds the version of an operating system: the last word of text that is dotted
+// numbers.
+func PutVersion(facts map[string]string, text string) {
+	for _, word := range slices.Backward(strings.Fields(text)) {
+		if versionForm.MatchString(word) {
+			Put(facts, "os.version", word)
+			return
+		}
+	}
 }
 
 func clip(s string) string {
