@@ -52,7 +52,7 @@ func root() *cobra.Command {
 	f.StringVar(&s.socket, "socket", cmp.Or(os.Getenv("LAZARET_AGENT_SOCKET"), "/run/lazaret-agent/agent.sock"), "control socket ($LAZARET_AGENT_SOCKET)")
 	f.BoolVarP(&s.verbose, "verbose", "v", false, "log more")
 	f.BoolVar(&s.json, "json", false, "print JSON")
-	c.AddCommand(s.enroll(), s.up(), s.down(), s.status(), s.report(), s.renew())
+	c.AddCommand(s.enroll(), s.up(), s.down(), s.status(), s.report(), s.renew(), s.wake())
 	return c
 }
 
@@ -164,6 +164,7 @@ func (s *session) up() *cobra.Command {
 	f := cmd.Flags()
 	f.StringVar(&c.Interface, "interface", agent.DefaultInterface, "name of the tunnel's interface")
 	f.BoolVar(&c.Userspace, "userspace", false, "use wireguard-go even where the kernel has WireGuard")
+	f.StringVar(&c.EraseProgram, "erase-program", "", "program, by its full path, that erases this whole device when an administrator of the gateway orders it; it and all above it belong to root")
 	f.BoolVar(&c.NoDNS, "no-dns", false, "leave this device's DNS servers alone")
 	f.DurationVar(&c.Schedule.First, "first-session", c.Schedule.First, "before the first management session")
 	f.DurationVar(&c.Schedule.Every, "session-interval", c.Schedule.Every, "between management sessions")
@@ -225,9 +226,36 @@ func (s *session) renew() *cobra.Command {
 		RunE: s.order(func() agent.Request { return agent.Request{Op: "renew"} }, func(w io.Writer, _ agent.State) { fmt.Fprintln(w, "renewing") })}
 }
 
+func (s *session) wake() *cobra.Command {
+	return &cobra.Command{Use: "wake TOKEN", Short: "Bring the agent a wake-up of the gateway, as a management server's script does", Args: cobra.ExactArgs(1),
+		Long: `Bring the agent a wake-up of the gateway, as a management server's script does.
+
+A wake-up says nothing but that the device is to ask the gateway what there is to do. It is
+signed, good for a few minutes and for one device, once; who brings it does not matter.`,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return s.order(func() agent.Request { return agent.Request{Op: "wake", Token: args[0]} },
+				func(w io.Writer, _ agent.State) { fmt.Fprintln(w, "woken") })(cmd, nil)
+		}}
+}
+
+// showManaged tells what administrators told the user, and had the device do.
+func showManaged(w io.Writer, st agent.State) {
+	for _, n := range st.Notices {
+		fmt.Fprintf(w, "notice   %s: %s\n", n.At.Local().Format("2006-01-02 15:04"), strings.ReplaceAll(n.Text, "\n", "\n         "))
+	}
+	for _, c := range st.Commands {
+		fmt.Fprintf(w, "command  %s: %s %s", c.At.Local().Format("2006-01-02 15:04"), c.Kind, c.State)
+		if c.Detail != "" {
+			fmt.Fprintf(w, ", %s", c.Detail)
+		}
+		fmt.Fprintln(w)
+	}
+}
+
 func showState(w io.Writer, st agent.State) {
 	if st.Status == nil {
 		fmt.Fprintf(w, "gateway  %s: %s\n", st.Server, st.Problem)
+		showManaged(w, st)
 		return
 	}
 	fmt.Fprintf(w, "device   %s\nstage    %s\npool     %s\n", st.Status.Name, st.Status.Stage, st.Status.Pool)
@@ -249,6 +277,7 @@ func showState(w io.Writer, st agent.State) {
 		fmt.Fprintf(w, "tunnel   %s, received %d bytes, sent %d bytes\n", st.Peer.Endpoint, st.Peer.Received, st.Peer.Sent)
 	}
 	fmt.Fprintf(w, "expires  %s\n", st.Expires.Local().Format("2006-01-02 15:04"))
+	showManaged(w, st)
 }
 
 // portal is the page that tells the device's user why it is where it is, empty for none.

@@ -32,7 +32,12 @@ type Config struct {
 	Schedule   Schedule // optional: DefaultSchedule
 	Log        *slog.Logger
 
-	// Step is told how far a renewal is; optional, and set by tests alone.
+	// EraseProgram is what erases the whole device when the gateway orders it, by its full
+	// path; optional: the order is refused. It belongs to root, as does all above it, and
+	// nobody else may write there.
+	EraseProgram string
+
+	// Step is told how far a renewal, a command or a wipe is; optional, and set by tests alone.
 	Step func(string)
 }
 
@@ -75,6 +80,8 @@ type Agent struct {
 	renewNow chan struct{} // a token when a renewal was ordered
 	// renewing is true while the gateway may know a newer certificate than api shows.
 	renewing atomic.Bool
+	managing sync.Mutex    // held during a management session
+	woken    chan struct{} // a token when a wake-up was accepted
 
 	mu      sync.Mutex // guards what follows
 	state   state
@@ -88,6 +95,8 @@ type Agent struct {
 	via     way       // to the gateway
 	ways    []way     // found last
 	keys    keys      // of the tunnel
+	managed managed
+	news    chan struct{} // closed at the next change of what a command may wait for; nil: nobody waits
 }
 
 // Run brings the tunnel up and keeps it until ctx ends or somebody asks for down. ready
@@ -106,14 +115,20 @@ func Run(ctx context.Context, c Config, ready func()) error {
 		return err
 	}
 	defer unlock()
+	if order, err := s.wipeOrder(); err != nil || order != nil {
+		return errors.Join(err, resumeWipe(ctx, c, s, order))
+	}
 	st, err := s.load()
+	if err != nil {
+		return err
+	}
+	m, err := s.recoverManaged()
 	if err != nil {
 		return err
 	}
 	ctx, quit := context.WithCancel(ctx)
 	defer quit()
-	a := &Agent{config: c, store: s, log: c.Log, state: st, quit: quit,
-		moved: make(chan struct{}, 1), renewNow: make(chan struct{}, 1)}
+	a := newAgentOf(c, s, st, m, quit)
 	listener, err := listenControl(c.Socket)
 	if err != nil {
 		return err
@@ -122,17 +137,27 @@ func Run(ctx context.Context, c Config, ready func()) error {
 	if err := a.up(ctx); err != nil {
 		return errors.Join(err, a.tearDown())
 	}
+	outer := ctx
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return a.follow(ctx) })
+	group.Go(func() error { return a.management(ctx) })
 	group.Go(func() error { return a.sessions(ctx) })
 	group.Go(func() error { return a.renewals(ctx) })
 	group.Go(func() error { return a.control(ctx, listener) })
 	ready()
 	err = group.Wait()
+	if errors.Is(err, errWipe) {
+		return a.wipe(outer) // nothing else runs any more
+	}
 	if errors.Is(err, context.Canceled) {
 		err = nil
 	}
 	return errors.Join(err, a.tearDown())
+}
+
+func newAgentOf(c Config, s store, st state, m managed, quit context.CancelFunc) *Agent {
+	return &Agent{config: c, store: s, log: c.Log, state: st, managed: m, quit: quit,
+		moved: make(chan struct{}, 1), renewNow: make(chan struct{}, 1), woken: make(chan struct{}, 1)}
 }
 
 // up opens the tunnel with the network of quarantine; the gateway says whether there is more.
@@ -205,6 +230,7 @@ func (a *Agent) connect() error {
 		a.api.close()
 	}
 	a.api = api
+	a.tell()
 	return nil
 }
 

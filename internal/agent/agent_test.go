@@ -233,7 +233,7 @@ func newAgent(t *testing.T) (*Agent, *fakeNetwork) {
 		t.Fatal(err)
 	}
 	f := &fakeNetwork{}
-	a := &Agent{config: Config{Schedule: DefaultSchedule}, store: s, log: slog.New(slog.DiscardHandler), net: f, state: st, via: via, moved: make(chan struct{}, 1), renewNow: make(chan struct{}, 1), quit: func() {}}
+	a := &Agent{config: Config{Schedule: DefaultSchedule}, store: s, log: slog.New(slog.DiscardHandler), net: f, state: st, via: via, moved: make(chan struct{}, 1), renewNow: make(chan struct{}, 1), woken: make(chan struct{}, 1), managed: managed{Version: 1}, quit: func() {}}
 	return a, f
 }
 
@@ -341,7 +341,7 @@ func TestGatewayIsVerified(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		_, err = g.status(t.Context(), 0, 0)
+		_, err = g.status(t.Context(), 0, 0, "")
 		return err
 	}
 	if err := ask(der); err != nil {

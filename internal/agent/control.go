@@ -11,6 +11,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -19,8 +20,9 @@ import (
 
 // Request is one order to a running agent.
 type Request struct {
-	Op      string `json:"op"` // "status", "down", "report", "renew"
+	Op      string `json:"op"` // "status", "down", "report", "renew", "wake"
 	Verdict string `json:"verdict,omitempty"`
+	Token   string `json:"token,omitempty"` // "wake": the wake-up
 }
 
 // State is a running agent's answer.
@@ -33,6 +35,8 @@ type State struct {
 	Expires  time.Time        `json:"certificate_expires,omitzero"`
 	Sessions int              `json:"sessions"`
 	Peer     *Peer            `json:"peer,omitempty"`
+	Commands []Executed       `json:"commands,omitempty"` // that the gateway gave, oldest first
+	Notices  []Notice         `json:"notices,omitempty"`
 }
 
 // Peer is what the tunnel saw of the gateway.
@@ -128,6 +132,11 @@ func (a *Agent) order(ctx context.Context, r Request) State {
 		default: // ordered already
 		}
 		return a.show()
+	case "wake":
+		if err := a.wake(r.Token); err != nil {
+			return State{Error: err.Error()}
+		}
+		return a.show()
 	default:
 		return State{Error: fmt.Sprintf("unknown order %q", r.Op)}
 	}
@@ -139,6 +148,7 @@ func (a *Agent) show() State {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	out := State{Server: a.state.Server, Since: a.seen, Problem: cmp.Or(a.problem, a.noDNS), Sessions: a.state.Sessions}
+	out.Commands, out.Notices = a.managed.executed(), slices.Clone(a.managed.Notices)
 	if !a.seen.IsZero() {
 		st := a.status
 		out.Status = &st

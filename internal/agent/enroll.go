@@ -69,7 +69,7 @@ func (e *enrollment) Keys(context.Context) (client.Keys, error) {
 
 func (e *enrollment) Save(_ context.Context, r *client.Result) error {
 	// What an earlier enrollment was moving to is over: a later renewal must not ask for it.
-	for _, old := range []string{nextWireguard, nextKeyFile} {
+	for _, old := range []string{nextWireguard, nextKeyFile, managedFile, wipedFile} {
 		if err := e.store.remove(old); err != nil {
 			return err
 		}

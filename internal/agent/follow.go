@@ -74,13 +74,13 @@ var errSuperseded = errors.New("the certificate was replaced")
 // differ from what is known.
 func (a *Agent) ask(ctx context.Context, fresh bool) (agentapi.Status, error) {
 	a.mu.Lock()
-	after, poll, turn, api := a.status.Revision, pollFor, a.keys.turn, a.api
+	after, poll, turn, api, signer := a.status.Revision, pollFor, a.keys.turn, a.api, a.managed.signerID()
 	fresh = fresh || a.unsure // the revision is known already, and is not in force
 	a.mu.Unlock()
 	if fresh {
 		after, poll = 0, 0
 	}
-	st, err := api.status(ctx, after, poll)
+	st, err := api.status(ctx, after, poll, signer)
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if err == nil || errors.Is(err, errRefused) {
@@ -88,6 +88,9 @@ func (a *Agent) ask(ctx context.Context, fresh bool) (agentapi.Status, error) {
 	}
 	switch {
 	case err == nil:
+		a.takeSigner(st.Signer)
+		a.takeWake(st.Wake)
+		st.Wake, st.Signer = "", nil
 		a.takeLocked(st)
 	case errors.Is(err, errRefused) && api != a.api:
 		err = errSuperseded
@@ -104,6 +107,7 @@ func (a *Agent) take(st agentapi.Status) {
 
 func (a *Agent) takeLocked(st agentapi.Status) {
 	a.status, a.seen, a.problem = st, time.Now(), ""
+	defer a.tell()
 	want, err := layoutFor(st.Settings, a.via)
 	if err == nil {
 		err = a.apply(want)
@@ -208,6 +212,9 @@ func (a *Agent) sessions(ctx context.Context) error {
 			a.noteMove()
 		case <-t.C:
 			a.session(ctx)
+			if err := a.manage(ctx); errors.Is(err, errWipe) {
+				return err
+			}
 		}
 	}
 }

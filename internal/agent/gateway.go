@@ -27,6 +27,12 @@ var errRefused = errors.New("the gateway refuses this device")
 type gateway struct {
 	base string
 	http *http.Client
+
+	// What a connection of its own takes; see channel.
+	dial *net.Dialer
+	tls  *tls.Config
+	at   string // host and port
+	cert tls.Certificate
 }
 
 // newGateway trusts the pinned root alone, and the gateway's tunnel address must stand in
@@ -58,18 +64,24 @@ func newGateway(st state, via way, cert tls.Certificate) (*gateway, error) {
 	pool := x509.NewCertPool()
 	pool.AddCert(root)
 	dial := &net.Dialer{Timeout: 5 * time.Second, LocalAddr: net.TCPAddrFromAddrPort(netip.AddrPortFrom(from, 0))}
-	return &gateway{base: base.String(), http: &http.Client{Transport: &http.Transport{
+	secure := &tls.Config{MinVersion: tls.VersionTLS13, RootCAs: pool, Certificates: []tls.Certificate{cert}, ServerName: at.String()}
+	port := base.Port()
+	if port == "" {
+		port = "443"
+	}
+	return &gateway{base: base.String(), dial: dial, tls: secure, at: net.JoinHostPort(base.Hostname(), port), cert: cert, http: &http.Client{Transport: &http.Transport{
 		DialContext:         dial.DialContext,
-		TLSClientConfig:     &tls.Config{MinVersion: tls.VersionTLS13, RootCAs: pool, Certificates: []tls.Certificate{cert}},
+		TLSClientConfig:     secure,
 		TLSHandshakeTimeout: 5 * time.Second, MaxIdleConns: 2, IdleConnTimeout: time.Minute,
 	}}}, nil
 }
 
-// status asks where the device stands; with after, it waits until that changed.
-func (g *gateway) status(ctx context.Context, after int64, wait time.Duration) (agentapi.Status, error) {
-	path := agentapi.StatusPath
+// status asks where the device stands; with after, it waits until that changed. signer
+// names the management signer that is known.
+func (g *gateway) status(ctx context.Context, after int64, wait time.Duration, signer string) (agentapi.Status, error) {
+	path := agentapi.StatusPath + "?signer=" + signer
 	if wait > 0 {
-		path += "?after=" + strconv.FormatInt(after, 10) + "&wait=" + strconv.Itoa(int(wait.Seconds()))
+		path += "&after=" + strconv.FormatInt(after, 10) + "&wait=" + strconv.Itoa(int(wait.Seconds()))
 	}
 	ctx, cancel := context.WithTimeout(ctx, wait+10*time.Second)
 	defer cancel()

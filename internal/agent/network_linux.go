@@ -83,3 +83,21 @@ func dropRules() (dropped int, err error) {
 	}
 	return dropped, nil
 }
+
+// removeLink removes an interface that a run left which was killed; none is no error.
+func removeLink(name string) error {
+	link, err := netlink.LinkByName(name)
+	if errors.As(err, &netlink.LinkNotFoundError{}) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("looking for interface %s: %w", name, err)
+	}
+	if kind := link.Type(); kind != "wireguard" && kind != "tuntap" {
+		return fmt.Errorf("interface %s is of kind %s, not a tunnel", name, kind)
+	}
+	if err := netlink.LinkDel(link); err != nil {
+		return fmt.Errorf("removing interface %s: %w", name, err)
+	}
+	return nil
+}

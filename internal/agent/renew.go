@@ -113,7 +113,7 @@ func (a *Agent) renew(ctx context.Context) error {
 	}
 	a.step("confirmed")
 	a.log.Info("certificate renewed")
-	return a.connect()
+	return a.connect() // which tells whoever waits
 }
 
 // noteAsked notes that a request for the next keys goes out: from now on the gateway may

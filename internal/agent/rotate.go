@@ -89,6 +89,7 @@ func (a *Agent) answered(turn int) {
 	k.current, k.next, k.onNext, k.told = k.next, tunnel.PrivateKey{}, false, false
 	k.asked = false
 	a.log.Info("the tunnel's key was rotated", "key", k.current.Public())
+	a.tell()
 	a.step("rotated")
 }
 

@@ -120,6 +120,9 @@ func (s store) sweep() error {
 func (s store) load() (state, error) {
 	text, err := os.ReadFile(filepath.Join(s.dir, stateFile))
 	if errors.Is(err, fs.ErrNotExist) {
+		if wiped, _ := s.has(wipedFile); wiped {
+			return state{}, errors.Join(ErrWiped, ErrNotEnrolled)
+		}
 		return state{}, ErrNotEnrolled
 	}
 	if err != nil {

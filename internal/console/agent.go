@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/netip"
 	"strconv"
+	"strings"
 	"time"
 
 	"crypto/sha256"
@@ -26,6 +27,10 @@ func (s *Server) Agent() http.Handler {
 	mux.Handle("GET "+agentapi.StatusPath, s.device(s.agentStatus))
 	mux.Handle("POST "+agentapi.ReportPath, s.device(s.agentReport))
 	mux.Handle("POST "+agentapi.SessionPath, s.device(s.agentSession))
+	if s.cfg.Manage != nil {
+		mux.Handle("POST "+agentapi.HelloPath, s.device(s.agentHello))
+		mux.Handle("POST "+agentapi.ExchangePath, s.device(s.agentExchange))
+	}
 	return mux
 }
 
@@ -44,7 +49,11 @@ func (s *Server) device(next func(http.ResponseWriter, *http.Request, quarantine
 			return
 		}
 		if r.Method != http.MethodGet {
-			done, err := s.pace.enter(d.ID)
+			pace := s.pace
+			if strings.HasPrefix(r.URL.Path, managePrefix) {
+				pace = s.managePace
+			}
+			done, err := pace.enter(d.ID)
 			if err != nil {
 				s.fail(w, r, err)
 				return
@@ -115,22 +124,30 @@ func deviceActor(d quarantine.Record, r *http.Request) quarantine.Actor {
 
 func (s *Server) agentStatus(w http.ResponseWriter, r *http.Request, d quarantine.Record) error {
 	q := r.URL.Query()
+	wake, changed := s.waiting(r.Context(), d)
 	after, _ := strconv.ParseInt(q.Get("after"), 10, 64) // unreadable is 0: answer at once
 	seconds, _ := strconv.Atoi(q.Get("wait"))
-	if seconds > 0 && after > 0 {
+	if seconds > 0 && after > 0 && wake == "" {
 		ctx, cancel := context.WithTimeout(r.Context(), min(time.Duration(seconds)*time.Second, agentapi.MaxWait))
 		defer cancel()
+		stop := cancelOn(ctx, changed, cancel)
 		waited, err := s.cfg.Gate.Wait(ctx, d.ID, after)
+		stop()
 		if err != nil && ctx.Err() == nil {
 			return err
 		}
 		if err == nil {
 			d = waited
 		}
+		wake, _ = s.waiting(r.Context(), d)
 	}
 	st, err := s.showStatus(r.Context(), d)
 	if err != nil {
 		return err
+	}
+	st.Wake = wake
+	if s.cfg.Manage != nil {
+		st.Signer = s.cfg.Manage.SignerChain(q.Get("signer"))
 	}
 	reply(w, http.StatusOK, st)
 	return nil

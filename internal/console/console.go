@@ -126,6 +126,7 @@ type Config struct {
 	Settings      func(ctx context.Context, r quarantine.Record) (cmp.Settings, error)
 	ListenerKeys  func() [][]byte
 	Hooks         Hooks                              // optional: keys of signed webhooks
+	Manage        Management                         // optional: commands and management sessions
 	Names         func(p quarantine.Pool) []api.Name // optional: what the names in a pool's reach resolve to
 	Signals       Signals                            // optional: Shared Signals streams
 	From          []netip.Prefix                     // optional: networks that may ask the administration API
@@ -139,6 +140,8 @@ type Server struct {
 	api   *http.ServeMux
 	cross *http.CrossOriginProtection
 	pace  *pace
+	// managePace is the pace of management sessions, whose messages are more and cheaper.
+	managePace *pace
 }
 
 // New checks the configuration and lays out the routes.
@@ -155,7 +158,7 @@ func New(cfg Config) (*Server, error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	s := &Server{cfg: cfg, api: http.NewServeMux(), cross: http.NewCrossOriginProtection(), pace: newPace(cfg.Now)}
+	s := &Server{cfg: cfg, api: http.NewServeMux(), cross: http.NewCrossOriginProtection(), pace: newPace(cfg.Now, reportBurst), managePace: newPace(cfg.Now, manageBurst)}
 	for _, r := range s.routes() {
 		s.api.Handle(r.pattern, s.guard(r))
 	}

@@ -286,6 +286,8 @@ func TestEveryRouteAgainstEveryRole(t *testing.T) {
 		"GET /api/v1/status":       reading, "GET /api/v1/otps": reading, "POST /api/v1/otps": writing,
 		"DELETE /api/v1/otps/{reference}": writing, "GET /api/v1/devices": reading, "GET /api/v1/devices/{device}": reading,
 		"GET /api/v1/devices/{device}/explain": reading, "GET /api/v1/devices/{device}/tunnel": reading, "POST /api/v1/devices/{device}/{action}": writing,
+		"GET /api/v1/devices/{device}/commands": reading, "GET /api/v1/devices/{device}/commands/{command}": reading,
+		"POST /api/v1/devices/{device}/commands": writing, "DELETE /api/v1/devices/{device}/commands/{command}": writing,
 		"POST /api/v1/reports": {"administrator", "root", "mdm"}, "POST /api/v1/reports/batch": {"administrator", "root", "mdm"},
 		"GET /api/v1/pools": reading, "GET /api/v1/pools/{name}/names": reading, "PUT /api/v1/pools/{name}": writing, "DELETE /api/v1/pools/{name}": writing,
 		"GET /api/v1/profiles": reading, "PUT /api/v1/profiles/{name}": writing, "DELETE /api/v1/profiles/{name}": writing,
@@ -516,7 +518,7 @@ func TestSeenDeviceIsConfirmed(t *testing.T) {
 // paced device gets its turn again.
 func TestOneDeviceCannotFloodTheGate(t *testing.T) {
 	now := time.Date(2026, 1, 31, 8, 0, 0, 0, time.UTC)
-	p := newPace(func() time.Time { return now })
+	p := newPace(func() time.Time { return now }, reportBurst)
 	taken := 0
 	for range 1000 {
 		if done, err := p.enter("d-1"); err == nil {

@@ -21,7 +21,8 @@ var errTooMany = errors.New("this device reports too often")
 
 // pace lets each device have one report under way, at a bounded rate.
 type pace struct {
-	now func() time.Time
+	now   func() time.Time
+	burst float64
 
 	mu   sync.Mutex
 	each map[quarantine.ID]*allowance
@@ -33,8 +34,8 @@ type allowance struct {
 	busy bool
 }
 
-func newPace(now func() time.Time) *pace {
-	return &pace{now: now, each: map[quarantine.ID]*allowance{}}
+func newPace(now func() time.Time, burst float64) *pace {
+	return &pace{now: now, burst: burst, each: map[quarantine.ID]*allowance{}}
 }
 
 // enter takes one report's worth, or errTooMany; done ends it.
@@ -46,11 +47,11 @@ func (p *pace) enter(id quarantine.ID) (done func(), err error) {
 		if len(p.each) >= paceKeys {
 			clear(p.each)
 		}
-		a = &allowance{left: reportBurst, at: p.now()}
+		a = &allowance{left: p.burst, at: p.now()}
 		p.each[id] = a
 	}
 	now := p.now()
-	a.left = min(reportBurst, a.left+now.Sub(a.at).Seconds()/reportEvery.Seconds())
+	a.left = min(p.burst, a.left+now.Sub(a.at).Seconds()/reportEvery.Seconds())
 	a.at = now
 	if a.busy || a.left < 1 {
 		return nil, errTooMany

@@ -23,6 +23,7 @@ import (
 	"lazaret/enroll/cmp"
 	"lazaret/internal/config"
 	"lazaret/internal/console"
+	"lazaret/internal/manage"
 	"lazaret/internal/seal"
 	"lazaret/internal/store"
 	"lazaret/pki"
@@ -72,6 +73,7 @@ type control struct {
 	desk     *enroll.Desk
 	console  *console.Server
 	inside   inside
+	manage   *manage.Manager
 	parts    []part
 	signals  *ssf.Receiver
 	ledger   *source.Ledger // how every source does
@@ -232,7 +234,7 @@ func (k *control) makeConsole(version string) (*console.Server, error) {
 			TokenBySum: tokenBySum(k.store),
 		},
 		Audit: k.store.AuditLog(), Root: k.ca.Root(), Administrator: k.ca.VerifyAdministrator,
-		Device: k.ca.VerifyDevice, Settings: k.settings, ListenerKeys: k.listenerKeys, Names: k.names, Signals: signals{k.store, k.signals, k.enrollURL()}, Hooks: hooks{hookKeys(k.store), k.enrollURL()}, From: c.API.From, Log: k.log,
+		Device: k.ca.VerifyDevice, Settings: k.settings, ListenerKeys: k.listenerKeys, Manage: k.manage, Names: k.names, Signals: signals{k.store, k.signals, k.enrollURL()}, Hooks: hooks{hookKeys(k.store), k.enrollURL()}, From: c.API.From, Log: k.log,
 	})
 }
 
