@@ -125,8 +125,9 @@ type Config struct {
 	Device        func(leaf *x509.Certificate, now time.Time) error // refuses all but devices
 	Settings      func(ctx context.Context, r quarantine.Record) (cmp.Settings, error)
 	ListenerKeys  func() [][]byte
-	Hooks         Hooks                              // optional: keys of signed webhooks
 	Manage        Management                         // optional: commands and management sessions
+	Hooks         Hooks                              // optional: keys of signed webhooks
+	Policies      Policies                           // optional: policy sets and conduct
 	Names         func(p quarantine.Pool) []api.Name // optional: what the names in a pool's reach resolve to
 	Signals       Signals                            // optional: Shared Signals streams
 	From          []netip.Prefix                     // optional: networks that may ask the administration API

@@ -29,6 +29,7 @@ import (
 	"lazaret/pki"
 	"lazaret/quarantine"
 	"lazaret/quarantine/dataplane"
+	"lazaret/quarantine/policy"
 	"lazaret/quarantine/source"
 	"lazaret/quarantine/source/ssf"
 	"lazaret/quarantine/tunnel"
@@ -53,6 +54,7 @@ func openStore(ctx context.Context, c config.Config, log *slog.Logger) (*store.S
 	}
 	s, err := store.Open(ctx, store.Config{
 		Dir: filepath.Join(c.State, "etcd"), AuditDir: auditDir(c), Ring: ring, Gateway: c.Name, Log: log,
+		CheckSet: policy.CheckSet,
 	})
 	return s, ring, err
 }
@@ -166,7 +168,7 @@ func (k *control) build(ctx context.Context, version string) (err error) {
 	var run [8]byte
 	rand.Read(run[:])
 	k.gate, err = quarantine.NewGate(quarantine.Config{
-		Store: k.store, Enforcer: k.client, Journal: k.journal, Policy: quarantine.PlainPolicy{}, Gateway: c.Name,
+		Store: k.store, Enforcer: k.client, Journal: k.journal, Policy: policy.New(policy.Config{}), Gateway: c.Name,
 		Control: c.Name + "/" + hex.EncodeToString(run[:]), Log: k.log, Timeout: planTime,
 		Freshness: c.Quarantine.Freshness, QuarantineLife: min(c.Quarantine.Alive, quarantine.MaxFreshness),
 	})
@@ -234,7 +236,7 @@ func (k *control) makeConsole(version string) (*console.Server, error) {
 			TokenBySum: tokenBySum(k.store),
 		},
 		Audit: k.store.AuditLog(), Root: k.ca.Root(), Administrator: k.ca.VerifyAdministrator,
-		Device: k.ca.VerifyDevice, Settings: k.settings, ListenerKeys: k.listenerKeys, Manage: k.manage, Names: k.names, Signals: signals{k.store, k.signals, k.enrollURL()}, Hooks: hooks{hookKeys(k.store), k.enrollURL()}, From: c.API.From, Log: k.log,
+		Device: k.ca.VerifyDevice, Settings: k.settings, ListenerKeys: k.listenerKeys, Manage: k.manage, Names: k.names, Policies: k.policies(), Signals: signals{k.store, k.signals, k.enrollURL()}, Hooks: hooks{hookKeys(k.store), k.enrollURL()}, From: c.API.From, Log: k.log,
 	})
 }
 

@@ -24,7 +24,7 @@ type textSet struct {
 	Name          string     `toml:"name"`
 	Text          string     `toml:"text"`
 	STIG          bool       `toml:"stig"`
-	Assigned      bool       `toml:"assigned"`
+	Assigned      *bool      `toml:"assigned"`
 	AgentReleases bool       `toml:"agent_releases"`
 	For           textFor    `toml:"for"`
 	Rules         []textRule `toml:"rule"`
@@ -86,20 +86,28 @@ func FormatSpan(d time.Duration) string {
 	return s
 }
 
+// Document is a set that was read from its text form.
+type Document struct {
+	Set quarantine.PolicySet
+	// SaysAssigned is set where the text says whether the set is assigned. Where it does not,
+	// that is to stay as it is.
+	SaysAssigned bool
+}
+
 // ParseText reads a set's text form and checks it as Check does; faults say where in the
 // text they stand. Where they are only of the rules' meaning, the set is good to be shown.
-func ParseText(text []byte) (quarantine.PolicySet, Faults) {
-	whole := func(what, remedy string) (quarantine.PolicySet, Faults) {
-		return quarantine.PolicySet{}, Faults{{Index: -1, What: what, Remedy: remedy}}
+func ParseText(text []byte) (Document, Faults) {
+	whole := func(what, remedy string) (Document, Faults) {
+		return Document{}, Faults{{Index: -1, What: what, Remedy: remedy}}
 	}
 	if len(text) > MaxText {
 		return whole(fmt.Sprintf("the text takes %d bytes", len(text)), fmt.Sprintf("%d at most", MaxText))
 	}
 	var t textSet
 	if err := toml.NewDecoder(bytes.NewReader(text)).DisallowUnknownFields().Decode(&t); err != nil {
-		return quarantine.PolicySet{}, textFaults(err)
+		return Document{}, textFaults(err)
 	}
-	s := quarantine.PolicySet{Name: t.Name, Text: t.Text, STIG: t.STIG, Assigned: t.Assigned, AgentReleases: t.AgentReleases, For: quarantine.Selection(t.For)}
+	s := quarantine.PolicySet{Name: t.Name, Text: t.Text, STIG: t.STIG, Assigned: t.Assigned != nil && *t.Assigned, AgentReleases: t.AgentReleases, For: quarantine.Selection(t.For)}
 	for _, r := range t.Rules {
 		s.Rules = append(s.Rules, quarantine.PolicyRule{Name: r.Name, Text: r.Text, Remedy: r.Remedy, Expression: r.Expression,
 			CheckEvery: r.CheckEvery.Duration, Grace: r.Grace.Duration, OnFailure: quarantine.FailureAction(r.OnFailure)})
@@ -112,7 +120,7 @@ func ParseText(text []byte) (quarantine.PolicySet, Faults) {
 		}
 		slices.SortStableFunc(faults, func(a, b Fault) int { return a.At.Line - b.At.Line })
 	}
-	return s, faults
+	return Document{s, t.Assigned != nil}, faults
 }
 
 // textFaults are what is wrong with a text that is no set at all.

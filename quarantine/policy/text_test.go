@@ -9,7 +9,8 @@ import (
 func TestSets(t *testing.T) {
 	for _, n := range sets.Names() {
 		text, _ := sets.Text(n)
-		s, faults := ParseText([]byte(text))
+		d, faults := ParseText([]byte(text))
+		s := d.Set
 		t.Log(n, len(s.Rules), faults.Err())
 		again, faults := ParseText([]byte(Format(s)))
 		t.Log(faults.Err(), again)

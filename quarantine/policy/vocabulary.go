@@ -90,6 +90,20 @@ var vocabulary = []Fact{
 	{"tpm.present", Bool, "there is a TPM 2.0 or its like", anybody},
 }
 
+// From is who can say the fact, for people.
+func (f Fact) From() string {
+	switch f.from {
+	case anybody:
+		return "sources and the agent"
+	case managers:
+		return "sources, never the agent"
+	case gateway:
+		return "the gateway alone"
+	default:
+		return "on record here"
+	}
+}
+
 var factByName = func() map[string]Fact {
 	m := make(map[string]Fact, len(vocabulary))
 	for _, f := range vocabulary {
