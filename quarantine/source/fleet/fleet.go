@@ -83,7 +83,10 @@ func (f *Fleet) Hosts(ctx context.Context, c *poll.Client, take func([]poll.Host
 
 // Host implements poll.Single.
 func (f *Fleet) Host(ctx context.Context, c *poll.Client, id string) (poll.Host, error) {
-	body, err := c.Get(ctx, hostsPath+"/"+url.PathEscape(id), nil)
+	if _, err := strconv.ParseUint(id, 10, 63); err != nil {
+		return poll.Host{}, fmt.Errorf("%.40q is no number of a host", id)
+	}
+	body, err := c.Get(ctx, hostsPath+"/"+id, nil)
 	if s, ok := errors.AsType[*poll.StatusError](err); ok && s.Code == http.StatusNotFound {
 		return poll.Host{}, poll.ErrGone
 	}
@@ -133,11 +136,9 @@ func (f *Fleet) host(o *poll.Object) poll.Host {
 	o.Known(h.Facts, "device.serial", "hardware_serial")
 	o.Known(h.Facts, "device.model", "hardware_model")
 	o.Known(h.Facts, "device.manufacturer", "hardware_vendor")
-	o.Known(h.Facts, "os.name", "platform")
+	poll.PutSystem(h.Facts, o.Plain("platform"))
+	poll.PutVersion(h.Facts, o.Plain("os_version"))
 	o.Known(h.Facts, "disk.encrypted", "disk_encryption_enabled") // "Get host" alone tells
-	if v := version(o); v != "" {
-		poll.Put(h.Facts, "os.version", v)
-	}
 	return h
 }
 
@@ -199,18 +200,6 @@ func slug(name string) string {
 		}
 	}
 	return strings.TrimSuffix(b.String(), "_")
-}
-
-// version is the number in what Fleet calls the OS version, like "macOS 14.1.2".
-func version(o *poll.Object) string {
-	in := map[string]string{}
-	o.Known(in, "v", "os_version")
-	for _, word := range slices.Backward(strings.Fields(in["v"])) {
-		if word[0] >= '0' && word[0] <= '9' {
-			return word
-		}
-	}
-	return ""
 }
 
 // ReadHook reads the failing-policies webhook: which hosts it is about, and nothing else.

@@ -101,10 +101,10 @@ func readPage(body []byte, host func(*poll.Object) poll.Host) ([]poll.Host, int6
 // Host implements poll.Single, for computers: "computer/ID".
 func (j *Jamf) Host(ctx context.Context, c *poll.Client, id string) (poll.Host, error) {
 	number, ok := strings.CutPrefix(id, "computer/")
-	if !ok || j.group == "" {
-		return poll.Host{}, fmt.Errorf("%q is read with all others", id)
+	if _, err := strconv.ParseUint(number, 10, 63); err != nil || !ok || j.group == "" {
+		return poll.Host{}, fmt.Errorf("%.40q is no computer that is read by itself", id)
 	}
-	body, err := c.Get(ctx, j.computers()+"/"+url.PathEscape(number), url.Values{"section": computerSections})
+	body, err := c.Get(ctx, j.computers()+"/"+number, url.Values{"section": computerSections})
 	if s, ok := errors.AsType[*poll.StatusError](err); ok && s.Code == http.StatusNotFound {
 		return poll.Host{}, poll.ErrGone
 	}
@@ -141,8 +141,8 @@ func (j *Jamf) computer(o *poll.Object) poll.Host {
 	hardware.Known(h.Facts, "device.model", "model")
 	hardware.Known(h.Facts, "device.manufacturer", "make")
 	system := o.Within("operatingSystem")
-	system.Known(h.Facts, "os.name", "name")
-	system.Known(h.Facts, "os.version", "version")
+	poll.PutSystem(h.Facts, system.Plain("name"))
+	poll.PutVersion(h.Facts, system.Plain("version"))
 	system.Known(h.Facts, "os.build", "build")
 	computerFacts(h.Facts, o)
 	return h
@@ -150,9 +150,7 @@ func (j *Jamf) computer(o *poll.Object) poll.Host {
 
 // computerFacts tells what the sections on disk and security say in so many words.
 func computerFacts(facts map[string]string, o *poll.Object) {
-	state := map[string]string{}
-	o.Within("diskEncryption").Within("bootPartitionEncryptionDetails").Known(state, "disk", "partitionFileVault2State")
-	switch state["disk"] {
+	switch o.Within("diskEncryption").Within("bootPartitionEncryptionDetails").Plain("partitionFileVault2State") {
 	case "ENCRYPTED", "OPTIMIZING":
 		poll.Put(facts, "disk.encrypted", "true")
 	case "UNENCRYPTED", "DECRYPTED", "DECRYPTING", "DECRYPTING_PAUSED", "ENCRYPTING", "ENCRYPTING_PAUSED", "INELIGIBLE", "RESTART_NEEDED":
@@ -160,15 +158,13 @@ func computerFacts(facts map[string]string, o *poll.Object) {
 	}
 	security := o.Within("security")
 	security.Known(facts, "firewall.enabled", "firewallEnabled")
-	security.Known(state, "boot", "secureBootLevel")
-	switch state["boot"] {
+	switch security.Plain("secureBootLevel") {
 	case "FULL_SECURITY":
 		poll.Put(facts, "boot.secure", "true")
 	case "MEDIUM_SECURITY", "NO_SECURITY", "NOT_SUPPORTED":
 		poll.Put(facts, "boot.secure", "false")
 	}
-	security.Known(state, "sip", "sipStatus")
-	if sip := state["sip"]; sip == "ENABLED" || sip == "DISABLED" {
+	if sip := security.Plain("sipStatus"); sip == "ENABLED" || sip == "DISABLED" {
 		poll.Put(facts, "custom.jamf.sip", strings.ToLower(sip))
 	}
 }
@@ -189,8 +185,8 @@ func (j *Jamf) mobileDevice(o *poll.Object) poll.Host {
 	}
 	hardware.Known(h.Facts, "device.serial", "serialNumber")
 	hardware.Known(h.Facts, "device.model", "model")
-	o.Known(h.Facts, "os.name", "deviceType")
-	general.Known(h.Facts, "os.version", "osVersion")
+	poll.PutSystem(h.Facts, o.Plain("deviceType"))
+	poll.PutVersion(h.Facts, general.Plain("osVersion"))
 	general.Known(h.Facts, "os.build", "osBuild")
 	security := o.Within("security")
 	security.Known(h.Facts, "passcode.set", "passcodePresent")

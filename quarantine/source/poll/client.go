@@ -166,7 +166,8 @@ func (c *Client) Close() { c.http.CloseIdleConnections() }
 // Host is the server's name, for messages.
 func (c *Client) Host() string { return c.base.Host }
 
-// Get asks for a path below the base, with a query, and returns the body of a success.
+// Get asks for a path below the base, with a query, and returns the body of a success. What
+// the path takes from elsewhere must be a plain number.
 func (c *Client) Get(ctx context.Context, path string, query url.Values) ([]byte, error) {
 	u := *c.base
 	u.Path += path

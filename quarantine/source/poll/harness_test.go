@@ -2,7 +2,6 @@ package poll
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"sync"
 	"testing"
@@ -10,92 +9,8 @@ import (
 
 	"lazaret/quarantine"
 	"lazaret/quarantine/source"
+	"lazaret/quarantine/source/sourcetest"
 )
-
-// gate files reports in records as the real one does, and judges them by the plain policy.
-type gate struct {
-	mu      sync.Mutex
-	records map[quarantine.ID]quarantine.Record
-	source  quarantine.Source
-	calls   []int // reports in each call
-	all     []quarantine.Report
-	refuse  error
-	now     func() time.Time
-}
-
-func newGate(src quarantine.Source, now func() time.Time, records ...quarantine.Record) *gate {
-	g := &gate{records: map[quarantine.ID]quarantine.Record{}, source: src, now: now}
-	for _, r := range records {
-		g.records[r.ID] = r
-	}
-	return g
-}
-
-func (g *gate) Reports(_ context.Context, by quarantine.Actor, all []quarantine.Report) []quarantine.Result {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.calls = append(g.calls, len(all))
-	g.all = append(g.all, all...)
-	out := make([]quarantine.Result, len(all))
-	for i, r := range all {
-		switch {
-		case g.refuse != nil:
-			out[i].Err = g.refuse
-			continue
-		case by.Kind != "source" || by.Name != r.Source:
-			out[i].Err = errors.New("not by the source itself")
-			continue
-		}
-		next, err := g.records[r.Device].With(quarantine.Change{Kind: quarantine.Reported, Device: r.Device, By: by, At: g.now(), Report: &r})
-		if err != nil {
-			out[i].Err = err
-			continue
-		}
-		g.records[r.Device] = next
-	}
-	return out
-}
-
-func (g *gate) Change(context.Context, quarantine.Actor, quarantine.Change) (quarantine.Placement, error) {
-	return quarantine.Placement{}, errors.New("not for pollers")
-}
-
-func (g *gate) Device(id string) (quarantine.Record, error) {
-	return g.records[quarantine.ID(id)], nil
-}
-
-func (g *gate) BySerial(string) []quarantine.Record { return nil }
-
-func (g *gate) Devices() []quarantine.Record {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	var out []quarantine.Record
-	for _, r := range g.records {
-		out = append(out, r)
-	}
-	return out
-}
-
-// released reports whether the device's reports release it.
-func (g *gate) released(id quarantine.ID) bool {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	return quarantine.PlainPolicy{}.Judge(quarantine.Facts{
-		Now: g.now(), Record: g.records[id], Sources: map[string]quarantine.Source{g.source.Name: g.source},
-	}).Release
-}
-
-func (g *gate) last(id quarantine.ID) quarantine.Report {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	return g.records[id].Reports[g.source.Name]
-}
-
-func (g *gate) told() int {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	return len(g.all)
-}
 
 // product gives what a test puts into it.
 type product struct {
@@ -149,7 +64,7 @@ func (p *product) rounds() []time.Time {
 // lab is a poller with all that it needs.
 type lab struct {
 	*Poller
-	gate    *gate
+	gate    *sourcetest.Gate
 	product *product
 	ledger  *source.Ledger
 	at      time.Time // what the clock shows; zero: the time itself
@@ -177,12 +92,12 @@ func newLab(t *testing.T, at time.Time, change func(*Config), records ...quarant
 	if len(records) == 0 {
 		records = []quarantine.Record{phone}
 	}
-	l.gate, l.product = newGate(mdm, now, records...), &product{now: now}
+	l.gate, l.product = sourcetest.NewGate(mdm, now, records...), &product{now: now}
 	c := Config{Name: "mdm", Source: mdm, Product: l.product, Client: client, Gate: l.gate, Ledger: l.ledger, Now: now, Interval: 5 * time.Minute}
 	if change != nil {
 		change(&c)
 	}
-	l.gate.source = c.Source
+	l.gate.Source = c.Source
 	if l.Poller, err = New(c); err != nil {
 		t.Fatal(err)
 	}
@@ -193,7 +108,7 @@ func newLab(t *testing.T, at time.Time, change func(*Config), records ...quarant
 func (l *lab) ask(t *testing.T, later time.Duration) error {
 	t.Helper()
 	l.at = l.at.Add(later)
-	return l.round(t.Context())
+	return l.Round(t.Context())
 }
 
 func (l *lab) health(t *testing.T) source.Health {

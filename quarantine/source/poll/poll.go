@@ -180,7 +180,7 @@ func (p *Poller) Run(ctx context.Context) error {
 		if !all && p.askSome(ctx, ids) {
 			continue
 		}
-		wait := p.delay(p.round(ctx))
+		wait := p.delay(p.Round(ctx))
 		timer.Reset(wait)
 		p.Ledger.Next(p.Name, p.Source.Kind, p.Now().Add(wait))
 	}

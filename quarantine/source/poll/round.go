@@ -23,9 +23,9 @@ const (
 	massDivisor = 4  // and this part of those seen before
 )
 
-// round asks for all hosts and reports on them. What was read before an error counts, but
-// nothing follows from what was not read.
-func (p *Poller) round(ctx context.Context) (err error) {
+// Round asks for all hosts and reports on them. What was read before an error counts, but
+// nothing follows from what was not read. Run calls it; nobody else may meanwhile.
+func (p *Poller) Round(ctx context.Context) (err error) {
 	at := p.Now()
 	defer func() {
 		if x := recover(); x != nil {

@@ -16,10 +16,10 @@ import (
 func TestAgeOfAVerdict(t *testing.T) {
 	l := newLab(t, noon, nil)
 	l.product.set(nil, host(30*time.Minute))
-	if err := l.ask(t, 0); err != nil || !l.gate.released("dev1") {
-		t.Fatalf("seen half an hour ago: %v, %+v", err, l.gate.last("dev1"))
+	if err := l.ask(t, 0); err != nil || !l.gate.Released("dev1") {
+		t.Fatalf("seen half an hour ago: %v, %+v", err, l.gate.Last("dev1"))
 	}
-	if n := l.gate.last("dev1"); !n.At.Equal(noon.Add(-30*time.Minute)) || n.Facts["disk.encrypted"] != "true" || n.Facts["mdm.compliant"] != "true" {
+	if n := l.gate.Last("dev1"); !n.At.Equal(noon.Add(-30*time.Minute)) || n.Facts["disk.encrypted"] != "true" || n.Facts["mdm.compliant"] != "true" {
 		t.Errorf("reported as %+v", n)
 	}
 	for range 20 { // an hour and forty minutes
@@ -27,15 +27,15 @@ func TestAgeOfAVerdict(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if l.gate.released("dev1") {
+	if l.gate.Released("dev1") {
 		t.Error("released by a contact of more than two hours ago")
 	}
-	if l.gate.told() != 1 {
-		t.Errorf("the same was reported %d times", l.gate.told())
+	if l.gate.Told() != 1 {
+		t.Errorf("the same was reported %d times", l.gate.Told())
 	}
 	l.product.set(nil, host(-100*time.Minute))
-	if err := l.ask(t, time.Minute); err != nil || !l.gate.released("dev1") {
-		t.Errorf("after a new contact: %v, %+v", err, l.gate.last("dev1"))
+	if err := l.ask(t, time.Minute); err != nil || !l.gate.Released("dev1") {
+		t.Errorf("after a new contact: %v, %+v", err, l.gate.Last("dev1"))
 	}
 }
 
@@ -49,8 +49,8 @@ func TestBadWordsStand(t *testing.T) {
 		if err := l.ask(t, 5*time.Minute); err != nil {
 			t.Fatal(err)
 		}
-		if got := l.gate.released("dev1"); got != want {
-			t.Fatalf("%s: released is %v, by %+v", what, got, l.gate.last("dev1"))
+		if got := l.gate.Released("dev1"); got != want {
+			t.Fatalf("%s: released is %v, by %+v", what, got, l.gate.Last("dev1"))
 		}
 	}
 	step("compliant", true, host(0))
@@ -62,20 +62,20 @@ func TestBadWordsStand(t *testing.T) {
 	step("compliant of an older contact", false, host(30*time.Minute))
 	step("compliant of a newer contact", true, host(-30*time.Minute))
 	step("not compliant, of a contact a month ago", false, host(30*24*time.Hour).bad(quarantine.NonCompliant))
-	if n := l.gate.last("dev1"); !n.At.Add(n.Validity).After(l.at.Add(10 * time.Minute)) {
+	if n := l.gate.Last("dev1"); !n.At.Add(n.Validity).After(l.at.Add(10 * time.Minute)) {
 		t.Errorf("it does not stand until the next rounds: %+v", n)
 	}
-	told := l.gate.told()
+	told := l.gate.Told()
 	l.product.set(nil, host(30*24*time.Hour).bad(quarantine.NonCompliant))
 	for range 30 { // it goes on standing for as long as it is said
 		if err := l.ask(t, 5*time.Minute); err != nil {
 			t.Fatal(err)
 		}
-		if n := l.gate.last("dev1"); !n.At.Add(n.Validity).After(l.at) || n.Verdict != quarantine.NonCompliant {
+		if n := l.gate.Last("dev1"); !n.At.Add(n.Validity).After(l.at) || n.Verdict != quarantine.NonCompliant {
 			t.Fatalf("it ran out: %+v", n)
 		}
 	}
-	if n := l.gate.told() - told; n > 3 {
+	if n := l.gate.Told() - told; n > 3 {
 		t.Errorf("told %d times in 150 minutes, of a validity of two hours", n)
 	}
 }
@@ -109,8 +109,8 @@ func TestClocksThatLie(t *testing.T) {
 		if err := l.ask(t, 0); err != nil {
 			t.Fatal(err)
 		}
-		if got := l.gate.released("dev1"); got != c.released {
-			t.Errorf("%s: released is %v, by %+v", what, got, l.gate.last("dev1"))
+		if got := l.gate.Released("dev1"); got != c.released {
+			t.Errorf("%s: released is %v, by %+v", what, got, l.gate.Last("dev1"))
 		}
 		if p := l.health(t).Problem; (c.problem == "") != (p == "") || !strings.Contains(p, c.problem) {
 			t.Errorf("%s: the problem is %q, want %q", what, p, c.problem)
@@ -133,12 +133,12 @@ func (s skewing) Hosts(ctx ctx, c *Client, take func([]Host) error) error {
 func TestFutureBadWordStands(t *testing.T) {
 	l := newLab(t, noon, nil)
 	l.product.set(nil, host(time.Minute))
-	if err := l.ask(t, 0); err != nil || !l.gate.released("dev1") {
+	if err := l.ask(t, 0); err != nil || !l.gate.Released("dev1") {
 		t.Fatal("not released to begin with")
 	}
 	l.product.set(nil, host(-time.Hour).bad(quarantine.NonCompliant))
-	if err := l.ask(t, 5*time.Minute); err != nil || l.gate.released("dev1") || l.gate.last("dev1").Verdict != quarantine.NonCompliant {
-		t.Errorf("%v, %+v", err, l.gate.last("dev1"))
+	if err := l.ask(t, 5*time.Minute); err != nil || l.gate.Released("dev1") || l.gate.Last("dev1").Verdict != quarantine.NonCompliant {
+		t.Errorf("%v, %+v", err, l.gate.Last("dev1"))
 	}
 }
 
@@ -147,7 +147,7 @@ func TestFutureBadWordStands(t *testing.T) {
 func TestFaultsAreUnknown(t *testing.T) {
 	l := newLab(t, noon, nil, device(1), device(2))
 	l.product.set(nil, host(time.Minute).named(1), host(time.Minute).named(2))
-	if err := l.ask(t, 0); err != nil || !l.gate.released("d00001") || !l.gate.released("d00002") {
+	if err := l.ask(t, 0); err != nil || !l.gate.Released("d00001") || !l.gate.Released("d00002") {
 		t.Fatal("not released to begin with")
 	}
 	broken := host(time.Minute).named(1)
@@ -156,18 +156,18 @@ func TestFaultsAreUnknown(t *testing.T) {
 	if err := l.ask(t, 5*time.Minute); err != nil {
 		t.Fatal(err)
 	}
-	if l.gate.released("d00001") || !l.gate.released("d00002") {
-		t.Errorf("released: %v, %v; want the second alone", l.gate.released("d00001"), l.gate.released("d00002"))
+	if l.gate.Released("d00001") || !l.gate.Released("d00002") {
+		t.Errorf("released: %v, %v; want the second alone", l.gate.Released("d00001"), l.gate.Released("d00002"))
 	}
 	if p := l.health(t).Problem; !strings.Contains(p, "policies") || !strings.Contains(p, "host1") {
 		t.Errorf("the problem is %q", p)
 	}
-	if n := l.gate.last("d00001"); n.Verdict != "" || len(n.Facts) != 0 || !strings.Contains(n.Detail, "policies") {
+	if n := l.gate.Last("d00001"); n.Verdict != "" || len(n.Facts) != 0 || !strings.Contains(n.Detail, "policies") {
 		t.Errorf("reported as %+v", n)
 	}
 	l.product.set(nil, host(time.Minute).named(1), host(time.Minute).named(2))
-	if err := l.ask(t, 5*time.Minute); err != nil || !l.gate.released("d00001") || l.health(t).Problem != "" {
-		t.Errorf("mended: %v, %+v, %q", err, l.gate.last("d00001"), l.health(t).Problem)
+	if err := l.ask(t, 5*time.Minute); err != nil || !l.gate.Released("d00001") || l.health(t).Problem != "" {
+		t.Errorf("mended: %v, %+v, %q", err, l.gate.Last("d00001"), l.health(t).Problem)
 	}
 }
 
@@ -180,14 +180,14 @@ func TestOneSerialOfTwo(t *testing.T) {
 	revoked.Serial, revoked.Revocation = "SERIAL1", quarantine.Decision{At: noon}
 	l := newLab(t, noon, nil, device(1), twin, revoked)
 	l.product.set(nil, host(time.Minute).named(1))
-	if err := l.ask(t, 0); err != nil || l.gate.released("d00001") || l.gate.released("d00002") {
+	if err := l.ask(t, 0); err != nil || l.gate.Released("d00001") || l.gate.Released("d00002") {
 		t.Errorf("two devices of one serial number: %v, released", err)
 	}
 	if p := l.health(t).Problem; !strings.Contains(p, "SERIAL1") {
 		t.Errorf("the problem is %q", p)
 	}
 	l.product.set(nil, host(time.Minute).named(1).bad(quarantine.NonCompliant))
-	if err := l.ask(t, 5*time.Minute); err != nil || l.gate.last("d00001").Verdict != quarantine.NonCompliant || l.gate.last("d00002").Verdict != quarantine.NonCompliant {
+	if err := l.ask(t, 5*time.Minute); err != nil || l.gate.Last("d00001").Verdict != quarantine.NonCompliant || l.gate.Last("d00002").Verdict != quarantine.NonCompliant {
 		t.Error("a bad word does not hold both")
 	}
 
@@ -196,19 +196,19 @@ func TestOneSerialOfTwo(t *testing.T) {
 	other.ID = "99"
 	for _, hosts := range [][]Host{{host(0).named(1), other}, {other, host(0).named(1)}} {
 		l.product.set(nil, hosts...)
-		if err := l.ask(t, 5*time.Minute); err != nil || l.gate.released("d00001") {
+		if err := l.ask(t, 5*time.Minute); err != nil || l.gate.Released("d00001") {
 			t.Errorf("two hosts of one serial number: %v, released", err)
 		}
 	}
 	// A round that saw one of them only cannot know.
 	l.product.set(errors.New("cut"), host(-20*time.Minute).named(1))
-	if err := l.ask(t, 5*time.Minute); err == nil || l.gate.released("d00001") {
+	if err := l.ask(t, 5*time.Minute); err == nil || l.gate.Released("d00001") {
 		t.Error("released by half a list")
 	}
 	other.Verdict = quarantine.Compliant
 	l.product.set(nil, host(-20*time.Minute).named(1), other)
-	if err := l.ask(t, 5*time.Minute); err != nil || !l.gate.released("d00001") || !l.gate.last("d00001").At.Equal(noon) {
-		t.Errorf("both compliant: %v, %+v", err, l.gate.last("d00001"))
+	if err := l.ask(t, 5*time.Minute); err != nil || !l.gate.Released("d00001") || !l.gate.Last("d00001").At.Equal(noon) {
+		t.Errorf("both compliant: %v, %+v", err, l.gate.Last("d00001"))
 	}
 }
 
@@ -221,8 +221,8 @@ func TestPlaceholdersIdentifyNothing(t *testing.T) {
 		h := host(0)
 		h.Serial = text
 		l.product.set(nil, h)
-		if err := l.ask(t, 0); err != nil || l.gate.told() != 0 {
-			t.Errorf("%q: %v, %d reports", text, err, l.gate.told())
+		if err := l.ask(t, 0); err != nil || l.gate.Told() != 0 {
+			t.Errorf("%q: %v, %d reports", text, err, l.gate.Told())
 		}
 	}
 	if serial(" c02 aaaa1 ") != "C02AAAA1" {
@@ -235,8 +235,8 @@ func TestMatchByName(t *testing.T) {
 	h := host(0)
 	h.Serial, h.Name = "ELSEWHERE", "PHONE"
 	l.product.set(nil, h)
-	if err := l.ask(t, 0); err != nil || !l.gate.released("dev1") {
-		t.Errorf("%v, %+v", err, l.gate.last("dev1"))
+	if err := l.ask(t, 0); err != nil || !l.gate.Released("dev1") {
+		t.Errorf("%v, %+v", err, l.gate.Last("dev1"))
 	}
 	for text, want := range map[string]bool{"": true, "serial": true, "name": true, "email": false, "owner": false, "imei": false} {
 		if _, err := ParseMatch(text); (err == nil) != want {
@@ -256,10 +256,10 @@ func TestScope(t *testing.T) {
 	h := host(0).named(1)
 	h.Facts = map[string]string{"os.version": "15.1", "os.name": "macos", "disk.encrypted": "true"}
 	l.product.set(nil, h, host(0).named(2))
-	if err := l.ask(t, 0); err != nil || !l.gate.released("d00001") || l.gate.told() != 1 {
-		t.Fatalf("%v, %d reports", err, l.gate.told())
+	if err := l.ask(t, 0); err != nil || !l.gate.Released("d00001") || l.gate.Told() != 1 {
+		t.Fatalf("%v, %d reports", err, l.gate.Told())
 	}
-	facts := l.gate.last("d00001").Facts
+	facts := l.gate.Last("d00001").Facts
 	if facts["os.version"] != "15.1" || facts["mdm.compliant"] != "true" || facts["disk.encrypted"] != "" || facts["os.name"] != "" || facts["device.managed"] != "" {
 		t.Errorf("facts are %v", facts)
 	}
@@ -278,37 +278,37 @@ func TestGone(t *testing.T) {
 	}
 	round(nil, both...)
 	round(nil, both[1])
-	if !l.gate.released("d00001") {
+	if !l.gate.Released("d00001") {
 		t.Error("gone after one round")
 	}
 	round(errors.New("cut"), both[1])
 	round(errors.New("cut"), both[1])
-	if !l.gate.released("d00001") {
+	if !l.gate.Released("d00001") {
 		t.Error("gone by rounds that broke off")
 	}
 	round(nil, both[1])
-	if n := l.gate.last("d00001"); l.gate.released("d00001") || n.Verdict != quarantine.NonCompliant || n.Facts["mdm.enrolled"] != "false" {
+	if n := l.gate.Last("d00001"); l.gate.Released("d00001") || n.Verdict != quarantine.NonCompliant || n.Facts["mdm.enrolled"] != "false" {
 		t.Errorf("still there after two complete rounds: %+v", n)
 	}
-	told := l.gate.told()
+	told := l.gate.Told()
 	round(nil, both[1])
 	round(nil, both[1])
-	if l.gate.told() != told {
+	if l.gate.Told() != told {
 		t.Error("told again and again")
 	}
-	if _, ever := l.gate.records["d00003"].Reports["mdm"]; ever {
+	if r, _ := l.gate.Device("d00003"); len(r.Reports) > 0 {
 		t.Error("a device that never was there is gone")
 	}
 	round(nil, both...)
-	if !l.gate.released("d00001") {
-		t.Errorf("not back: %+v", l.gate.last("d00001"))
+	if !l.gate.Released("d00001") {
+		t.Errorf("not back: %+v", l.gate.Last("d00001"))
 	}
 	// A host without a readable identifier may be the missing one.
 	nameless := Host{ID: "9", Fault: `field "hardware_serial" is missing`}
 	for range 3 {
 		round(nil, both[1], nameless)
 	}
-	if !l.gate.released("d00001") {
+	if !l.gate.Released("d00001") {
 		t.Error("gone although a host could not be told from it")
 	}
 }
@@ -331,11 +331,11 @@ func TestMassDisappearance(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if !l.gate.released("d00001") || !strings.Contains(l.health(t).Problem, "100 of 100") {
+	if !l.gate.Released("d00001") || !strings.Contains(l.health(t).Problem, "100 of 100") {
 		t.Errorf("an empty list took all away: %q", l.health(t).Problem)
 	}
 	l.at = noon.Add(2 * time.Hour)
-	if l.gate.released("d00001") {
+	if l.gate.Released("d00001") {
 		t.Error("what is known of them does not lapse")
 	}
 }
@@ -344,8 +344,8 @@ func TestMassDisappearance(t *testing.T) {
 func TestIncompleteRound(t *testing.T) {
 	l := newLab(t, noon, nil, device(1), device(2))
 	l.product.set(errors.New("page 2: broken pipe"), host(0).named(1))
-	if err := l.ask(t, 0); err == nil || !l.gate.released("d00001") {
-		t.Errorf("%v, released is %v", err, l.gate.released("d00001"))
+	if err := l.ask(t, 0); err == nil || !l.gate.Released("d00001") {
+		t.Errorf("%v, released is %v", err, l.gate.Released("d00001"))
 	}
 	h := l.health(t)
 	if h.Failures != 1 || !strings.Contains(h.Problem, "broken pipe") || !h.Heard.IsZero() || h.Accepted != 1 {
@@ -355,7 +355,7 @@ func TestIncompleteRound(t *testing.T) {
 
 // TestTenThousandHosts goes to the gate in one call, and a fleet twice as large in chunks.
 func TestTenThousandHosts(t *testing.T) {
-	const n = 2*chunk + 5
+	const n = chunk + 5
 	var records []quarantine.Record
 	hosts := make([]Host, n)
 	for i := range n {
@@ -366,11 +366,11 @@ func TestTenThousandHosts(t *testing.T) {
 	if err := l.ask(t, 0); err != nil {
 		t.Fatal(err)
 	}
-	if fmt.Sprint(l.gate.calls) != fmt.Sprint([]int{chunk, chunk, 5}) || !l.gate.released(device(n-1).ID) {
-		t.Errorf("calls of %v", l.gate.calls)
+	if fmt.Sprint(l.gate.Calls) != fmt.Sprint([]int{chunk, 5}) || !l.gate.Released(device(n-1).ID) {
+		t.Errorf("calls of %v", l.gate.Calls)
 	}
-	if err := l.ask(t, 5*time.Minute); err != nil || l.gate.told() != n {
-		t.Errorf("the same again: %v, %d reports", err, l.gate.told()-n)
+	if err := l.ask(t, 5*time.Minute); err != nil || l.gate.Told() != n {
+		t.Errorf("the same again: %v, %d reports", err, l.gate.Told()-n)
 	}
 	l.product.pages = [][]Host{make([]Host, 0, MaxHosts+1)}
 	for i := range MaxHosts + 1 {
@@ -393,24 +393,24 @@ func TestPagesThatRepeat(t *testing.T) {
 func TestRefusals(t *testing.T) {
 	l := newLab(t, noon, nil)
 	l.product.set(nil, host(0))
-	l.gate.refuse = fmt.Errorf("taking it: %w", quarantine.ErrForbidden)
+	l.gate.Refuse = fmt.Errorf("taking it: %w", quarantine.ErrForbidden)
 	for range 3 {
 		if err := l.ask(t, time.Minute); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if l.gate.told() != 1 || l.health(t).Refused != 1 {
-		t.Errorf("told %d times, health %+v", l.gate.told(), l.health(t))
+	if l.gate.Told() != 1 || l.health(t).Refused != 1 {
+		t.Errorf("told %d times, health %+v", l.gate.Told(), l.health(t))
 	}
 	l.product.set(nil, host(-time.Minute))
-	l.gate.refuse = errors.New("the store does not answer")
+	l.gate.Refuse = errors.New("the store does not answer")
 	for range 3 {
 		if err := l.ask(t, time.Minute); err != nil || !strings.Contains(l.health(t).Problem, "store") {
 			t.Fatal(err, l.health(t))
 		}
 	}
-	l.gate.refuse = nil
-	if err := l.ask(t, time.Minute); err != nil || !l.gate.released("dev1") {
+	l.gate.Refuse = nil
+	if err := l.ask(t, time.Minute); err != nil || !l.gate.Released("dev1") {
 		t.Errorf("%v: not told when the store answers again", err)
 	}
 }

@@ -110,8 +110,8 @@ func TestHints(t *testing.T) {
 		time.Sleep(time.Minute)
 		l.Hint("1")
 		synctest.Wait()
-		if l.gate.last("dev1").At != time.Now().UTC() && !l.gate.last("dev1").At.Equal(time.Now()) {
-			t.Errorf("a hint reported %+v", l.gate.last("dev1"))
+		if l.gate.Last("dev1").At != time.Now().UTC() && !l.gate.Last("dev1").At.Equal(time.Now()) {
+			t.Errorf("a hint reported %+v", l.gate.Last("dev1"))
 		}
 		for range 1000 {
 			l.Hint("1")
@@ -151,7 +151,7 @@ func TestDeadline(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLab(t, time.Time{}, nil)
 		l.Product = endless{}
-		if err := l.round(t.Context()); !errors.Is(err, context.DeadlineExceeded) || l.health(t).Failures != 1 {
+		if err := l.Round(t.Context()); !errors.Is(err, context.DeadlineExceeded) || l.health(t).Failures != 1 {
 			t.Errorf("%v, %+v", err, l.health(t))
 		}
 	})

@@ -133,14 +133,15 @@ type List []string
 
 // UnmarshalJSON implements json.Unmarshaler.
 func (l *List) UnmarshalJSON(b []byte) error {
-	var one string
-	if json.Unmarshal(b, &one) == nil {
-		*l = List{one}
-		return nil
-	}
 	var all []string
-	if err := json.Unmarshal(b, &all); err != nil {
-		return errors.New("write a text, or a list of texts")
+	if json.Unmarshal(b, &all) != nil { // null is no list, and no fault
+		all = make([]string, 1)
+		if json.Unmarshal(b, &all[0]) != nil {
+			return errors.New("write a text, or a list of texts")
+		}
+	}
+	if slices.Contains(all, "") {
+		return errors.New("one of its texts is empty")
 	}
 	*l = all
 	return nil
