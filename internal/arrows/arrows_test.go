@@ -41,6 +41,7 @@ var rules = map[string]struct {
 	"internal/agentapi":    {[]string{"enroll/cmp"}, "shapes both ends share"},
 	"internal/console/api": {nil, "shapes clients share"},
 	"internal/version":     {nil, "one string"},
+	"internal/alert":       {[]string{"quarantine", "quarantine/source"}, "it looks and tells; what it does to a device goes through the gate"},
 	"internal/audit":       {nil, "a log of strings"},
 	"internal/seal":        {nil, "bytes in, bytes out"},
 	"enroll/cmp":           {nil, "a pure codec"},
@@ -70,6 +71,7 @@ var only = map[string][]string{
 	"github.com/vishvananda/netlink": {"quarantine/tunnel", "internal/testnet", "internal/agent", "internal/bench"},
 	"github.com/godbus/":             {"internal/agent"},
 	"github.com/spf13/cobra":         {"cmd/"},
+	"github.com/wneessen/go-mail":    {"internal/alert"},
 	"cel.dev/":                       {"quarantine/policy"},
 	"github.com/google/cel-go":       {}, // its former name
 	"github.com/go-jose/":            {"quarantine/source/set"},
