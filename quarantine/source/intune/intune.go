@@ -143,12 +143,10 @@ func (n *Intune) host(o *poll.Object) poll.Host {
 	o.Known(h.Facts, "device.serial", "serialNumber")
 	o.Known(h.Facts, "device.model", "model")
 	o.Known(h.Facts, "device.manufacturer", "manufacturer")
-	o.Known(h.Facts, "os.name", "operatingSystem")
-	o.Known(h.Facts, "os.version", "osVersion")
+	poll.PutSystem(h.Facts, o.Plain("operatingSystem"))
+	poll.PutVersion(h.Facts, o.Plain("osVersion"))
 	o.Known(h.Facts, "disk.encrypted", "isEncrypted")
-	broken := map[string]string{} // "True", "False" or "Unknown"
-	o.Known(broken, "is", "jailBroken")
-	if is := strings.ToLower(broken["is"]); is == "true" || is == "false" {
+	if is := strings.ToLower(o.Plain("jailBroken")); is == "true" || is == "false" { // or "Unknown"
 		poll.Put(h.Facts, "device.jailbroken", is)
 	}
 	o.Known(h.Facts, "custom.intune.agent", "managementAgent")

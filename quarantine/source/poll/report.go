@@ -140,7 +140,7 @@ func (p reporter) report(r quarantine.Record, h Host) (quarantine.Report, bool) 
 		}
 	}
 	if n.At.IsZero() {
-		return n, false // unknown, and nothing to take back
+		n.At = p.now.Add(-n.Validity) // it is in the way of no word that counts
 	}
 	if same && !n.At.After(last.At) {
 		return n, false
