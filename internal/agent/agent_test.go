@@ -137,34 +137,6 @@ func TestScheduleIsM8s(t *testing.T) {
 	}
 }
 
-func TestPosture(t *testing.T) {
-	root := t.TempDir()
-	write := func(path, text string) {
-		t.Helper()
-		full := filepath.Join(root, path)
-		if err := os.MkdirAll(filepath.Dir(full), 0o755); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(full, []byte(text), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	write("etc/os-release", "ID=debian\nVERSION_ID=\"12\"\nPRETTY_NAME='x'\n")
-	write("proc/self/mountinfo", "20 1 0:5 / /proc rw - proc proc rw\n21 1 253:1 / / rw - ext4 /dev/mapper/vg-root rw\n")
-	write("sys/dev/block/253:1/dm/uuid", "LVM-abc\n")
-	if got := collect(root); got["os.distribution"] != "debian" || got["os.version"] != "12" || got["disk.encrypted"] != "no" {
-		t.Errorf("without encryption: %v", got)
-	}
-	write("sys/dev/block/253:1/slaves/dm-0/dm/uuid", "CRYPT-LUKS2-0123\n") // LVM on LUKS
-	if got := collect(root); got["disk.encrypted"] != "yes" {
-		t.Errorf("LVM on LUKS: %v", got)
-	}
-	write("proc/self/mountinfo", "21 1 0:40 / / rw - overlay overlay rw\n")
-	if got, known := collect(root)["disk.encrypted"]; known {
-		t.Errorf("an overlay was called %q; unknown must stay unsaid", got)
-	}
-}
-
 // fakeNetwork remembers what the device's network was made.
 type fakeNetwork struct {
 	mu        sync.Mutex

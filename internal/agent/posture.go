@@ -2,108 +2,57 @@ package agent
 
 import (
 	"context"
-	"os"
-	"path/filepath"
+	"maps"
 	"runtime"
-	"strings"
+	"sync"
 	"time"
 
 	"lazaret/enroll/cmp"
-	"lazaret/internal/version"
+	postures "lazaret/internal/posture"
 )
 
-// postureTime bounds all collectors together; what is not known by then is left out, and
-// a missing fact never counts as good.
-const postureTime = 5 * time.Second
+// postureLife is for how long collected facts are reported again before the device is
+// looked at anew: collectors read many files, and run programs on some systems.
+const postureLife = 2 * time.Minute
 
-// posture collects what this device can say of itself.
-func posture(ctx context.Context) map[string]string {
-	ctx, cancel := context.WithTimeout(ctx, postureTime)
-	defer cancel()
-	done := make(chan map[string]string, 1)
-	go func() { done <- collect("/") }() // ends by itself: it reads a few small files
-	select {
-	case facts := <-done:
-		return facts
-	case <-ctx.Done():
-		return map[string]string{"agent.version": version.Number, "agent.posture": "timed out"}
-	}
+// recent is what was last collected of the device; it is the device's, not one agent's.
+var recent lately
+
+// lately keeps a posture for postureLife. Its zero value is ready.
+type lately struct {
+	mu   sync.Mutex // also held while collecting: two who ask share one look
+	have postures.Posture
+	at   time.Time // with the monotonic clock, so that a set clock keeps nothing alive
 }
+
+// get returns what was collected in the last postureLife, or collects it with do.
+func (l *lately) get(ctx context.Context, do func(context.Context) postures.Posture) postures.Posture {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.at.IsZero() || time.Since(l.at) >= postureLife {
+		l.have, l.at = do(ctx), time.Now()
+		if ctx.Err() != nil { // cut short: the next one looks again
+			l.at = time.Time{}
+		}
+	}
+	out := l.have
+	out.Facts = maps.Clone(out.Facts)
+	return out
+}
+
+// forget makes the next get look anew.
+func (l *lately) forget() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.at = time.Time{}
+}
+
+// posture is what this device says of itself. What is not known is left out, and a missing
+// fact never counts as good.
+func posture(ctx context.Context) map[string]string { return recent.get(ctx, postures.Collect).Facts }
 
 // claim is what this device says of itself when it enrolls. A one-time password may want
 // it to say something in particular; it is never a credential.
 func claim(ctx context.Context) cmp.Claim {
-	facts := posture(ctx)
-	serial, _ := os.ReadFile("/sys/class/dmi/id/product_serial") // readable by root only; else unsaid
-	return cmp.Claim{Version: 1, Platform: facts["os"], Serial: strings.TrimSpace(string(serial))}
-}
-
-// collect reads the facts of the system whose root directory is given.
-func collect(root string) map[string]string {
-	facts := map[string]string{"agent.version": version.Number, "os": runtime.GOOS, "arch": runtime.GOARCH}
-	if text, err := os.ReadFile(filepath.Join(root, "etc/os-release")); err == nil {
-		release := parseRelease(string(text))
-		for from, to := range map[string]string{"ID": "os.distribution", "VERSION_ID": "os.version"} {
-			if release[from] != "" {
-				facts[to] = release[from]
-			}
-		}
-	}
-	if encrypted, known := diskEncrypted(root); known {
-		facts["disk.encrypted"] = encrypted
-	}
-	return facts
-}
-
-// parseRelease reads os-release(5).
-func parseRelease(text string) map[string]string {
-	out := map[string]string{}
-	for line := range strings.Lines(text) {
-		k, v, ok := strings.Cut(strings.TrimSpace(line), "=")
-		if ok && len(v) < 200 {
-			out[k] = strings.Trim(v, `"'`)
-		}
-	}
-	return out
-}
-
-// diskEncrypted says whether the root file system lies on a dm-crypt device, following
-// the layers of the device mapper; known is false where that cannot be read.
-func diskEncrypted(root string) (answer string, known bool) {
-	text, err := os.ReadFile(filepath.Join(root, "proc/self/mountinfo"))
-	if err != nil {
-		return "", false
-	}
-	for line := range strings.Lines(string(text)) {
-		f := strings.Fields(line)
-		if len(f) > 4 && f[4] == "/" {
-			block := filepath.Join(root, "sys/dev/block", f[2])
-			if _, err := os.Stat(block); err != nil {
-				return "", false
-			}
-			if crypt(block, 0) {
-				return "yes", true
-			}
-			return "no", true
-		}
-	}
-	return "", false
-}
-
-// crypt looks for a dm-crypt layer in a block device and in those below it.
-func crypt(block string, depth int) bool {
-	uuid, err := os.ReadFile(filepath.Join(block, "dm/uuid"))
-	if err == nil && strings.HasPrefix(string(uuid), "CRYPT-") {
-		return true
-	}
-	below, err := os.ReadDir(filepath.Join(block, "slaves"))
-	if err != nil || depth > 8 {
-		return false
-	}
-	for _, b := range below {
-		if crypt(filepath.Join(block, "slaves", b.Name()), depth+1) {
-			return true
-		}
-	}
-	return false
+	return cmp.Claim{Version: 1, Platform: runtime.GOOS, Serial: posture(ctx)["device.serial"]}
 }
