@@ -283,8 +283,8 @@ func (d *decision) released() (bool, time.Time) {
 // demanded takes in what the policy asks for beyond quarantine.
 func (d *decision) demanded(j Judgement) {
 	d.failing = j.Failing
-	if j.Demand != FailBlock && j.Demand != FailWipe {
-		return
+	if j.Demand != FailBlock && (j.Demand != FailWipe || d.Record.Wipe.Set()) {
+		return // nothing, or what is on record already
 	}
 	d.demand = j.Demand
 	if d.quiet {
@@ -306,9 +306,6 @@ func (d *decision) demanded(j Judgement) {
 		d.reasons = slices.DeleteFunc(d.reasons, func(r Reason) bool { return r.Rule == RuleBlock })
 		r.Rule, r.Text = RuleBlock, fmt.Sprintf("blocked by policy %s: %s", name, by.Text)
 	case FailWipe:
-		if d.Record.Wipe.Set() {
-			return
-		}
 		r.Rule, r.Text = RuleWipe, fmt.Sprintf("told by policy %s to wipe what enrollment gave: %s", name, by.Text)
 	}
 	d.reasons = append(d.reasons, r)
