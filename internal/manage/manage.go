@@ -103,7 +103,20 @@ type Manager struct {
 	mu     sync.Mutex // guards what follows; never held while an entry's is waited for
 	all    map[quarantine.ID]*entry
 	wakers []Waker
+
+	wiped chan wiped // devices to be revoked in a moment
 }
+
+// wiped is a device that told of its wipe.
+type wiped struct {
+	device  quarantine.ID
+	command Command
+	at      time.Time
+}
+
+// farewell is how long a device that is being wiped keeps its peer after its word of it was
+// taken: without one it would never know that it was.
+const farewell = 3 * time.Second
 
 // entry is what is known of one device here.
 type entry struct {
@@ -129,7 +142,7 @@ func New(ctx context.Context, c Config) (*Manager, error) {
 	if c.Now == nil {
 		c.Now = time.Now
 	}
-	m := &Manager{Config: c, all: map[quarantine.ID]*entry{}}
+	m := &Manager{Config: c, all: map[quarantine.ID]*entry{}, wiped: make(chan wiped, 1024)}
 	items, err := c.Store.List(ctx, prefix)
 	if err != nil {
 		return nil, fmt.Errorf("reading commands: %w", err)
@@ -172,12 +185,29 @@ const sweepEvery = time.Minute
 func (m *Manager) Run(ctx context.Context) error {
 	t := time.NewTicker(sweepEvery)
 	defer t.Stop()
+	var leaving []wiped
+	var due <-chan time.Time
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-t.C:
 			m.sweep(ctx)
+		case w := <-m.wiped:
+			leaving = append(leaving, w)
+			if due == nil {
+				due = time.After(farewell)
+			}
+		case <-due:
+			due = nil
+			for len(leaving) > 0 && due == nil {
+				if left := leaving[0].at.Add(farewell).Sub(m.Now()); left > 0 {
+					due = time.After(left)
+					break
+				}
+				m.retire(ctx, leaving[0].device, leaving[0].command)
+				leaving = leaving[1:]
+			}
 		}
 	}
 }

@@ -181,7 +181,9 @@ func (m *Manager) follow(ctx context.Context, r quarantine.Record) (Command, err
 		case last.open(now), last.State == Begun:
 			return *last, nil
 		case last.State == Done && current:
-			m.retire(ctx, e.id, *last) // the gate may not have taken it then
+			if now.Sub(last.Answered) > 2*farewell { // the gate may not have taken it then
+				m.retire(ctx, e.id, *last)
+			}
 			return *last, nil
 		case current && now.Sub(later(last.Answered, last.Issued)) < again:
 			return *last, nil

@@ -188,7 +188,10 @@ func (m *Manager) file(ctx context.Context, e *entry, p Peer, results []agentapi
 		}
 		m.Log.Info("command answered", "device", e.id, "command", f.ID, "kind", f.Kind, "state", results[i].State, "detail", f.Detail)
 		if f.news && f.Kind == agentapi.Wipe && f.State == Done {
-			m.retire(ctx, e.id, f.Command)
+			select {
+			case m.wiped <- wiped{e.id, f.Command, m.Now()}:
+			default: // the sweep finds it
+			}
 		}
 	}
 	return nil
