@@ -127,6 +127,7 @@ type Config struct {
 	ListenerKeys  func() [][]byte
 	Manage        Management                         // optional: commands and management sessions
 	Hooks         Hooks                              // optional: keys of signed webhooks
+	Streams       Streams                            // optional: who is told of device events
 	Policies      Policies                           // optional: policy sets and conduct
 	Names         func(p quarantine.Pool) []api.Name // optional: what the names in a pool's reach resolve to
 	Signals       Signals                            // optional: Shared Signals streams

@@ -299,7 +299,10 @@ func TestEveryRouteAgainstEveryRole(t *testing.T) {
 		"POST /api/v1/hooks/{source}/keys": writing, "DELETE /api/v1/hooks/{source}/keys/{key}": writing,
 		"GET /api/v1/sources/{name}/ssf": reading, "PUT /api/v1/sources/{name}/ssf": writing, "POST /api/v1/sources/{name}/ssf/verify": writing,
 		"PUT /api/v1/sources/{name}/ssf/status": writing, "DELETE /api/v1/sources/{name}/ssf/accounts/{account}": writing,
-		"GET /api/v1/tokens": writing, "POST /api/v1/tokens": writing, "DELETE /api/v1/tokens/{name}": writing,
+		"GET /api/v1/streams": reading, "POST /api/v1/streams": writing, "GET /api/v1/streams/{name}": reading, "PATCH /api/v1/streams/{name}": writing,
+		"DELETE /api/v1/streams/{name}": writing, "POST /api/v1/streams/{name}/test": writing, "POST /api/v1/streams/{name}/resume": writing,
+		"POST /api/v1/streams/{name}/keys": writing, "DELETE /api/v1/streams/{name}/keys/{key}": writing, "POST /api/v1/streams/{name}/token": writing,
+		"POST /api/v1/stream-signer": writing, "GET /api/v1/tokens": writing, "POST /api/v1/tokens": writing, "DELETE /api/v1/tokens/{name}": writing,
 		"GET /api/v1/audit": reading, "GET /api/v1/audit/head": reading, "GET /api/v1/audit/export": reading,
 	}
 	for _, rt := range newLab(t).routes() {

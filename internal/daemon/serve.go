@@ -26,6 +26,7 @@ import (
 	"lazaret/internal/manage"
 	"lazaret/internal/seal"
 	"lazaret/internal/store"
+	"lazaret/internal/stream"
 	"lazaret/pki"
 	"lazaret/quarantine"
 	"lazaret/quarantine/dataplane"
@@ -77,6 +78,7 @@ type control struct {
 	inside   inside
 	manage   *manage.Manager
 	parts    []part
+	streams  *stream.Manager // who is told of device events
 	signals  *ssf.Receiver
 	ledger   *source.Ledger // how every source does
 	tunnel   []netip.Addr   // the gateway's addresses in the quarantine pool
@@ -236,7 +238,7 @@ func (k *control) makeConsole(version string) (*console.Server, error) {
 			TokenBySum: tokenBySum(k.store),
 		},
 		Audit: k.store.AuditLog(), Root: k.ca.Root(), Administrator: k.ca.VerifyAdministrator,
-		Device: k.ca.VerifyDevice, Settings: k.settings, ListenerKeys: k.listenerKeys, Manage: k.manage, Names: k.names, Policies: k.policies(), Signals: signals{k.store, k.signals, k.enrollURL()}, Hooks: hooks{hookKeys(k.store), k.enrollURL()}, From: c.API.From, Log: k.log,
+		Device: k.ca.VerifyDevice, Settings: k.settings, ListenerKeys: k.listenerKeys, Manage: k.manage, Names: k.names, Policies: k.policies(), Signals: signals{k.store, k.signals, k.enrollURL()}, Hooks: hooks{hookKeys(k.store), k.enrollURL()}, Streams: receivers{k.streams}, From: c.API.From, Log: k.log,
 	})
 }
 

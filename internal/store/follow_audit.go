@@ -25,11 +25,7 @@ func (a AuditLog) Tail(after uint64) *Tail {
 // something, or ctx ends.
 func (t *Tail) Next(ctx context.Context, limit int) ([]audit.Numbered, error) {
 	for {
-		head, revision, err := t.s.storedHead(ctx)
-		if err != nil {
-			return nil, fmt.Errorf("following the audit log: %w", err)
-		}
-		some, err := t.f.Next(head.Sequence, limit)
+		some, revision, err := t.more(ctx, limit)
 		if len(some) > 0 || err != nil {
 			return some, err
 		}
@@ -37,6 +33,22 @@ func (t *Tail) Next(ctx context.Context, limit int) ([]audit.Numbered, error) {
 			return nil, fmt.Errorf("following the audit log: %w", err)
 		}
 	}
+}
+
+// More returns what follows and is there already, in order, at most limit entries.
+func (t *Tail) More(ctx context.Context, limit int) ([]audit.Numbered, error) {
+	some, _, err := t.more(ctx, limit)
+	return some, err
+}
+
+// more also returns the revision of the head that it read up to.
+func (t *Tail) more(ctx context.Context, limit int) ([]audit.Numbered, int64, error) {
+	head, revision, err := t.s.storedHead(ctx)
+	if err != nil {
+		return nil, 0, fmt.Errorf("following the audit log: %w", err)
+	}
+	some, err := t.f.Next(head.Sequence, limit)
+	return some, revision, err
 }
 
 // Close frees what it holds.
