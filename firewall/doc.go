@@ -6,18 +6,20 @@
 //
 // Every packet that enters or leaves the tunnel is placed before anything else is
 // asked of it, by its own address on the tunnel's side: source on the way up,
-// destination on the way down. The chains up, down and visit look it up in routed4 or
-// routed6, timed maps from address to mark, and go to the chain of the mark's pool. An
-// address of the quarantine pool goes to the chains home_ instead, which look first in
-// fixed4 or fixed6, maps of the same kind for devices that keep one address, then in
-// quarantined4 or quarantined6, and go to quarantine. What is in none is dropped. The
-// routed way also needs the element of @fresh, the quarantine way that of @alive; both
-// are timed and hold the tunnel's name.
+// destination on the way down. The chains forward, down and visit look it up in routed4 or
+// routed6, timed sets of the addresses that are routed in their own pool, and go to that
+// pool's chain, which the prefix tells. An address that is routed in another pool than its
+// own stands in fixed4 or fixed6, timed maps to the mark that names that pool: those of
+// devices that keep one address. An address of the quarantine pool goes to the chains home_
+// instead, which look first in fixed4 or fixed6, then in quarantined4 or quarantined6, and go
+// to quarantine. What is in none is dropped. The routed way also needs the elements of
+// @fresh, the quarantine way those of @alive: timed sets of both families or none.
 //
 // So a lease that ends, a refresh that does not come and an element that is deleted
 // all cut running flows at the next packet, and no connection tracking entry keeps
 // anything open. Elements hold no verdicts: one that did would have the kernel look
-// through all of them at every change.
+// through all of them at every change. Most addresses stand in plain sets, and every rule
+// asks first what is cheap: a packet pays for each step.
 //
 // What comes back to a device must be an answer: established, in the direction of
 // reply, from an address that its pool reaches, in a flow that was opened to an

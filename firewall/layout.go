@@ -31,10 +31,6 @@ func (r Ruleset) layout() layout {
 	l := layout{table: r.Table, sets: r.sets()}
 	l.chains = append(l.chains,
 		chain{"arrival", &base{"filter", "prerouting", "raw", false}, r.arrival()},
-		chain{"hops", nil, []*rule{
-			new(rule).routingHeader().count().drop().note("names further hops"),
-			new(rule).options().count().drop().note("options, which may name further hops"),
-		}},
 		chain{"forged", nil, []*rule{
 			new(rule).iif("lo").accept(),
 			new(rule).count().drop().note("tunnel address from outside"),
@@ -42,7 +38,6 @@ func (r Ruleset) layout() layout {
 		chain{"input", &base{"filter", "input", "filter", true}, r.input()},
 		chain{"forward", &base{"filter", "forward", "filter", true}, r.forward()},
 		chain{"output", &base{"filter", "output", "filter", true}, r.output()},
-		chain{"up", nil, r.up()},
 		chain{"down", nil, r.down()},
 		chain{"visit", nil, r.visit()},
 		chain{"home_up", nil, homeUp()},
@@ -92,10 +87,15 @@ func (p Pool) chain(direction string) string { return fmt.Sprintf("pool_%d_%s", 
 func (p Pool) open() bool { return p.Mark != 0 && len(p.Reach) == 0 }
 
 // arrival runs before connection tracking and after reassembly (defragmentation is at
-// -400, this at -300), so that no forged source ever has a tracked flow. The tunnel leaves
-// first: its packets are the ones that count.
+// -400, this at -300), so that no forged source ever has a tracked flow. Devices' packets that
+// name further hops end here, and the others leave: a chain of their own would cost each of
+// them the way there.
 func (r Ruleset) arrival() []*rule {
-	rules := []*rule{new(rule).iif(r.Tunnel).enter("hops")}
+	rules := []*rule{
+		new(rule).options().iif(r.Tunnel).count().drop().note("options, which may name further hops"),
+		new(rule).routingHeader().iif(r.Tunnel).count().drop().note("names further hops"),
+		new(rule).iif(r.Tunnel).accept(),
+	}
 	for _, x := range r.among(source) {
 		rules = append(rules, x.enter("forged"))
 	}
@@ -127,13 +127,14 @@ func (r Ruleset) input() []*rule {
 	return append(rules, new(rule).count().drop().note("outside to gateway"))
 }
 
-// forward takes every packet to its placement, by the side that is in the tunnel.
+// forward takes every packet to its placement, by the side that is in the tunnel: into it by
+// the chain down, out of it right here, since each chain more costs every packet.
 func (r Ruleset) forward() []*rule {
-	return []*rule{
-		new(rule).iif(r.Tunnel).enter("up"),
+	rules := []*rule{
 		new(rule).oif(r.Tunnel).enter("down"),
-		new(rule).count().drop().note("outside to outside"),
+		new(rule).notIif(r.Tunnel).count().drop().note("outside to outside"),
 	}
+	return append(rules, r.up()...)
 }
 
 // output is what the gateway itself sends. What goes into the tunnel takes the same

@@ -63,16 +63,18 @@ const (
 	nowhereVisit = "tunnel to gateway, no placement"
 )
 
+// up places what comes out of the tunnel and does not go back into it.
 func (r Ruleset) up() []*rule {
 	own := func(f byte) []*rule { return r.own(source, f, "up") }
-	rules := []*rule{new(rule).oif(r.Tunnel).count().drop().note("device to device"), new(rule).clamp()}
-	return append(append(rules, r.place(source, "home_up", own, byPoolUp)...), nowhere(nowhereUp))
+	rules := append([]*rule{new(rule).clamp()}, r.place(source, "home_up", own, byPoolUp)...)
+	return append(rules, nowhere(nowhereUp))
 }
 
+// down places what goes into the tunnel and does not come out of it.
 func (r Ruleset) down() []*rule {
 	own := func(f byte) []*rule { return r.own(destination, f, "down") }
-	rules := append([]*rule{new(rule).clamp()}, r.place(destination, "home_down", own, byPoolDown)...)
-	return append(rules, nowhere(nowhereDown))
+	rules := []*rule{new(rule).iif(r.Tunnel).count().drop().note("device to device"), new(rule).clamp()}
+	return append(append(rules, r.place(destination, "home_down", own, byPoolDown)...), nowhere(nowhereDown))
 }
 
 func (r Ruleset) visit() []*rule {

@@ -67,6 +67,11 @@ func (r *rule) iif(name string) *rule {
 	return r.say("iifname "+strconv.Quote(name), &expr.Meta{Key: expr.MetaKeyIIFNAME, Register: 1}, equal(interfaceName(name)))
 }
 
+func (r *rule) notIif(name string) *rule {
+	return r.say("iifname != "+strconv.Quote(name), &expr.Meta{Key: expr.MetaKeyIIFNAME, Register: 1},
+		&expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: interfaceName(name)})
+}
+
 func (r *rule) oif(name string) *rule {
 	return r.say("oifname "+strconv.Quote(name), &expr.Meta{Key: expr.MetaKeyOIFNAME, Register: 1}, equal(interfaceName(name)))
 }

@@ -235,7 +235,7 @@ func TestForeignPrograms(t *testing.T) {
 		}
 	}
 	for _, mine := range []string{"flush table inet lazaret", "delete table inet lazaret", "flush chain inet lazaret forward",
-		"add rule inet lazaret forward accept", "insert rule inet lazaret up accept", "add element inet lazaret quarantined4 { 10.66.0.99 }",
+		"add rule inet lazaret forward accept", "insert rule inet lazaret home_up accept", "add element inet lazaret quarantined4 { 10.66.0.99 }",
 		"flush set inet lazaret routed4", "chain inet lazaret forward { policy accept; }"} {
 		if out, err := exec.Command(l.nft, mine).CombinedOutput(); err == nil {
 			t.Errorf("nft %s: done (%s)", mine, out)
