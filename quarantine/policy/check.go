@@ -279,8 +279,13 @@ func costOf(tree *cel.Ast) cost.CostEstimate {
 type sizes struct{}
 
 func (sizes) EstimateSize(n cost.AstNode) *cost.SizeEstimate {
-	if n.Type() != nil && n.Type().Kind() == cel.ListKind {
-		return &cost.SizeEstimate{Min: 0, Max: 64}
+	if t := n.Type(); t != nil {
+		switch {
+		case t.Kind() == cel.ListKind:
+			return &cost.SizeEstimate{Min: 0, Max: 64}
+		case t.IsExactType(versionType), t.IsExactType(ageType), t.IsExactType(factsType):
+			return &cost.SizeEstimate{Min: 1, Max: 1}
+		}
 	}
 	if path := n.Path(); len(path) > 0 {
 		return &cost.SizeEstimate{Min: 0, Max: 256}

@@ -103,8 +103,11 @@ func (e *Engine) Judge(f quarantine.Facts) quarantine.Judgement {
 		j.clear = false
 	}
 	v := e.views.Get().(*view)
-	defer e.views.Put(v)
-	*v = view{words: wordsOf(f), record: f.Record, groups: quarantine.GroupsOf(f.Record, f.Profile), touched: v.touched[:0], read: v.read[:0]}
+	v.reset(wordsOf(f), &f.Record, quarantine.GroupsOf(f.Record, f.Profile))
+	defer func() {
+		v.reset(nil, nil, nil)
+		e.views.Put(v)
+	}()
 	j.view = v
 	for _, s := range sets {
 		j.self = j.self && s.AgentReleases
@@ -142,10 +145,10 @@ type judging struct {
 	denied  bool
 	clear   bool
 	again   time.Time
-	demand  quarantine.FailureAction
 	failing []string
 
-	against, tolerated, speaks []quarantine.Reason
+	wiping, blocking, against []quarantine.Reason // what denies the release, by what it demands
+	tolerated, speaks         []quarantine.Reason
 }
 
 func (j *judging) deny(r quarantine.Reason) {
@@ -231,11 +234,18 @@ func (j *judging) rule(s quarantine.PolicySet, r *rule) {
 		j.shorten(until)
 		return
 	}
+	j.denied = true
 	if o.result == broken {
 		j.clear = false
-		j.demands(r.OnFailure)
 	}
-	j.deny(reason)
+	switch {
+	case o.result == broken && r.OnFailure == quarantine.FailWipe:
+		j.wiping = append(j.wiping, reason)
+	case o.result == broken && r.OnFailure == quarantine.FailBlock:
+		j.blocking = append(j.blocking, reason)
+	default:
+		j.against = append(j.against, reason)
+	}
 }
 
 // tolerance is until when a rule that fails from an instant on does not count, and why: a
@@ -264,17 +274,22 @@ func (j *judging) shorten(at time.Time) {
 	}
 }
 
-// demands takes a rule's demand in. A wipe goes before a block, since a blocked device could
-// not be told to wipe.
-func (j *judging) demands(a quarantine.FailureAction) {
-	if a == quarantine.FailWipe || a == quarantine.FailBlock && j.demand == "" {
-		j.demand = a
+// demand is the strongest that a rule demands. A wipe goes before a block, since a blocked
+// device could not be told to wipe.
+func (j *judging) demand() quarantine.FailureAction {
+	switch {
+	case len(j.wiping) > 0:
+		return quarantine.FailWipe
+	case len(j.blocking) > 0:
+		return quarantine.FailBlock
+	default:
+		return ""
 	}
 }
 
 func (j *judging) judgement() quarantine.Judgement {
 	slices.Sort(j.failing)
-	out := quarantine.Judgement{Clear: j.clear, Demand: j.demand, Failing: j.failing}
+	out := quarantine.Judgement{Clear: j.clear, Demand: j.demand(), Failing: j.failing}
 	if !j.denied && j.until.After(j.facts.Now) {
 		out.Release, out.Until = true, j.until
 		j.wake(j.until)
@@ -286,10 +301,11 @@ func (j *judging) judgement() quarantine.Judgement {
 			return r.Rule == "release" || r.Source == quarantine.AgentSource && !r.Holds
 		})
 	}
+	against := slices.Concat(j.wiping, j.blocking, j.against)
 	if out.Release || j.until.IsZero() {
-		out.Reasons = slices.Concat(told, j.against, j.speaks, j.tolerated)
+		out.Reasons = slices.Concat(told, against, j.speaks, j.tolerated)
 	} else {
-		out.Reasons = slices.Concat(j.against, told, j.speaks, j.tolerated)
+		out.Reasons = slices.Concat(against, told, j.speaks, j.tolerated)
 	}
 	return out
 }

@@ -20,13 +20,13 @@ type rule struct {
 	fault   string // why there is no program
 }
 
-// result is how an evaluation ended. The zero result is that of a fault.
+// result is how an evaluation ended, the worst first. The zero result is that of a fault.
 type result int
 
 const (
 	faulty  result = iota // cannot be evaluated: the policy's fault
-	unclear               // rests on a fact that is missing, stale or unreadable
 	broken                // false, whatever is not known
+	unclear               // rests on a fact that is missing, stale or unreadable
 	holds                 // true, whatever is not known
 )
 
@@ -44,8 +44,14 @@ func (r *rule) outcome(v *view, now time.Time) outcome {
 	if r.program == nil {
 		return outcome{fault: r.fault}
 	}
+	var differing [8]int
 	first := r.evaluate(v, now, nobody)
-	others := v.differing()
+	others := differing[:0]
+	for j := range v.words {
+		if v.differs(j) {
+			others = append(others, j)
+		}
+	}
 	for _, j := range others {
 		o := r.evaluate(v, now, j)
 		next := sooner(first.next, o.next)
@@ -60,8 +66,7 @@ func (r *rule) outcome(v *view, now time.Time) outcome {
 // worse reports whether o is told rather than p: a fault before all, then what is known to
 // be bad, then what is not known.
 func (o outcome) worse(p outcome) bool {
-	order := map[result]int{faulty: 3, broken: 2, unclear: 1, holds: 0}
-	return order[o.result] > order[p.result]
+	return o.result < p.result
 }
 
 // evaluate evaluates the rule in one view.
@@ -174,14 +179,14 @@ func (v *view) lack(t touch, every time.Duration, now time.Time) string {
 	if t.stale && t.word != nobody {
 		return fmt.Sprintf("%s, which is older than %s", v.say(t), every)
 	}
-	for i := range v.words {
+	for i, say := range v.facts[t.nth].says {
 		w := &v.words[i]
-		switch text, ok := w.tells(t.fact); {
-		case !ok:
+		switch {
+		case !say.ok:
 		case !now.Before(w.until):
-			return fmt.Sprintf("%s is not known: %s's report of %s (%q) ran out at %s", t.fact.Name, w.name, stamp(w.report.At), text, stamp(w.until))
+			return fmt.Sprintf("%s is not known: %s's report of %s (%q) ran out at %s", t.fact.Name, w.name, stamp(w.report.At), say.text, stamp(w.until))
 		case !w.fresh(now, every):
-			return fmt.Sprintf("%s is not known well enough: %s's report of %s (%q) is older than %s", t.fact.Name, w.name, stamp(w.report.At), text, every)
+			return fmt.Sprintf("%s is not known well enough: %s's report of %s (%q) is older than %s", t.fact.Name, w.name, stamp(w.report.At), say.text, every)
 		default:
 			return fmt.Sprintf("%s is not known: %s's report of %s does not count before %s", t.fact.Name, w.name, stamp(w.report.At), stamp(w.from))
 		}

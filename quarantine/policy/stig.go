@@ -121,7 +121,7 @@ func (r *rule) refuses(bad []badly) bool {
 // probe evaluates the rule for a device of which one fact is known, or known to be missing,
 // and of which nothing else may be assumed.
 func (r *rule) probe(fact string, is ref.Val) result {
-	v := view{probe: &probe{fact, is}}
+	v := view{probe: &probe{fact, is}, over: nobody}
 	v.begin(time.Time{}, 0, nobody)
 	value, _, err := r.program.Eval(&v)
 	switch got := value.(type) {

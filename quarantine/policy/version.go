@@ -75,13 +75,13 @@ func (n *Number) addSuffix(rest string) error {
 	}
 	rest, _, _ = strings.Cut(strings.ToLower(rest), "+")
 	tilde := strings.HasPrefix(rest, "~")
-	n.suffix = runs(strings.TrimLeft(rest, "-._~ "))
+	n.suffix = runs(rest)
 	switch {
 	case len(n.suffix) == 0:
 		if tilde {
 			n.rank = -1
 		}
-	case tilde || slices.Contains(early, strings.TrimRight(n.suffix[0], "-._~ ")):
+	case tilde || slices.Contains(early, n.suffix[0]):
 		n.rank = -1
 	default:
 		n.rank = 1
@@ -89,7 +89,10 @@ func (n *Number) addSuffix(rest string) error {
 	return nil
 }
 
-// runs cuts a text into runs of digits and of others.
+// separators stand between the parts of a suffix and say nothing.
+const separators = "-._~ "
+
+// runs cuts a text into runs of digits and of others, without separators around them.
 func runs(s string) []string {
 	var out []string
 	digit := func(c byte) bool { return c >= '0' && c <= '9' }
@@ -98,7 +101,9 @@ func runs(s string) []string {
 		for end < len(s) && digit(s[end]) == digit(s[0]) {
 			end++
 		}
-		out = append(out, s[:end])
+		if run := strings.Trim(s[:end], separators); run != "" {
+			out = append(out, run)
+		}
 		s = s[end:]
 	}
 	return out

@@ -16,7 +16,7 @@ import (
 type word struct {
 	name        string
 	source      quarantine.Source
-	known       bool // the source is still registered, or is the agent
+	known       bool // the source is still registered, and speaks for the device
 	report      quarantine.Report
 	from, until time.Time // when it counts
 	start       time.Time // from which its facts age
@@ -41,7 +41,7 @@ func wordsOf(f quarantine.Facts) []word {
 	words := make([]word, 0, len(f.Record.Reports))
 	for name, r := range f.Record.Reports {
 		s, known := f.Sources[name]
-		w := word{name: name, source: s, known: known || name == quarantine.AgentSource, report: r}
+		w := word{name: name, source: s, known: known && s.For.Selects(f.Record, f.Profile), report: r}
 		w.from, w.until = quarantine.Life(r, s)
 		w.start = w.from
 		words = append(words, w)
@@ -64,8 +64,26 @@ func wordsOf(f quarantine.Facts) []word {
 
 const nobody = -1
 
+// seen is a fact that was asked for, and what each source says of it. It is made once for a
+// device.
+type seen struct {
+	fact  Fact
+	value ref.Val // of a fact on record
+	says  []said  // of words, in their order
+}
+
+// said is what one source says of a fact.
+type said struct {
+	text  string
+	ok    bool // it says something, and may
+	done  bool // it was read
+	value ref.Val
+	bad   bool // its text is none of the fact's type
+}
+
 // touch is a fact that an evaluation looked at.
 type touch struct {
+	nth   int // of the view's facts
 	fact  Fact
 	word  int    // whose word was taken; nobody
 	text  string // what it said
@@ -78,17 +96,26 @@ type touch struct {
 // view is what one evaluation sees: the word of the most trusted source on every fact, or,
 // where over is set, the word of that source first.
 type view struct {
-	now    time.Time
-	every  time.Duration // the rule's check_every
-	over   int           // of words, or nobody
 	words  []word
-	record quarantine.Record
+	record *quarantine.Record
 	groups []string
+	facts  []seen // asked for by any evaluation
+	room   []said // of facts
 
+	now     time.Time
+	every   time.Duration // the rule's check_every
+	over    int           // of words, or nobody
 	touched []touch
 	turn    time.Time // earliest instant at which a comparison with the time turns out otherwise
 	probe   *probe    // for checks of a rule without a device; else nil
-	read    []touch   // values read before, for any evaluation of the same device
+}
+
+// reset makes the view that of a device. Nothing of the last one stays.
+func (v *view) reset(words []word, r *quarantine.Record, groups []string) {
+	clear(v.facts)
+	clear(v.room)
+	clear(v.touched)
+	*v = view{words: words, record: r, groups: groups, facts: v.facts[:0], room: v.room[:0], touched: v.touched[:0]}
 }
 
 func (v *view) begin(now time.Time, every time.Duration, over int) {
@@ -110,59 +137,73 @@ func (v *view) look(name string) *touch {
 			return &v.touched[i]
 		}
 	}
-	f, ok := factNamed(name)
-	t := touch{fact: f, word: nobody}
+	nth := v.see(name)
+	s := &v.facts[nth]
+	t := touch{nth: nth, fact: s.fact, word: nobody, value: s.value}
 	switch {
-	case !ok:
-		t.fact.Name = name
 	case v.probe != nil:
 		t.value = v.probe.value(name)
-	case f.from == record:
-		t.value = v.onRecord(name)
-	default:
-		v.pick(&t)
+	case s.value == nil:
+		v.pick(s, &t)
 	}
 	v.touched = append(v.touched, t)
 	return &v.touched[len(v.touched)-1]
 }
 
-// pick takes the first word on the fact in the order of the view.
-func (v *view) pick(t *touch) {
-	if v.over != nobody {
-		if w := &v.words[v.over]; w.live(v.now) {
-			if text, ok := w.tells(t.fact); ok {
-				v.take(t, v.over, text)
-				t.stale = !w.fresh(v.now, v.every)
-				return
-			}
+// see finds a fact among those asked for, or gathers what is said of it.
+func (v *view) see(name string) int {
+	for i := range v.facts {
+		if v.facts[i].fact.Name == name {
+			return i
 		}
 	}
-	for i := range v.words {
-		w := &v.words[i]
-		if !w.live(v.now) || !w.fresh(v.now, v.every) {
-			continue
+	f, ok := factNamed(name)
+	if !ok {
+		f = Fact{Name: name, from: record}
+	}
+	s := seen{fact: f}
+	if f.from == record {
+		if v.record != nil {
+			s.value = v.onRecord(name)
 		}
-		if text, ok := w.tells(t.fact); ok {
-			v.take(t, i, text)
+	} else {
+		start := len(v.room)
+		for i := range v.words {
+			text, ok := v.words[i].tells(f)
+			v.room = append(v.room, said{text: text, ok: ok})
+		}
+		s.says = v.room[start:len(v.room):len(v.room)]
+	}
+	v.facts = append(v.facts, s)
+	return len(v.facts) - 1
+}
+
+// pick takes the first word on the fact in the order of the view.
+func (v *view) pick(s *seen, t *touch) {
+	if v.over != nobody && s.says[v.over].ok && v.words[v.over].live(v.now) {
+		s.take(t, v.over)
+		t.stale = !v.words[v.over].fresh(v.now, v.every)
+		return
+	}
+	for i := range s.says {
+		if w := &v.words[i]; s.says[i].ok && w.live(v.now) && w.fresh(v.now, v.every) {
+			s.take(t, i)
 			return
 		}
 	}
 }
 
-func (v *view) take(t *touch, i int, text string) {
-	t.word, t.text = i, text
-	for _, r := range v.read {
-		if r.word == i && r.fact.Name == t.fact.Name {
-			t.value, t.bad = r.value, r.bad
-			return
+// take takes the word of one source, whose text is read the first time.
+func (s *seen) take(t *touch, i int) {
+	say := &s.says[i]
+	if !say.done {
+		value, ok := s.fact.Type.read(say.text)
+		if ok {
+			say.value = value
 		}
+		say.bad, say.done = !ok, true
 	}
-	value, ok := t.fact.Type.read(text)
-	if ok {
-		t.value = value
-	}
-	t.bad = !ok
-	v.read = append(v.read, *t)
+	t.word, t.text, t.value, t.bad = i, say.text, say.value, say.bad
 }
 
 // fact is a fact's value in an expression; a missing one is unknown.
@@ -186,7 +227,7 @@ func (v *view) known(name string) ref.Val {
 
 // onRecord is what is on record of the device: known at any time.
 func (v *view) onRecord(name string) ref.Val {
-	r := &v.record
+	r := v.record
 	switch name {
 	case "device.name":
 		return types.String(r.Name)
@@ -218,11 +259,11 @@ func (v *view) next() time.Time {
 	}
 	add(v.turn)
 	for i := range v.touched {
-		for j := range v.words {
-			w := &v.words[j]
-			if _, ok := w.tells(v.touched[i].fact); !ok {
+		for j, say := range v.facts[v.touched[i].nth].says {
+			if !say.ok {
 				continue
 			}
+			w := &v.words[j]
 			add(w.from)
 			add(w.until)
 			if v.every > 0 {
@@ -233,23 +274,18 @@ func (v *view) next() time.Time {
 	return first
 }
 
-// differing are the words, other than the one taken, that say something else of a fact that
-// was looked at.
-func (v *view) differing() []int {
-	var out []int
-	for j := range v.words {
-		w := &v.words[j]
-		if !w.live(v.now) {
-			continue
-		}
-		for i := range v.touched {
-			t := &v.touched[i]
-			text, ok := w.tells(t.fact)
-			if ok && t.word != j && (t.word == nobody || text != t.text) {
-				out = append(out, j)
-				break
-			}
+// differs reports whether a source, live now, says something else of a fact that was looked
+// at than the one whose word was taken.
+func (v *view) differs(j int) bool {
+	if !v.words[j].live(v.now) {
+		return false
+	}
+	for i := range v.touched {
+		t := &v.touched[i]
+		says := v.facts[t.nth].says
+		if j < len(says) && says[j].ok && t.word != j && (t.word == nobody || says[j].text != t.text) {
+			return true
 		}
 	}
-	return out
+	return false
 }
