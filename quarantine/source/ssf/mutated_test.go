@@ -94,7 +94,7 @@ func (f *forge) again(text string, change func(m map[string]any)) string {
 func (f *forge) next() mutant {
 	word := func() string { return fmt.Sprintf("%x", f.rand.Uint64()) }
 	is := func(text string, code ...set.Code) mutant { return mutant{text, code} }
-	text := f.sign(f.good, f.key, nil, f.claims())
+	text := func() string { return f.sign(f.good, f.key, nil, f.claims()) }
 	switch f.rand.IntN(16) {
 	case 0: // forged
 		return is(f.sign(f.good, f.thief, nil, f.claims()), set.AuthenticationFailed)
@@ -127,9 +127,9 @@ func (f *forge) next() mutant {
 	case 10:
 		return is(f.sign(f.good, f.key, map[string]any{"typ": []string{"JWT", "at+jwt", "logout+jwt", word()}[f.rand.IntN(4)]}, f.claims()), set.InvalidRequest)
 	case 11: // a device of the forger's choice
-		return is(f.again(text, func(m map[string]any) { m["sub_id"] = map[string]any{"format": "opaque", "id": word()} }), set.AuthenticationFailed)
+		return is(f.again(text(), func(m map[string]any) { m["sub_id"] = map[string]any{"format": "opaque", "id": word()} }), set.AuthenticationFailed)
 	case 12:
-		return is(f.again(text, func(m map[string]any) { m["jti"] = word() }), set.AuthenticationFailed)
+		return is(f.again(text(), func(m map[string]any) { m["jti"] = word() }), set.AuthenticationFailed)
 	case 13: // an event dated ahead
 		return is(f.with(func(c jwt.MapClaims) {
 			c["events"] = map[string]any{set.DeviceComplianceChange: map[string]any{"current_status": "compliant",
@@ -140,8 +140,9 @@ func (f *forge) next() mutant {
 			c["events"] = map[string]any{set.DeviceComplianceChange: map[string]any{"current_status": word()}}
 		}), set.InvalidRequest)
 	default:
-		g := f.garble(text)
-		if g == text {
+		good := text()
+		g := f.garble(good)
+		if g == good {
 			g = ""
 		}
 		return is(g, set.InvalidRequest, set.AuthenticationFailed, set.InvalidKey, set.InvalidIssuer, set.InvalidAudience)
