@@ -116,8 +116,10 @@ func TestRestartLosesAndReordersNothing(t *testing.T) {
 	for life := range 12 {
 		have := len(r.events())
 		until(t, func() bool { return len(r.events()) > have+5 || len(r.events()) >= n })
-		kept := slices.Clone(l.memory.notes["stream/siem"])
+		noted, _ := notesOf{l.memory}.List(t.Context(), "stream/siem")
+		kept := slices.Clone(noted["stream/siem"])
 		l.stop()
+		r.quiet(t)
 		if life%2 == 0 { // killed: what was noted at the end is not there
 			l.memory.notes["stream/siem"] = kept
 		}

@@ -265,11 +265,11 @@ type receiver struct {
 	bad     []string
 	answer  func(w http.ResponseWriter, r *http.Request, n int) bool // true: answered; n-th request
 	n       int
-	grown   chan struct{}
+	busy    int // requests that are being answered
 }
 
 func newReceiver(t testing.TB) *receiver {
-	r := &receiver{grown: make(chan struct{}, 1)}
+	r := &receiver{}
 	r.Server = httptest.NewTLSServer(r)
 	t.Cleanup(r.Close)
 	return r
@@ -281,23 +281,30 @@ func (r *receiver) ca() string {
 
 // ServeHTTP verifies by the specification's own words: HMAC-SHA-256 over id.timestamp.body.
 func (r *receiver) ServeHTTP(w http.ResponseWriter, q *http.Request) {
+	r.mu.Lock()
+	r.busy++
+	r.mu.Unlock()
 	body, err := io.ReadAll(q.Body)
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.busy--
 	r.n++
-	if r.answer != nil && r.answer(w, q, r.n) {
+	if err != nil || r.answer != nil && r.answer(w, q, r.n) {
 		return
 	}
 	var e Event
-	if err != nil || json.Unmarshal(body, &e) != nil || q.Method != http.MethodPost || q.Header.Get("Content-Type") != "application/json" || !verified(q.Header, body, r.secrets) {
+	if json.Unmarshal(body, &e) != nil || q.Method != http.MethodPost || q.Header.Get("Content-Type") != "application/json" || !verified(q.Header, body, r.secrets) {
 		r.bad = append(r.bad, string(body))
 	}
 	r.got, r.ids = append(r.got, e), append(r.ids, q.Header.Get("webhook-id"))
 	w.WriteHeader(http.StatusNoContent)
-	select {
-	case r.grown <- struct{}{}:
-	default:
-	}
+}
+
+// quiet ends all connections and waits for what came over them: a request that was given up
+// by who sent it must not be taken after those of its next life.
+func (r *receiver) quiet(t testing.TB) {
+	r.CloseClientConnections()
+	until(t, func() bool { r.mu.Lock(); defer r.mu.Unlock(); return r.busy == 0 })
 }
 
 func (r *receiver) events() []Event {
