@@ -92,6 +92,12 @@ type Token struct {
 	By      string
 }
 
+// Refusals records what was refused; the daemon's is the audit log.
+type Refusals interface {
+	// Refused records that a source was refused a report on a device.
+	Refused(ctx context.Context, by quarantine.Actor, device quarantine.ID, why string) error
+}
+
 // AuditLog reads the audit log back.
 type AuditLog interface {
 	// List returns entries, newest first.
@@ -126,11 +132,16 @@ type Config struct {
 	Settings      func(ctx context.Context, r quarantine.Record) (cmp.Settings, error)
 	ListenerKeys  func() [][]byte
 	Manage        Management                         // optional: commands and management sessions
+	Attestation   Attestation                        // optional: judges what devices' TPMs say
 	Hooks         Hooks                              // optional: keys of signed webhooks
+	Connections   Connections                        // optional: how sources are asked
+	Health        func() []api.SourceHealth          // optional: how sources do
 	Streams       Streams                            // optional: who is told of device events
 	Policies      Policies                           // optional: policy sets and conduct
 	Names         func(p quarantine.Pool) []api.Name // optional: what the names in a pool's reach resolve to
 	Signals       Signals                            // optional: Shared Signals streams
+	Alerts        Alerts                             // optional: what people should know of
+	Refused       Refusals                           // optional: told of reports that a source may not make
 	From          []netip.Prefix                     // optional: networks that may ask the administration API
 	Now           func() time.Time
 	Log           *slog.Logger
@@ -181,7 +192,7 @@ func (s *Server) API() http.Handler {
 			s.fail(w, r, errCrossSite)
 			return
 		}
-		r.Body = http.MaxBytesReader(w, r.Body, maxBody)
+		r.Body = http.MaxBytesReader(w, r.Body, bodyLimit(r))
 		w.Header().Set("Cache-Control", "no-store")
 		w.Header().Set("X-Content-Type-Options", "nosniff")
 		if _, pattern := s.api.Handler(r); pattern == "" {

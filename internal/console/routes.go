@@ -24,7 +24,7 @@ type route struct {
 
 // routes is the whole administration API; what is not here does not exist.
 func (s *Server) routes() []route {
-	return slices.Concat(s.coreRoutes(), s.commandRoutes(), s.sourceRoutes(), s.signalRoutes(), s.hookRoutes(), s.streamRoutes(), s.policyRoutes())
+	return slices.Concat(s.coreRoutes(), s.deviceRoutes(), s.commandRoutes(), s.sourceRoutes(), s.signalRoutes(), s.hookRoutes(), s.streamRoutes(), s.policyRoutes(), s.attestRoutes(), s.alertRoutes())
 }
 
 // coreRoutes are those that no file of their own lists.
@@ -43,10 +43,10 @@ func (s *Server) coreRoutes() []route {
 		{"GET /api/v1/devices/{device}", ReadDevices, (*Server).showDevice, "One device, by id, name or serial number.", nil, api.Device{}, ok},
 		{"GET /api/v1/devices/{device}/explain", ReadDevices, (*Server).explainDevice, "Why the device is where it is.", nil, api.Explanation{}, ok},
 		{"GET /api/v1/devices/{device}/tunnel", ReadDevices, (*Server).deviceTunnel, "What a stock WireGuard app on the device needs.", nil, api.Tunnel{}, ok},
-		{"POST /api/v1/devices/{device}/{action}", WriteDevices, (*Server).moveDevice, "Approve, quarantine, block, unblock or revoke a device.", api.ActionRequest{}, api.Placed{}, ok},
+		{"POST /api/v1/devices/{device}/{action}", WriteDevices, (*Server).moveDevice, "Approve, quarantine, block, unblock, wipe, unwipe or revoke a device.", api.ActionRequest{}, api.Placed{}, ok},
 
 		{"POST /api/v1/reports", WriteReports, (*Server).report, "A management server's word on a device.", api.ReportRequest{}, api.Placed{}, ok},
-		{"POST /api/v1/reports/batch", WriteReports, (*Server).reports, "A management server's word on many devices, 1000 at most; the answer has a line for each.", []api.ReportRequest{}, []api.Reported{}, ok},
+		{"POST /api/v1/reports/batch", WriteReports, (*Server).reports, "A management server's word on many devices, 10000 at most; the answer has a line for each.", []api.ReportRequest{}, []api.Reported{}, ok},
 
 		{"GET /api/v1/pools", ReadOrganization, (*Server).listPools, "Pools.", nil, []api.Pool{}, ok},
 		{"PUT /api/v1/pools/{name}", WriteOrganization, (*Server).putPool, "Create a pool (revision 0) or change it.", api.Pool{}, api.Pool{}, ok},

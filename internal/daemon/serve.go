@@ -79,9 +79,12 @@ type control struct {
 	manage   *manage.Manager
 	parts    []part
 	streams  *stream.Manager // who is told of device events
+	alerts   *alerts
 	signals  *ssf.Receiver
 	ledger   *source.Ledger // how every source does
-	tunnel   []netip.Addr   // the gateway's addresses in the quarantine pool
+
+	connections connections  // how sources are asked
+	tunnel      []netip.Addr // the gateway's addresses in the quarantine pool
 }
 
 // Serve runs the control plane until ctx ends. ready is called once enrollment and the
@@ -237,8 +240,9 @@ func (k *control) makeConsole(version string) (*console.Server, error) {
 			Sources: streamTable{sourceTable{table[quarantine.Source]{k.store.SourceTable()}, hookKeys(k.store)}, signals{k.store, k.signals, k.enrollURL()}}, Tokens: tokens{k.store},
 			TokenBySum: tokenBySum(k.store),
 		},
-		Audit: k.store.AuditLog(), Root: k.ca.Root(), Administrator: k.ca.VerifyAdministrator,
-		Device: k.ca.VerifyDevice, Settings: k.settings, ListenerKeys: k.listenerKeys, Manage: k.manage, Names: k.names, Policies: k.policies(), Signals: signals{k.store, k.signals, k.enrollURL()}, Hooks: hooks{hookKeys(k.store), k.enrollURL()}, Streams: receivers{k.streams}, From: c.API.From, Log: k.log,
+		Refused: refusals{k.store},
+		Audit:   k.store.AuditLog(), Root: k.ca.Root(), Administrator: k.ca.VerifyAdministrator,
+		Device: k.ca.VerifyDevice, Settings: k.settings, ListenerKeys: k.listenerKeys, Manage: k.manage, Attestation: newAttestation(k.store, c.Name, k.log), Names: k.names, Policies: k.policies(), Signals: signals{k.store, k.signals, k.enrollURL()}, Hooks: hooks{hookKeys(k.store), k.enrollURL()}, Connections: k.connections, Health: sourceHealth(k.ledger), Streams: receivers{k.streams}, Alerts: k.alerts, From: c.API.From, Log: k.log,
 	})
 }
 
