@@ -31,8 +31,9 @@ func FuzzParseText(f *testing.F) {
 			return
 		}
 		facts := of(nil, report("mdm", quarantine.Compliant, time.Minute, "disk.encrypted=true", "os.version=14.2"))
-		d.Set.Assigned, d.Set.For = true, quarantine.Selection{}
-		facts.Sets[d.Set.Name] = d.Set
+		judged := d.Set
+		judged.Assigned, judged.For = true, quarantine.Selection{}
+		facts.Sets[d.Set.Name] = judged
 		if j := e.Judge(facts); j.Release && !j.Until.After(facts.Now) {
 			t.Errorf("judged %+v", j)
 		}
