@@ -52,7 +52,7 @@ func root() *cobra.Command {
 	f.StringVar(&s.socket, "socket", cmp.Or(os.Getenv("LAZARET_AGENT_SOCKET"), "/run/lazaret-agent/agent.sock"), "control socket ($LAZARET_AGENT_SOCKET)")
 	f.BoolVarP(&s.verbose, "verbose", "v", false, "log more")
 	f.BoolVar(&s.json, "json", false, "print JSON")
-	c.AddCommand(s.enroll(), s.up(), s.down(), s.status(), s.report(), s.renew(), s.wake())
+	c.AddCommand(s.enroll(), s.up(), s.down(), s.status(), s.report(), s.renew(), s.wake(), s.posture())
 	return c
 }
 
@@ -165,6 +165,7 @@ func (s *session) up() *cobra.Command {
 	f.StringVar(&c.Interface, "interface", agent.DefaultInterface, "name of the tunnel's interface")
 	f.BoolVar(&c.Userspace, "userspace", false, "use wireguard-go even where the kernel has WireGuard")
 	f.StringVar(&c.EraseProgram, "erase-program", "", "program, by its full path, that erases this whole device when an administrator of the gateway orders it; it and all above it belong to root")
+	f.StringVar(&c.TPM, "tpm", "", "device or socket of the TPM that vouches for reports, or none (default this device's own)")
 	f.BoolVar(&c.NoDNS, "no-dns", false, "leave this device's DNS servers alone")
 	f.DurationVar(&c.Schedule.First, "first-session", c.Schedule.First, "before the first management session")
 	f.DurationVar(&c.Schedule.Every, "session-interval", c.Schedule.Every, "between management sessions")

@@ -37,6 +37,10 @@ type Config struct {
 	// nobody else may write there.
 	EraseProgram string
 
+	// TPM is the device or unix socket of the TPM that vouches for reports; optional: the
+	// device's own, if it has one. NoTPM leaves it alone.
+	TPM string
+
 	// Step is told how far a renewal, a command or a wipe is; optional, and set by tests alone.
 	Step func(string)
 }
@@ -80,6 +84,7 @@ type Agent struct {
 	renewNow chan struct{} // a token when a renewal was ordered
 	// renewing is true while the gateway may know a newer certificate than api shows.
 	renewing atomic.Bool
+	voucher  voucher
 	managing sync.Mutex    // held during a management session
 	woken    chan struct{} // a token when a wake-up was accepted
 
@@ -156,7 +161,7 @@ func Run(ctx context.Context, c Config, ready func()) error {
 }
 
 func newAgentOf(c Config, s store, st state, m managed, quit context.CancelFunc) *Agent {
-	return &Agent{config: c, store: s, log: c.Log, state: st, managed: m, quit: quit,
+	return &Agent{config: c, store: s, log: c.Log, voucher: voucher{at: c.TPM, log: c.Log}, state: st, managed: m, quit: quit,
 		moved: make(chan struct{}, 1), renewNow: make(chan struct{}, 1), woken: make(chan struct{}, 1)}
 }
 

@@ -254,17 +254,19 @@ func (a *Agent) session(ctx context.Context) {
 // restart never sends an older one.
 func (a *Agent) newReport(ctx context.Context, verdict string) agentapi.Report {
 	facts := posture(ctx)
+	said := a.voucher.vouch(ctx, a.client(), a.snapshot().Settings.Device, facts)
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.state.Sequence++
 	if err := a.store.save(a.state); err != nil {
 		a.log.Error("keeping the report's number", "err", err)
 	}
-	return agentapi.Report{Verdict: verdict, At: time.Now().UTC(), Sequence: a.state.Sequence, Facts: facts}
+	return agentapi.Report{Verdict: verdict, At: time.Now().UTC(), Sequence: a.state.Sequence, Facts: facts, Attestation: said}
 }
 
 // report sends a posture report now and takes the placement that follows.
 func (a *Agent) report(ctx context.Context, verdict string) (agentapi.Status, error) {
+	recent.forget() // whoever asks has just mended something, perhaps
 	st, err := a.client().report(ctx, a.newReport(ctx, verdict))
 	if err != nil {
 		return st, err

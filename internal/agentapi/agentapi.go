@@ -4,6 +4,7 @@
 package agentapi
 
 import (
+	"encoding/json"
 	"time"
 
 	"lazaret/enroll/cmp"
@@ -15,6 +16,7 @@ const (
 	StatusPath  = "/agent/v1/status"
 	ReportPath  = "/agent/v1/report"
 	SessionPath = "/agent/v1/session"
+	AttestPath  = "/agent/v1/attest" // a TPM's hello, answered with a challenge
 )
 
 // MaxWait bounds a long poll.
@@ -58,6 +60,8 @@ type Report struct {
 	At       time.Time         `json:"at"`
 	Sequence uint64            `json:"sequence"`
 	Facts    map[string]string `json:"facts,omitempty"`
+	// Attestation is what the device's TPM says of these facts (internal/attest); none: nothing.
+	Attestation json.RawMessage `json:"attestation,omitempty"`
 }
 
 // Session answers a management session. It succeeded when Released.

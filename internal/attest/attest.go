@@ -15,11 +15,13 @@ package attest
 import (
 	"crypto/sha256"
 	"encoding/binary"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 )
 
 // Bounds of what goes over the wire, in bytes.
@@ -68,6 +70,15 @@ type Evidence struct {
 	Signature []byte    `json:"signature"`           // of the quote's SHA-256 by the AK: r and s, 32 bytes each
 	PCRs      Registers `json:"pcrs"`                // that the quote's digest is of
 	Opened    []byte    `json:"activated,omitempty"` // the credential, where one was given
+}
+
+// Hex names registers by their number, in hexadecimal.
+func (r Registers) Hex() map[string]string {
+	out := map[string]string{}
+	for i, n := range pcrs {
+		out[strconv.FormatUint(uint64(n), 10)] = hex.EncodeToString(r[i][:])
+	}
+	return out
 }
 
 // MarshalJSON writes registers in base64.

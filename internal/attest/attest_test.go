@@ -359,6 +359,64 @@ func TestHello(t *testing.T) {
 	}
 }
 
+// TestMeanwhile: what an administrator changes between challenge and answer holds.
+func TestMeanwhile(t *testing.T) {
+	g, tpm := newGateway(Trust{FirstUse: true}), powerOn(t, t.TempDir())
+	if ok, note := attested(t, g, tpm.Device, "d1"); !ok {
+		t.Fatal(note)
+	}
+	e := answer(t, g, tpm.Device, "d1", nil)
+	kept := g.states["d1"]
+	delete(g.states, "d1")
+	ok, note := judged(g.Check(t.Context(), "d1", e, nil))
+	refused(t, ok, note, "never attested")
+	g.states["d1"] = kept
+	e = answer(t, g, tpm.Device, "d1", nil)
+	bound := kept
+	bound.AK = []byte("of another TPM")
+	g.states["d1"] = bound
+	ok, note = judged(g.Check(t.Context(), "d1", e, nil))
+	refused(t, ok, note, "changed meanwhile")
+
+	e = answer(t, g, tpm.Device, "d2", nil) // to be bound, and another one is meanwhile
+	bound.EK = []byte("of another TPM")
+	g.states["d2"] = bound
+	ok, note = judged(g.Check(t.Context(), "d2", e, nil))
+	refused(t, ok, note, "another TPM")
+}
+
+// TestQualifying: the TPM signs for one device, and no two inputs look the same.
+func TestQualifying(t *testing.T) {
+	seen := map[string]bool{}
+	for _, in := range [][3]string{{"n", "c", "d"}, {"n", "c", "e"}, {"n", "cd", ""}, {"nc", "", "d"}, {"", "nc", "d"}} {
+		seen[string(qualifying([]byte(in[0]), []byte(in[1]), in[2], nil))] = true
+	}
+	if len(seen) != 5 {
+		t.Errorf("%d digests of 5 inputs", len(seen))
+	}
+}
+
+// TestEK: an RSA modulus that is none is refused.
+func TestEK(t *testing.T) {
+	modulus := must2(rsa.GenerateKey(rand.Reader, 2048))(t).N.Bytes()
+	public := func(n []byte) []byte {
+		k := tpm2.RSAEKTemplate
+		k.Unique = tpm2.NewTPMUPublicID(tpm2.TPMAlgRSA, &tpm2.TPM2BPublicKeyRSA{Buffer: n})
+		return tpm2.Marshal(k)
+	}
+	if _, _, err := parseEK(public(modulus)); err != nil {
+		t.Error(err)
+	}
+	even, small := bytes.Clone(modulus), bytes.Clone(modulus)
+	even[255] &^= 1
+	small[0] = 0
+	for _, n := range [][]byte{even, small, modulus[1:], append(bytes.Clone(modulus), 1), nil} {
+		if _, _, err := parseEK(public(n)); err == nil {
+			t.Errorf("a modulus of %d bytes was taken", len(n))
+		}
+	}
+}
+
 // TestMakers: with trusted makers a TPM needs a certificate of one of them, for its own key.
 func TestMakers(t *testing.T) {
 	maker, stranger := newFactory(t, "Maker"), newFactory(t, "Stranger")

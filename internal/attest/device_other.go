@@ -8,6 +8,6 @@ import (
 )
 
 // OpenDevice finds no TPM: attestation is made on Linux only.
-func OpenDevice() (*Device, error) {
+func OpenDevice(string) (*Device, error) {
 	return nil, fmt.Errorf("%w: attestation is not supported on %s", ErrNoTPM, runtime.GOOS)
 }

@@ -15,11 +15,7 @@ import (
 	"encoding/pem"
 	"log/slog"
 	"math/big"
-	"net"
-	"os"
-	"os/exec"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
@@ -38,9 +34,8 @@ func must(t testing.TB, err error) {
 
 // chipset is a software TPM: a process of swtpm with its state in a directory.
 type chipset struct {
-	dir  string
-	conn net.Conn
-	end  func()
+	dir string
+	end func()
 	*Device
 }
 
@@ -49,33 +44,13 @@ type unclosed struct{ transport.TPM }
 
 func (unclosed) Close() error { return nil }
 
-// powerOn starts a software TPM over a pair of sockets; one on the same directory is the
+// powerOn starts a software TPM; one on the same directory is the
 // same TPM after a power cycle.
 func powerOn(t *testing.T, dir string) *chipset {
 	t.Helper()
-	program := testneed.Program(t, "swtpm")
-	pair, err := syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
-	must(t, err)
-	ours, theirs := os.NewFile(uintptr(pair[0]), "ours"), os.NewFile(uintptr(pair[1]), "theirs")
-	conn, err := net.FileConn(ours)
-	must(t, err)
-	must(t, ours.Close())
-	c := exec.Command(program, "socket", "--tpm2", "--fd", "3", "--tpmstate", "dir="+dir, "--flags", "startup-clear,not-need-init", "-t")
-	c.ExtraFiles = []*os.File{theirs}
-	var said bytes.Buffer
-	c.Stderr, c.Stdout = &said, &said
-	c.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	must(t, c.Start())
-	must(t, theirs.Close())
-	end := sync.OnceFunc(func() {
-		conn.Close()
-		if err := c.Wait(); err != nil {
-			t.Logf("swtpm: %v %s", err, &said)
-		}
-	})
-	t.Cleanup(end)
+	conn, end := testneed.TPM(t, dir)
 	tpm := unclosed{transport.FromReadWriter(conn)}
-	return &chipset{dir: dir, conn: conn, end: end, Device: newDevice(func() (transport.TPMCloser, error) { return tpm, nil })}
+	return &chipset{dir: dir, end: end, Device: newDevice(func() (transport.TPMCloser, error) { return tpm, nil })}
 }
 
 // powerCycle is what a reboot does to a TPM.

@@ -27,6 +27,10 @@ type State struct {
 	Seen        *Registers `json:"seen,omitempty"` // the last ones that differed from it
 	SeenAt      time.Time  `json:"seen_at,omitzero"`
 	Clock       Clock      `json:"clock"`
+
+	// Revision is the store's, of what was read; zero: nothing was there. Save fails where
+	// the stored one has moved on.
+	Revision int64 `json:"-"`
 }
 
 // ErrNone reports a device of whose TPM nothing is known.
@@ -251,7 +255,7 @@ func (v *Verifier) tie(ctx context.Context, device string, t Trust, p pending, e
 	if err := v.admits(t, old, p.hello); err != nil {
 		return "", err
 	}
-	s := State{Version: version, EK: p.hello.EK, Certificate: p.hello.Certificate, AK: p.hello.AK, Since: v.cfg.Now(), Baseline: e.PCRs, Clock: q.clock}
+	s := State{Version: version, EK: p.hello.EK, Certificate: p.hello.Certificate, AK: p.hello.AK, Since: v.cfg.Now(), Baseline: e.PCRs, Clock: q.clock, Revision: old.Revision}
 	if err := v.cfg.Store.Save(ctx, device, s); err != nil {
 		return "", err
 	}
