@@ -299,8 +299,7 @@ func (d *decision) demanded(j Judgement) {
 		}
 	}
 	d.order = &Decision{By: Actor{Kind: PolicyActor, Name: name}, At: d.Now, Why: by.Text}
-	r := by
-	r.Holds = false
+	r := Reason{Source: by.Source, At: by.At} // the rule itself has a reason of its own
 	switch j.Demand {
 	case FailBlock:
 		d.reasons = slices.DeleteFunc(d.reasons, func(r Reason) bool { return r.Rule == RuleBlock })

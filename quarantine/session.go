@@ -181,5 +181,9 @@ func (c Change) mayBring(by Actor) error {
 
 // seenEnough reports whether a contact is too soon after the last one to be worth keeping.
 func seenEnough(known Record, c Change) bool {
-	return c.Kind == Contact && c.At.Sub(known.Seen) <= contact
+	return c.Kind == Contact && Recent(known.Seen, c.At)
 }
+
+// Recent reports whether a device that was last seen at one time need not be noted as seen at
+// another.
+func Recent(seen, now time.Time) bool { return now.Sub(seen) <= contact }

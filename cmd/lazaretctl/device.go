@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -22,7 +21,10 @@ func (s *session) device() *cobra.Command {
 		s.deviceAction("quarantine", "Hold a device in quarantine until it is approved"),
 		s.deviceAction("block", "Cut a device off until it is unblocked"),
 		s.deviceAction("unblock", "Let a blocked device back into quarantine"),
-		s.deviceAction("revoke", "Cut a device off for ever, with its certificate"))
+		s.deviceAction("revoke", "Cut a device off for ever, with its certificate"),
+		s.deviceAction("wipe", "Tell a device to wipe what enrollment gave it, and route it no more"),
+		s.deviceAction("unwipe", "Take an order to wipe back"),
+		s.deviceClear(), s.deviceGroup(), s.deviceSignIn(), s.deviceSignOut(), s.deviceHistory())
 	return c
 }
 
@@ -73,6 +75,7 @@ func showDevice(w io.Writer, d api.Device) {
 		{"platform", dash(d.Platform)}, {"ownership", dash(d.Ownership)}, {"serial", dash(d.Serial)},
 		{"seat", fmt.Sprint(d.Seat)}, {"addresses", addresses(d.Addresses)}, {"wireguard", d.Key},
 		{"proven", yes(d.Proven)}, {"certificate", d.Certificate}, {"expires", ago(d.NotAfter)},
+		{"groups", dash(strings.Join(d.Groups, " "))}, {"seen", ago(d.Seen)}, {"wipe", yes(d.Wipe)},
 	} {
 		fmt.Fprintf(w, "%-12s %s\n", row[0], row[1])
 	}
@@ -87,37 +90,6 @@ func (s *session) deviceExplain() *cobra.Command {
 			}
 			return s.show(cmd, raw, func(w io.Writer) { showExplanation(w, e) })
 		}}
-}
-
-func showExplanation(w io.Writer, e api.Explanation) {
-	fmt.Fprintf(w, "%s is %s%s, since %s", e.Device.Name, paint(w, e.Decided.Stage), inPool(e.Decided), ago(e.Device.Since))
-	if !e.Decided.Until.IsZero() {
-		fmt.Fprintf(w, ", until %s (%s)", e.Decided.Until.Local().Format("2006-01-02 15:04:05"), ago(e.Decided.Until))
-	}
-	fmt.Fprintln(w)
-	for _, r := range e.Decided.Reasons {
-		sign := "-"
-		if r.Holds {
-			sign = "+"
-		}
-		fmt.Fprintf(w, "  %s %-18s %s\n", sign, r.Rule, r.Text)
-	}
-	if len(e.Reports) > 0 {
-		fmt.Fprintln(w, "reports")
-		for _, r := range e.Reports {
-			right := "does not release"
-			if r.Releases {
-				right = "may release"
-			}
-			fmt.Fprintf(w, "  %-18s %s, taken %s, valid for %s, %s\n", r.Source, cmp.Or(r.Verdict, "unknown"), ago(r.At), r.Validity, right)
-		}
-	}
-	for _, p := range e.Pending {
-		fmt.Fprintln(w, "applied, waits for the store:", p)
-	}
-	if !e.Enforced {
-		fmt.Fprintln(w, "not enforced yet:", dash(e.Problem))
-	}
 }
 
 // inPool names the pool of a device that has a peer; without one it is in none.
@@ -152,50 +124,6 @@ func showPlaced(w io.Writer, name string, p api.Placed) {
 	if !p.Enforced {
 		fmt.Fprintln(w, "recorded, but not enforced yet: the data plane does not answer; it follows as soon as it does")
 	}
-}
-
-func (s *session) report() *cobra.Command {
-	var q api.ReportRequest
-	var facts map[string]string
-	var file string
-	c := &cobra.Command{
-		Use: "report DEVICE compliant|noncompliant", Short: "Report a device's compliance, or many devices', as a management server would",
-		Args: func(cmd *cobra.Command, args []string) error {
-			if file != "" {
-				return cobra.NoArgs(cmd, args)
-			}
-			return cobra.ExactArgs(2)(cmd, args)
-		},
-		Example: "  lazaretctl report alice-laptop compliant --source management --validity 1h\n" +
-			"  lazaretctl report -f fleet.json   # objects like {\"device\":\"alice-laptop\",\"verdict\":\"compliant\"}, one after the other",
-		ValidArgsFunction: func(cmd *cobra.Command, args []string, part string) ([]string, cobra.ShellCompDirective) {
-			if len(args) == 1 {
-				return []string{"compliant", "noncompliant"}, cobra.ShellCompDirectiveNoFileComp
-			}
-			return s.complete("/api/v1/devices", "name")(cmd, args, part)
-		},
-		RunE: func(cmd *cobra.Command, args []string) error {
-			if s.tokenFile == "" && q.Source == "" {
-				q.Source = "management"
-			}
-			if file != "" {
-				return s.reportFile(cmd, file, q)
-			}
-			q.Device, q.Verdict, q.Facts = args[0], args[1], facts
-			p, raw, err := ask[api.Placed](cmd.Context(), s, http.MethodPost, "/api/v1/reports", q)
-			if err != nil {
-				return err
-			}
-			return s.show(cmd, raw, func(w io.Writer) { showPlaced(w, args[0], p) })
-		},
-	}
-	f := c.Flags()
-	f.StringVarP(&file, "file", "f", "", "file of reports of many devices, - for standard input")
-	f.StringVar(&q.Source, "source", "", "source to report as (a token has its own; default: management)")
-	f.StringVar(&q.Validity, "validity", "", "how long the report stands, like 1h")
-	f.StringVar(&q.Detail, "detail", "", "one sentence for people")
-	f.StringToStringVar(&facts, "fact", nil, "facts it rests on, like os=14.2")
-	return c
 }
 
 // complete offers the values of one field of a listing; any failure offers nothing.

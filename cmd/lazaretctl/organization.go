@@ -67,7 +67,7 @@ func save[T any](cmd *cobra.Command, s *session, kind, path, name string, get fu
 type poolFlags struct {
 	v4, v6                    string
 	reach, routes, dns, allow []string
-	masquerade, forward       bool
+	masquerade, forward, user bool
 }
 
 func (v *poolFlags) define(c *cobra.Command) {
@@ -80,6 +80,7 @@ func (v *poolFlags) define(c *cobra.Command) {
 	f.StringSliceVar(&v.routes, "route", nil, "what its devices send into the tunnel")
 	f.StringSliceVar(&v.dns, "dns", nil, "resolvers its devices use")
 	f.BoolVar(&v.masquerade, "masquerade", false, "hide its devices behind the gateway's address")
+	f.BoolVar(&v.user, "need-user", false, "route only devices whose user has a fresh session")
 }
 
 // change returns what sets those values of a pool whose flags were given.
@@ -108,6 +109,7 @@ func (v *poolFlags) change(changed func(flag string) bool) (func(*api.Pool), err
 			"ipv4": func() { p.IPv4 = parsed[0] }, "ipv6": func() { p.IPv6 = parsed[1] },
 			"reach": func() { p.Reach = v.reach }, "allow": func() { p.Allow = allowed }, "forward": func() { p.Forward = v.forward },
 			"route": func() { p.Routes = v.routes }, "dns": func() { p.DNS = servers }, "masquerade": func() { p.Masquerade = v.masquerade },
+			"need-user": func() { p.NeedUser = v.user },
 		} {
 			if changed(flag) {
 				apply()
@@ -185,6 +187,7 @@ func (s *session) profile() *cobra.Command {
 				"need-approval": func() { p.NeedApproval = v.NeedApproval }, "platform": func() { p.Platforms = v.Platforms },
 				"ownership": func() { p.Ownerships = v.Ownerships }, "need-serial": func() { p.NeedSerial = v.NeedSerial },
 				"allow-rsa": func() { p.AllowRSA = v.AllowRSA }, "addressing": func() { p.Addressing = v.Addressing },
+				"group": func() { p.Groups = v.Groups },
 			} {
 				if changed(flag) || (flag == "pool" && p.Pool == "") {
 					apply()
@@ -198,6 +201,7 @@ func (s *session) profile() *cobra.Command {
 	f.BoolVar(&v.NeedApproval, "need-approval", false, "start pending, until an administrator approves")
 	f.StringSliceVar(&v.Platforms, "platform", nil, "only these platforms")
 	f.StringSliceVar(&v.Ownerships, "ownership", nil, "only these: corporate, personal")
+	f.StringSliceVar(&v.Groups, "group", nil, "groups of its devices")
 	f.BoolVar(&v.NeedSerial, "need-serial", false, "one-time passwords must name a serial number")
 	f.BoolVar(&v.AllowRSA, "allow-rsa", false, "accept RSA keys of 2048 to 4096 bits")
 	f.StringVar(&v.Addressing, "addressing", "follow", "follow: a pool address while routed; fixed: one address")

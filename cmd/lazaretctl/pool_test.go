@@ -21,6 +21,7 @@ func TestPoolSetChangesWhatIsGiven(t *testing.T) {
 		"reach": {"mdm.example.com tcp/443", api.Pool{Reach: []string{"mdm.example.com tcp/443"}}}, "route": {"10.0.0.0/8", api.Pool{Routes: []string{"10.0.0.0/8"}}},
 		"dns": {"192.0.2.53", api.Pool{DNS: []netip.Addr{netip.MustParseAddr("192.0.2.53")}}}, "allow": {"10.1.2.0/24", api.Pool{Allow: []netip.Prefix{prefix("10.1.2.0/24")}}},
 		"masquerade": {"true", api.Pool{Masquerade: true}}, "forward": {"true", api.Pool{Forward: true}},
+		"need-user": {"true", api.Pool{NeedUser: true}},
 	} {
 		var v poolFlags
 		cmd := &cobra.Command{}

@@ -16,10 +16,54 @@ import (
 	"lazaret/internal/console/api"
 )
 
+func (s *session) report() *cobra.Command {
+	var q api.ReportRequest
+	var facts map[string]string
+	var file string
+	c := &cobra.Command{
+		Use: "report DEVICE compliant|noncompliant", Short: "Report a device's compliance, or many devices', as a management server would",
+		Args: func(cmd *cobra.Command, args []string) error {
+			if file != "" {
+				return cobra.NoArgs(cmd, args)
+			}
+			return cobra.ExactArgs(2)(cmd, args)
+		},
+		Example: "  lazaretctl report alice-laptop compliant --source management --validity 1h\n" +
+			"  lazaretctl report -f fleet.json   # objects like {\"device\":\"alice-laptop\",\"verdict\":\"compliant\"}, one after the other",
+		ValidArgsFunction: func(cmd *cobra.Command, args []string, part string) ([]string, cobra.ShellCompDirective) {
+			if len(args) == 1 {
+				return []string{"compliant", "noncompliant"}, cobra.ShellCompDirectiveNoFileComp
+			}
+			return s.complete("/api/v1/devices", "name")(cmd, args, part)
+		},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if s.tokenFile == "" && q.Source == "" {
+				q.Source = "management"
+			}
+			if file != "" {
+				return s.reportFile(cmd, file, q)
+			}
+			q.Device, q.Verdict, q.Facts = args[0], args[1], facts
+			p, raw, err := ask[api.Placed](cmd.Context(), s, http.MethodPost, "/api/v1/reports", q)
+			if err != nil {
+				return err
+			}
+			return s.show(cmd, raw, func(w io.Writer) { showPlaced(w, args[0], p) })
+		},
+	}
+	f := c.Flags()
+	f.StringVarP(&file, "file", "f", "", "file of reports of many devices, - for standard input")
+	f.StringVar(&q.Source, "source", "", "source to report as (a token has its own; default: management)")
+	f.StringVar(&q.Validity, "validity", "", "how long the report stands, like 1h")
+	f.StringVar(&q.Detail, "detail", "", "one sentence for people")
+	f.StringToStringVar(&facts, "fact", nil, "facts it rests on, like os=14.2")
+	return c
+}
+
 // Reports of many devices go to the gateway in parts, one request each.
 const (
-	partReports = 500       // of one request; the gateway takes 1000
-	partBytes   = 512 << 10 // of one request, about; the gateway takes 1 MiB
+	partReports = 500       // of one request; the gateway takes 10000
+	partBytes   = 512 << 10 // of one request, about; the gateway takes 8 MiB
 )
 
 // reportFile sends the reports of a file, "-" for standard input, and says what became of

@@ -71,7 +71,7 @@ func (s *Server) device(next func(http.ResponseWriter, *http.Request, quarantine
 // the certificate arrived, and that the device holds its WireGuard key.
 func (s *Server) seen(r *http.Request, d quarantine.Record) {
 	by := deviceActor(d, r)
-	for kind, known := range map[quarantine.Kind]bool{quarantine.Prove: d.Proven, quarantine.Confirm: d.Confirmed} {
+	for kind, known := range map[quarantine.Kind]bool{quarantine.Prove: d.Proven, quarantine.Confirm: d.Confirmed, quarantine.Contact: quarantine.Recent(d.Seen, s.cfg.Now())} {
 		if known {
 			continue
 		}

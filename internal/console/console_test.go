@@ -233,7 +233,7 @@ func newLab(t *testing.T) *lab {
 func record(id, name string, seat quarantine.Seat, cert *x509.Certificate) quarantine.Record {
 	r := quarantine.Record{Device: quarantine.Device{ID: quarantine.ID(id), Name: name, Seat: seat, Key: tunnel.Key{byte(seat)}, Stage: quarantine.Quarantined, Pool: "quarantine"}}
 	r.Certificate.SPKI = sha256.Sum256(cert.RawSubjectPublicKeyInfo)
-	r.Profile, r.Proven, r.Confirmed = "default", true, true
+	r.Profile, r.Proven, r.Confirmed, r.Seen = "default", true, true, time.Now()
 	return r
 }
 
@@ -286,6 +286,8 @@ func TestEveryRouteAgainstEveryRole(t *testing.T) {
 		"GET /api/v1/status":       reading, "GET /api/v1/otps": reading, "POST /api/v1/otps": writing,
 		"DELETE /api/v1/otps/{reference}": writing, "GET /api/v1/devices": reading, "GET /api/v1/devices/{device}": reading,
 		"GET /api/v1/devices/{device}/explain": reading, "GET /api/v1/devices/{device}/tunnel": reading, "POST /api/v1/devices/{device}/{action}": writing,
+		"GET /api/v1/devices/{device}/history": reading, "POST /api/v1/devices/{device}/waivers": writing, "PUT /api/v1/devices/{device}/groups": writing,
+		"POST /api/v1/devices/{device}/session": writing, "DELETE /api/v1/devices/{device}/session": writing,
 		"GET /api/v1/devices/{device}/commands": reading, "GET /api/v1/devices/{device}/commands/{command}": reading,
 		"POST /api/v1/devices/{device}/commands": writing, "DELETE /api/v1/devices/{device}/commands/{command}": writing,
 		"POST /api/v1/reports": {"administrator", "root", "mdm"}, "POST /api/v1/reports/batch": {"administrator", "root", "mdm"},
@@ -611,7 +613,7 @@ func TestManyReports(t *testing.T) {
 	}
 	l.gate.err, l.gate.changes = nil, nil
 	many := "[" + strings.TrimSuffix(strings.Repeat(`{"device":"dev1","verdict":"compliant"},`, maxReports+1), ",") + "]"
-	for body, want := range map[string]int{many: 400, "[]": 200, "{}": 400, "": 400, "[" + strings.Repeat(" ", maxBody) + "]": 413} {
+	for body, want := range map[string]int{many: 400, "[]": 200, "{}": 400, "": 400, "[" + strings.Repeat(" ", maxBatch) + "]": 413} {
 		if got := l.ask(l.API(), who{token: "lzt_mdm"}, "POST", "/api/v1/reports/batch", body); got.Code != want {
 			t.Errorf("%.20q of %d bytes: %d, want %d", body, len(body), got.Code, want)
 		}

@@ -107,7 +107,7 @@ func values[T any](list []Item[T]) map[string]T {
 // actions are the decisions a person can take on a device.
 var actions = map[string]quarantine.Kind{
 	"approve": quarantine.Approve, "quarantine": quarantine.Hold, "block": quarantine.Block,
-	"unblock": quarantine.Unblock, "revoke": quarantine.Revoke,
+	"unblock": quarantine.Unblock, "revoke": quarantine.Revoke, "wipe": quarantine.Wipe, "unwipe": quarantine.Unwipe,
 }
 
 func (s *Server) moveDevice(w http.ResponseWriter, r *http.Request, who identity) error {
@@ -152,6 +152,7 @@ func showDevice(d quarantine.Record, pools map[string]quarantine.Pool) api.Devic
 		Reason: d.Reason, Profile: d.Profile, Platform: d.Platform, Ownership: d.Ownership, Serial: d.Serial,
 		Seat: uint32(d.Seat), Key: d.Key.String(), Addresses: addresses(d, pools),
 		Certificate: d.Certificate.Serial, NotAfter: d.Certificate.NotAfter, Proven: d.Proven, Revision: d.Revision,
+		Groups: d.Groups, Seen: d.Seen, Wipe: d.Wipe.Set(),
 	}
 }
 
@@ -184,7 +185,8 @@ func showPlacement(p quarantine.Placement) api.Decision {
 func showReasons(list []quarantine.Reason) []api.Reason {
 	out := make([]api.Reason, len(list))
 	for i, r := range list {
-		out[i] = api.Reason{Rule: r.Rule, Holds: r.Holds, Text: r.Text, Source: r.Source, At: r.At}
+		out[i] = api.Reason{Rule: r.Rule, Holds: r.Holds, Text: r.Text, Source: r.Source, At: r.At,
+			Set: r.Set, Version: r.Version, Fact: r.Fact, Remedy: r.Remedy, Fault: r.Fault}
 	}
 	return out
 }
@@ -207,6 +209,7 @@ func showExplanation(e quarantine.Explanation, pools map[string]quarantine.Pool,
 		})
 	}
 	slices.SortFunc(out.Reports, func(a, b api.Report) int { return cmp.Compare(a.Source, b.Source) })
+	out.Failing, out.Waivers, out.Session, out.Remedies = showFailing(e), showWaivers(e), showSession(e.Record.Session), remedies(e)
 	for _, c := range e.Pending {
 		out.Pending = append(out.Pending, fmt.Sprintf("%s by %s at %s", c.Kind, c.By.Name, c.At.UTC().Format("2006-01-02 15:04:05Z")))
 	}

@@ -140,7 +140,7 @@ func (s *Server) deletePool(w http.ResponseWriter, r *http.Request, who identity
 
 func poolFrom(name string, q api.Pool) (quarantine.Pool, error) {
 	p := quarantine.Pool{Name: name, Quarantine: q.Quarantine, IPv4: q.IPv4, IPv6: q.IPv6, DNS: q.DNS, Masquerade: q.Masquerade,
-		Allow: q.Allow, Forward: q.Forward}
+		Allow: q.Allow, Forward: q.Forward, NeedUser: q.NeedUser}
 	for _, text := range q.Reach {
 		if err := AddReach(&p, text); err != nil {
 			return p, err
@@ -161,7 +161,7 @@ func showPool(it Item[quarantine.Pool]) api.Pool {
 	out := api.Pool{
 		Name: it.Name, Quarantine: p.Quarantine, IPv4: p.IPv4, IPv6: p.IPv6, Reach: []string{}, Routes: []string{},
 		DNS: append([]netip.Addr{}, p.DNS...), Masquerade: p.Masquerade, Revision: it.Revision,
-		Allow: append([]netip.Prefix{}, p.Allow...), Forward: p.Forward,
+		Allow: append([]netip.Prefix{}, p.Allow...), Forward: p.Forward, NeedUser: p.NeedUser,
 	}
 	for _, r := range p.Reach {
 		out.Reach = append(out.Reach, FormatReach(r))
@@ -305,7 +305,7 @@ func (s *Server) putProfile(w http.ResponseWriter, r *http.Request, who identity
 	}
 	p := quarantine.Profile{
 		Name: name, Pool: q.Pool, SkipQuarantine: q.SkipQuarantine, NeedApproval: q.NeedApproval, Platforms: q.Platforms,
-		Ownerships: q.Ownerships, NeedSerial: q.NeedSerial, AllowRSA: q.AllowRSA, Addressing: addressing,
+		Ownerships: q.Ownerships, NeedSerial: q.NeedSerial, AllowRSA: q.AllowRSA, Addressing: addressing, Groups: q.Groups,
 	}
 	return saved(w, r, who, s.cfg.Organization.Profiles, Item[quarantine.Profile]{Name: name, Value: p, Revision: q.Revision}, showProfile)
 }
@@ -322,6 +322,6 @@ func showProfile(it Item[quarantine.Profile]) api.Profile {
 	return api.Profile{
 		Name: it.Name, Pool: p.Pool, SkipQuarantine: p.SkipQuarantine, NeedApproval: p.NeedApproval,
 		Platforms: append([]string{}, p.Platforms...), Ownerships: append([]string{}, p.Ownerships...),
-		NeedSerial: p.NeedSerial, AllowRSA: p.AllowRSA, Addressing: string(p.Addressing), Revision: it.Revision,
+		NeedSerial: p.NeedSerial, AllowRSA: p.AllowRSA, Addressing: string(p.Addressing), Groups: append([]string{}, p.Groups...), Revision: it.Revision,
 	}
 }

@@ -13,8 +13,20 @@ import (
 	"lazaret/quarantine"
 )
 
-// maxBody bounds a request, 1 MiB.
-const maxBody = 1 << 20
+// What bounds a request: 1 MiB, and 8 MiB for reports on many devices.
+const (
+	maxBody  = 1 << 20
+	maxBatch = 8 << 20
+)
+
+const batchPath = "/api/v1/reports/batch"
+
+func bodyLimit(r *http.Request) int64 {
+	if r.URL.Path == batchPath {
+		return maxBatch
+	}
+	return maxBody
+}
 
 // badRequest is an error whose text is for the one who asked.
 type badRequest struct{ what, remedy string }
@@ -42,7 +54,8 @@ var public = []struct {
 	{ErrInUse, http.StatusConflict, "change what refers to it first"},
 	{ErrUpstream, http.StatusBadGateway, "see its settings, and whether the firewall lets the gateway ask it"},
 	{quarantine.ErrUnknownDevice, http.StatusNotFound, "list the devices with: lazaretctl device list"},
-	{quarantine.ErrForbidden, http.StatusForbidden, "register the source, or use its own token"},
+	{quarantine.ErrForbidden, http.StatusForbidden, "register the source, widen its scope, or use its own token"},
+	{quarantine.ErrNotOwner, http.StatusUnprocessableEntity, "name the owner: lazaretctl device show"},
 	{quarantine.ErrStale, http.StatusConflict, "send reports in the order they were made"},
 	{quarantine.ErrFuture, http.StatusUnprocessableEntity, "set the clock of the reporting server"},
 	{quarantine.ErrFinal, http.StatusConflict, "enroll it anew with a one-time password"},
@@ -82,8 +95,8 @@ func (s *Server) judge(r *http.Request, err error) (status int, p api.Problem) {
 	if e, ok := errors.AsType[*enroll.RequestError](err); ok {
 		return http.StatusUnprocessableEntity, api.Problem{Error: e.Error()}
 	}
-	if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
-		return http.StatusRequestEntityTooLarge, api.Problem{Error: "the request is larger than 1 MiB", Remedy: "send less at a time"}
+	if e, ok := errors.AsType[*http.MaxBytesError](err); ok {
+		return http.StatusRequestEntityTooLarge, api.Problem{Error: fmt.Sprintf("the request is larger than %d KiB", e.Limit>>10), Remedy: "send less at a time"}
 	}
 	for _, p := range public {
 		if errors.Is(err, p.err) {

@@ -2,7 +2,9 @@ package console
 
 import (
 	"cmp"
+	"context"
 	"errors"
+	"fmt"
 	"net/http"
 
 	"lazaret/internal/console/api"
@@ -16,16 +18,41 @@ func (s *Server) report(w http.ResponseWriter, r *http.Request, who identity) er
 		return err
 	}
 	report, err := s.readReport(who, q)
-	if err != nil {
-		return err
+	if err == nil {
+		err = s.change(w, r, who, quarantine.Change{
+			Kind: quarantine.Reported, Device: report.Device, By: who.actor, At: report.Received, Report: &report,
+		})
 	}
-	return s.change(w, r, who, quarantine.Change{
-		Kind: quarantine.Reported, Device: report.Device, By: who.actor, At: report.Received, Report: &report,
-	})
+	if errors.Is(err, quarantine.ErrForbidden) {
+		s.refused(r.Context(), who, s.named(q.Device), err.Error())
+	}
+	return err
+}
+
+// named is the id of a device that a report names, or empty.
+func (s *Server) named(ref string) quarantine.ID {
+	d, err := s.find(ref)
+	if err != nil {
+		return ""
+	}
+	return d.ID
 }
 
 // maxReports is how many reports one request may bring.
-const maxReports = 1000
+const maxReports = 10000
+
+// maxRefusals is how many of one request's refusals the audit log names; it counts the rest.
+const maxRefusals = 20
+
+// refused has the audit log tell of a report that the source may not make.
+func (s *Server) refused(ctx context.Context, who identity, device quarantine.ID, why string) {
+	if s.cfg.Refused == nil {
+		return
+	}
+	if err := s.cfg.Refused.Refused(ctx, who.actor, device, why); err != nil {
+		s.cfg.Log.Error("a refused report is not in the audit log", "actor", who.actor.Name, "device", device, "why", why, "err", err)
+	}
+}
 
 // reports takes a management server's word on many devices, as after an outage of it. The
 // answer has one line for each report, in their order: one that is refused stops no other. Each is judged as it is read, so
@@ -35,11 +62,15 @@ func (s *Server) reports(w http.ResponseWriter, r *http.Request, who identity) e
 	out := []api.Reported{}
 	var good []quarantine.Report
 	var at []int // of good, in out
+	var refusals []refusal
 	err := readEach(r, func(q api.ReportRequest) error {
 		if len(out) == maxReports {
 			return bad("send them in several requests", "more than %d reports at once", maxReports)
 		}
 		report, err := s.readReport(who, q)
+		if errors.Is(err, quarantine.ErrForbidden) {
+			refusals = append(refusals, refusal{s.named(q.Device), err.Error()})
+		}
 		if err != nil {
 			out = append(out, api.Reported{Device: q.Device, Problem: s.problem(r, err)})
 			return nil
@@ -53,9 +84,25 @@ func (s *Server) reports(w http.ResponseWriter, r *http.Request, who identity) e
 	}
 	for i, result := range s.cfg.Gate.Reports(r.Context(), who.actor, good) {
 		out[at[i]] = s.reported(r, who, good[i].Device, result)
+		if errors.Is(result.Err, quarantine.ErrForbidden) {
+			refusals = append(refusals, refusal{good[i].Device, result.Err.Error()})
+		}
+	}
+	for i, n := range refusals {
+		if i == maxRefusals {
+			s.refused(r.Context(), who, "", fmt.Sprintf("%d more reports of the same request", len(refusals)-i))
+			break
+		}
+		s.refused(r.Context(), who, n.device, n.why)
 	}
 	reply(w, http.StatusOK, out)
 	return nil
+}
+
+// refusal is a report that the source may not make.
+type refusal struct {
+	device quarantine.ID
+	why    string
 }
 
 // reported is one report's line of the answer.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"strings"
 	"time"
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
@@ -253,12 +254,29 @@ func (s *Store) changeEntry(c quarantine.Change, prev, next quarantine.Record) a
 	set("why", c.Why)
 	set("reason", next.Reason)
 	if len(next.Reasons) > 0 {
-		set("rule", next.Reasons[0].Rule)
-		set("reason", next.Reasons[0].Text)
+		first := next.Reasons[0]
+		set("rule", first.Rule)
+		set("reason", first.Text)
+		set("fact", first.Fact)
+		if first.Set != "" {
+			set("set", fmt.Sprintf("%s v%d", first.Set, first.Version))
+		}
 	}
+	factDetail(c, set)
 	if !next.Until.IsZero() {
 		set("until", next.Until.UTC().Format("2006-01-02T15:04:05Z"))
 	}
+	if c.Tighten > 0 {
+		set("tighten", strconv.FormatUint(c.Tighten, 10))
+	}
+	return audit.Entry{
+		Time: s.cfg.Clock(), Actor: actor(c.By), Action: "device." + string(c.Kind),
+		Device: string(next.ID), Subject: next.Name, Detail: d,
+	}
+}
+
+// factDetail tells what the change itself brought.
+func factDetail(c quarantine.Change, set func(key, value string)) {
 	if r := c.Report; r != nil {
 		set("source", r.Source)
 		set("verdict", string(r.Verdict))
@@ -268,12 +286,17 @@ func (s *Store) changeEntry(c quarantine.Change, prev, next quarantine.Record) a
 	if c.Certificate != nil {
 		set("certificate", c.Certificate.Serial)
 	}
-	if c.Tighten > 0 {
-		set("tighten", strconv.FormatUint(c.Tighten, 10))
+	if c.Kind == quarantine.Clear {
+		set("waived", c.Rule)
+		set("waived until", c.Until.UTC().Format("2006-01-02T15:04:05Z"))
 	}
-	return audit.Entry{
-		Time: s.cfg.Clock(), Actor: actor(c.By), Action: "device." + string(c.Kind),
-		Device: string(next.ID), Subject: next.Name, Detail: d,
+	if c.Kind == quarantine.Regroup {
+		set("groups", strings.Join(c.Groups, " "))
+	}
+	if s := c.Session; s != nil {
+		set("user", s.User)
+		set("how", s.How)
+		set("session until", s.Until.UTC().Format("2006-01-02T15:04:05Z"))
 	}
 }
 

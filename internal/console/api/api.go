@@ -63,6 +63,9 @@ type Device struct {
 	Certificate string       `json:"certificate_serial"`
 	NotAfter    time.Time    `json:"certificate_not_after"`
 	Proven      bool         `json:"proven"`
+	Groups      []string     `json:"groups,omitempty"` // its own; those of its profile come to them
+	Seen        time.Time    `json:"seen,omitzero"`    // last contact of its agent, to within some hours
+	Wipe        bool         `json:"wipe,omitempty"`   // it is told to wipe what enrollment gave
 	Revision    int64        `json:"revision"`
 }
 
@@ -95,12 +98,16 @@ type TunnelPeer struct {
 
 // Explanation answers why a device is where it is (X7).
 type Explanation struct {
-	Device   Device   `json:"device"`
-	Decided  Decision `json:"decided"`  // from all facts, as of now
-	Reports  []Report `json:"reports"`  // latest of each source
-	Pending  []string `json:"pending"`  // tightenings applied but not yet recorded
-	Enforced bool     `json:"enforced"` // the data plane confirmed it
-	Problem  string   `json:"problem,omitempty"`
+	Device   Device    `json:"device"`
+	Decided  Decision  `json:"decided"`  // from all facts, as of now
+	Reports  []Report  `json:"reports"`  // latest of each source
+	Pending  []string  `json:"pending"`  // tightenings applied but not yet recorded
+	Enforced bool      `json:"enforced"` // the data plane confirmed it
+	Problem  string    `json:"problem,omitempty"`
+	Failing  []Failing `json:"failing"`            // rules of policy sets that fail, also those that only report
+	Waivers  []Waiver  `json:"waivers"`            // rules that do not count for a while
+	Session  *Session  `json:"session,omitempty"`  // of its user; none: nobody is signed in
+	Remedies []string  `json:"remedies,omitempty"` // what would change it
 }
 
 // Decision is a placement with its reasons, rule by rule.
@@ -113,14 +120,19 @@ type Decision struct {
 
 // Reason is one rule and what it found.
 type Reason struct {
-	Rule   string    `json:"rule"`
-	Holds  bool      `json:"holds"`
-	Text   string    `json:"text"`
-	Source string    `json:"source,omitempty"`
-	At     time.Time `json:"at,omitzero"`
+	Rule    string    `json:"rule"`
+	Holds   bool      `json:"holds"`
+	Text    string    `json:"text"`
+	Source  string    `json:"source,omitempty"` // whose report it rests on
+	At      time.Time `json:"at,omitzero"`      // of that report
+	Set     string    `json:"set,omitempty"`    // policy set, its version, and the fact that decided
+	Version int64     `json:"version,omitempty"`
+	Fact    string    `json:"fact,omitempty"`
+	Remedy  string    `json:"remedy,omitempty"` // what would change it
+	Fault   bool      `json:"fault,omitempty"`  // the policy's, not the device's: it could not be evaluated
 }
 
-// ActionRequest is the body of approve, quarantine, block, unblock and revoke.
+// ActionRequest is the body of approve, quarantine, block, unblock, wipe, unwipe and revoke.
 type ActionRequest struct {
 	Why string `json:"why,omitempty"`
 }
@@ -175,6 +187,7 @@ type Pool struct {
 	Routes     []string     `json:"routes"`
 	DNS        []netip.Addr `json:"dns"`
 	Masquerade bool         `json:"masquerade"`
+	NeedUser   bool         `json:"need_user"` // only devices whose user has a fresh session are routed in it
 	Revision   int64        `json:"revision,omitempty"`
 
 	Allow   []netip.Prefix `json:"allow"`   // private networks that names in reach may lead into
@@ -211,6 +224,7 @@ type Profile struct {
 	NeedSerial     bool     `json:"need_serial"`
 	AllowRSA       bool     `json:"allow_rsa"`
 	Addressing     string   `json:"addressing,omitempty"`
+	Groups         []string `json:"groups"` // of its devices
 	Revision       int64    `json:"revision,omitempty"`
 }
 
