@@ -294,6 +294,8 @@ func TestEveryRouteAgainstEveryRole(t *testing.T) {
 		"GET /api/v1/pools": reading, "GET /api/v1/pools/{name}/names": reading, "PUT /api/v1/pools/{name}": writing, "DELETE /api/v1/pools/{name}": writing,
 		"GET /api/v1/profiles": reading, "PUT /api/v1/profiles/{name}": writing, "DELETE /api/v1/profiles/{name}": writing,
 		"GET /api/v1/sources": reading, "PUT /api/v1/sources/{name}": writing, "DELETE /api/v1/sources/{name}": writing,
+		"GET /api/v1/sources/{name}": reading, "GET /api/v1/sources/health": reading, "GET /api/v1/sources/{name}/health": reading,
+		"GET /api/v1/sources/{name}/settings": reading, "PUT /api/v1/sources/{name}/settings": writing,
 		"GET /api/v1/policies": reading, "GET /api/v1/policies/{name}": reading, "PUT /api/v1/policies/{name}": writing, "DELETE /api/v1/policies/{name}": writing,
 		"POST /api/v1/policies/check": reading, "POST /api/v1/policies/try": reading, "GET /api/v1/facts": reading,
 		"GET /api/v1/conduct": reading, "PUT /api/v1/conduct": writing,
@@ -305,6 +307,8 @@ func TestEveryRouteAgainstEveryRole(t *testing.T) {
 		"DELETE /api/v1/streams/{name}": writing, "POST /api/v1/streams/{name}/test": writing, "POST /api/v1/streams/{name}/resume": writing,
 		"POST /api/v1/streams/{name}/keys": writing, "DELETE /api/v1/streams/{name}/keys/{key}": writing, "POST /api/v1/streams/{name}/token": writing,
 		"POST /api/v1/stream-signer": writing, "GET /api/v1/tokens": writing, "POST /api/v1/tokens": writing, "DELETE /api/v1/tokens/{name}": writing,
+		"GET /api/v1/attestation": reading, "PUT /api/v1/attestation": writing, "GET /api/v1/devices/{device}/attestation": reading,
+		"POST /api/v1/devices/{device}/attestation/accept": writing, "DELETE /api/v1/devices/{device}/attestation": writing,
 		"GET /api/v1/audit": reading, "GET /api/v1/audit/head": reading, "GET /api/v1/audit/export": reading,
 	}
 	for _, rt := range newLab(t).routes() {

@@ -24,6 +24,7 @@ const (
 	WriteReports      Permission = "report.write"
 	ReadOrganization  Permission = "organization.read"
 	WriteOrganization Permission = "organization.write"
+	GrantRelease      Permission = "source.release" // to give a source the right to release, or to say who it is
 	ReadTokens        Permission = "token.read"
 	WriteTokens       Permission = "token.write"
 	ReadAudit         Permission = "audit.read"
@@ -34,7 +35,7 @@ const (
 // scopes lists what each token scope may do. An unknown scope may do nothing.
 var scopes = map[string][]Permission{
 	"admin": {ReadStatus, ReadOTPs, WriteOTPs, ReadDevices, WriteDevices, WriteReports, ReadOrganization,
-		WriteOrganization, ReadTokens, WriteTokens, ReadAudit},
+		WriteOrganization, GrantRelease, ReadTokens, WriteTokens, ReadAudit},
 	"read":   {ReadStatus, ReadOTPs, ReadDevices, ReadOrganization, ReadAudit},
 	"report": {WriteReports},
 }

@@ -228,14 +228,6 @@ type Profile struct {
 	Revision       int64    `json:"revision,omitempty"`
 }
 
-// Source is who may send reports.
-type Source struct {
-	Name        string `json:"name"`
-	MayRelease  bool   `json:"may_release"`
-	MaxValidity string `json:"max_validity"`
-	Revision    int64  `json:"revision,omitempty"`
-}
-
 // TokenRequest asks for an API token. Scope "report" with a source posts that source's
 // reports and nothing else (D4); "read" reads; "admin" is an administrator.
 type TokenRequest struct {
