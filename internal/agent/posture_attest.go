@@ -27,10 +27,11 @@ const (
 // NoTPM as Config.TPM leaves the device's TPM alone.
 const NoTPM = "none"
 
-// voucher has the device's TPM vouch for reports. Its zero value finds the TPM at first use.
+// voucher has the device's TPM vouch for reports; it finds the TPM at first use. Its zero
+// value asks none.
 type voucher struct {
 	at  string // Config.TPM
-	log *slog.Logger
+	log *slog.Logger // nil: ask none
 
 	mu    sync.Mutex // guards what follows
 	tpm   *attest.Device
@@ -42,7 +43,7 @@ type voucher struct {
 func (v *voucher) device() *attest.Device {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	if v.at == NoTPM || time.Now().Before(v.pause) {
+	if v.log == nil || v.at == NoTPM || time.Now().Before(v.pause) {
 		return nil
 	}
 	if v.tpm == nil {
