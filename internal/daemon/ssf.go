@@ -57,7 +57,7 @@ func (s streams) Streams(ctx context.Context) (map[string]json.RawMessage, error
 		if it.Value.Kind != quarantine.SourceSSF {
 			continue
 		}
-		raw, _, err := settings{s.store}.Get(ctx, streamPrefix+it.Name)
+		raw, _, err := settings(s).Get(ctx, streamPrefix+it.Name)
 		if err != nil {
 			return nil, err
 		}
@@ -77,11 +77,11 @@ func (s streams) Secret(ctx context.Context, stream string, kind ssf.Secret) (st
 }
 
 func (s streams) Accounts(ctx context.Context, stream string) (json.RawMessage, int64, error) {
-	return settings{s.store}.Get(ctx, accountPrefix+stream)
+	return settings(s).Get(ctx, accountPrefix+stream)
 }
 
 func (s streams) PutAccounts(ctx context.Context, by quarantine.Actor, stream string, v json.RawMessage, revision int64) error {
-	return settings{s.store}.Put(ctx, by, accountPrefix+stream, v, revision)
+	return settings(s).Put(ctx, by, accountPrefix+stream, v, revision)
 }
 
 // signals is the streams as the console shows and changes them.

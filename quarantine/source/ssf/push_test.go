@@ -2,7 +2,6 @@ package ssf
 
 import (
 	"context"
-	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -204,56 +203,62 @@ func TestRun(t *testing.T) {
 	})
 }
 
-// TestOpenSSLAndCurl sends a token that openssl signed, with curl: what docs/shared-signals.md
-// shows.
+// TestOpenSSLAndCurl runs what docs/shared-signals.md shows: openssl makes a key and signs,
+// curl sends.
 func TestOpenSSLAndCurl(t *testing.T) {
-	openssl, curl := testneed.Program(t, "openssl"), testneed.Program(t, "curl")
-	dir := t.TempDir()
-	run := func(name string, args ...string) []byte {
-		t.Helper()
-		c := exec.Command(name, args...)
-		c.Dir = dir
-		out, err := c.Output()
-		if err != nil {
-			t.Fatalf("%s %v: %v", name, args, err)
-		}
-		return out
+	for _, program := range []string{"openssl", "curl", "basenc"} {
+		testneed.Program(t, program)
 	}
-	run(openssl, "genpkey", "-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:2048", "-out", "key.pem")
-	modulus := strings.TrimSpace(strings.TrimPrefix(string(run(openssl, "rsa", "-in", "key.pem", "-noout", "-modulus")), "Modulus="))
-	var n []byte
-	if _, err := fmt.Sscanf(modulus, "%x", &n); err != nil {
+	page, err := os.ReadFile("../../../docs/shared-signals.md")
+	if err != nil {
 		t.Fatal(err)
 	}
-	jwks := fmt.Sprintf(`{"keys":[{"kty":"RSA","kid":"k1","use":"sig","alg":"RS256","e":"AQAB","n":%q}]}`, base64.RawURLEncoding.EncodeToString(n))
-	l := newLab(t, func(s *Settings) { s.JWKS = json.RawMessage(jwks) })
-	l.store.secrets["idp/authorization"] = "Bearer letmein"
+	blocks := strings.Split(string(page), "\n```sh\n")
+	if len(blocks) != 3 {
+		t.Fatalf("the page has %d blocks", len(blocks)-1)
+	}
+	dir := t.TempDir()
+	sh := func(block int, gateway string) string {
+		t.Helper()
+		script, _, _ := strings.Cut(blocks[block], "```")
+		c := exec.Command("/bin/sh", "-eu", "-c", script)
+		c.Dir, c.Env = dir, append(os.Environ(), "GATEWAY="+gateway)
+		out, err := c.CombinedOutput()
+		if err != nil {
+			t.Fatalf("block %d: %v\n%s", block, err, out)
+		}
+		return string(out)
+	}
+	sh(1, "")
+	raw, err := os.ReadFile(filepath.Join(dir, "stream.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := newLab(t, nil)
+	l.store.streams["idp"] = raw
+	if err := l.reload(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	l.pass(time.Since(then)) // date says what time it is
 	srv := l.serve(t)
 	if err := os.WriteFile(filepath.Join(dir, "root.pem"), []byte((&server{Server: srv}).root()), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	b64 := base64.RawURLEncoding.EncodeToString
-	send := func(jti string, spoil bool) string {
-		payload := fmt.Sprintf(`{"iss":%q,"aud":%q,"jti":%q,"iat":%d,"sub_id":{"format":"complex","device":{"format":"opaque","id":"C1"}},
-			"events":{%q:{"current_status":"not-compliant","event_timestamp":%d}}}`, issuer, audience, jti, then.Unix(), set.DeviceComplianceChange, then.Add(-time.Minute).Unix())
-		input := b64([]byte(`{"typ":"secevent+jwt","alg":"RS256","kid":"k1"}`)) + "." + b64([]byte(payload))
-		if err := os.WriteFile(filepath.Join(dir, "input"), []byte(input), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		signature := run(openssl, "dgst", "-sha256", "-sign", "key.pem", "input")
-		if spoil {
-			signature[0] ^= 1
-		}
-		if err := os.WriteFile(filepath.Join(dir, "token"), []byte(input+"."+b64(signature)), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		return string(run(curl, "-sS", "--cacert", "root.pem", "-H", "Content-Type: application/secevent+jwt", "-H", "Authorization: Bearer letmein",
-			"--data-binary", "@token", "-w", " %{http_code}", srv.URL+"/ssf/v1/idp"))
-	}
-	if got := send("1", false); got != " 202" || l.gate.told() != "d1 noncompliant" {
+	if got := sh(2, srv.URL); got != "202\n" || l.gate.told() != "d1 noncompliant" {
 		t.Errorf("curl says %q", got)
 	}
-	if got := send("2", true); !strings.Contains(got, `"err":"authentication_failed"`) || !strings.HasSuffix(got, " 400") || l.gate.told() != "" {
-		t.Errorf("with a spoilt signature, curl says %q", got)
+	if r := l.gate.last(t); r.Detail != "device not compliant: disk not encrypted" {
+		t.Errorf("reported %+v", r)
+	}
+	// The same with another key.
+	for _, args := range [][]string{{"genpkey", "-algorithm", "RSA", "-out", "key.pem"}} {
+		c := exec.Command("openssl", args...)
+		c.Dir = dir
+		if out, err := c.CombinedOutput(); err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+	}
+	if got := sh(2, srv.URL); !strings.Contains(got, `"err":"authentication_failed"`) || !strings.HasSuffix(got, "400\n") || l.gate.told() != "" {
+		t.Errorf("with a stranger's key, curl says %q", got)
 	}
 }
