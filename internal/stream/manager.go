@@ -152,7 +152,7 @@ func (m *Manager) Run(ctx context.Context) error {
 	return nil
 }
 
-// receivers reads all that are kept, by name.
+// receivers reads all that are kept and can be read, by name.
 func (m *Manager) receivers(ctx context.Context) ([]Receiver, error) {
 	raw, err := m.cfg.Settings.List(ctx, settingPrefix)
 	if err != nil {
@@ -161,8 +161,9 @@ func (m *Manager) receivers(ctx context.Context) ([]Receiver, error) {
 	var out []Receiver
 	for name, value := range raw {
 		r, err := decode(strings.TrimPrefix(name, settingPrefix), value)
-		if err != nil {
-			return nil, err
+		if err != nil { // one that cannot be read stops no other
+			m.cfg.Log.Error("a stream is left out", "err", err)
+			continue
 		}
 		out = append(out, r)
 	}

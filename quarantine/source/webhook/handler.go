@@ -162,6 +162,9 @@ func (c *call) once(w http.ResponseWriter) {
 		reply(w, http.StatusConflict, Problem{"this webhook-id came before with another body", "give every message an id of its own"})
 	case underway:
 		busy(w, "the same message is being worked on")
+	case unknown:
+		c.failed(errors.New("what was taken before a restart cannot be read: messages of that time are not taken"))
+		busy(w, "the gateway cannot tell whether it took this message")
 	case tooMany:
 		c.failed(errors.New("it sends more messages than are remembered"))
 		busy(w, "too many messages: send several reports in one")

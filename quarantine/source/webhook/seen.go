@@ -53,10 +53,12 @@ const (
 	other                    // the id came before with another body
 	underway                 // the same is being worked on
 	tooMany                  // more ids than are remembered
+	unknown                  // it may have come before the notes were lost
 )
 
 type seen struct {
 	notes Notes
+	blind int64 // what is stamped up to then may have been taken: a note of it cannot be read
 
 	mu     sync.Mutex
 	all    map[[16]byte]*entry
@@ -84,7 +86,8 @@ func sum16(parts ...[]byte) (out [16]byte) {
 	return out
 }
 
-// loadSeen reads what earlier runs took.
+// loadSeen reads what earlier runs took. Where a note cannot be read, as one of a later
+// version, nothing is taken that may be in it; its sender tries again with a new time stamp.
 func loadSeen(ctx context.Context, notes Notes, now time.Time) (*seen, error) {
 	s := &seen{notes: notes, all: map[[16]byte]*entry{}, count: map[string]int{}, chunks: map[string]int64{}}
 	all, err := notes.List(ctx, seenPrefix)
@@ -94,7 +97,9 @@ func loadSeen(ctx context.Context, notes Notes, now time.Time) (*seen, error) {
 	for name, value := range all {
 		until, err := strconv.ParseInt(strings.Split(strings.TrimPrefix(name, seenPrefix), "-")[0], 10, 64)
 		if err != nil || len(value) == 0 || value[0] != seenVersion || len(value)%seenEntry != 1 {
-			return nil, fmt.Errorf("reading which webhooks were taken: the note %q is of another form", name)
+			s.blind = now.Add(MaxWindow).Unix()
+			s.chunks[name] = s.blind
+			continue
 		}
 		s.chunks[name] = until
 		if until < now.Unix() {
@@ -120,6 +125,8 @@ func (s *seen) begin(source, id string, stamp time.Time, body []byte, window tim
 	defer s.mu.Unlock()
 	s.sweep(now.Unix())
 	switch old := s.all[e.key]; {
+	case old == nil && e.stamp <= s.blind:
+		return nil, unknown
 	case old == nil:
 	case old.busy:
 		return nil, underway

@@ -602,7 +602,14 @@ func TestBrokenStoreTakesNothing(t *testing.T) {
 	}
 	l.memory.err = nil
 	l.memory.notes[seenPrefix+"x"] = []byte{9}
-	if _, err := New(t.Context(), l.cfg); err == nil {
-		t.Error("begins with notes that it cannot read")
+	l.key, l.secret, _ = l.keys.Add(t.Context(), boss, "other")
+	l.start()
+	send := func() int { return l.send("other", l.signed(good), good).Code }
+	if got := send(); got != 503 || l.gate.calls != 0 {
+		t.Errorf("with a note that cannot be read: %d", got)
+	}
+	l.now = l.now.Add(MaxWindow + time.Second)
+	if got := send(); got != 200 || l.gate.calls != 1 {
+		t.Errorf("once nothing can be in it any more: %d", got)
 	}
 }
