@@ -124,8 +124,8 @@ func deviceActor(d quarantine.Record, r *http.Request) quarantine.Actor {
 
 func (s *Server) agentStatus(w http.ResponseWriter, r *http.Request, d quarantine.Record) error {
 	q := r.URL.Query()
-	wake, changed := s.waiting(r.Context(), d)
 	after, _ := strconv.ParseInt(q.Get("after"), 10, 64) // unreadable is 0: answer at once
+	wake, changed := s.waiting(r.Context(), d, after == 0)
 	seconds, _ := strconv.Atoi(q.Get("wait"))
 	if seconds > 0 && after > 0 && wake == "" {
 		ctx, cancel := context.WithTimeout(r.Context(), min(time.Duration(seconds)*time.Second, agentapi.MaxWait))
@@ -139,7 +139,7 @@ func (s *Server) agentStatus(w http.ResponseWriter, r *http.Request, d quarantin
 		if err == nil {
 			d = waited
 		}
-		wake, _ = s.waiting(r.Context(), d)
+		wake, _ = s.waiting(r.Context(), d, false)
 	}
 	st, err := s.showStatus(r.Context(), d)
 	if err != nil {

@@ -22,7 +22,8 @@ type Management interface {
 	Cancel(ctx context.Context, by quarantine.Actor, id quarantine.ID, command string) (manage.Command, error)
 	// Waiting returns a wake-up if something waits for the device, else a channel that is
 	// closed once something does.
-	Waiting(ctx context.Context, r quarantine.Record) (wake string, changed <-chan struct{})
+	// A device that is fresh has just begun to ask.
+	Waiting(ctx context.Context, r quarantine.Record, fresh bool) (wake string, changed <-chan struct{})
 	// SignerChain is the chain of the management signer, unless known names it.
 	SignerChain(known string) [][]byte
 	Hello(ctx context.Context, p manage.Peer, h agentapi.Hello) (agentapi.Welcome, error)
@@ -135,11 +136,11 @@ func showCommand(d quarantine.Record, c manage.Command) api.Command {
 }
 
 // waiting asks whether something waits for the device.
-func (s *Server) waiting(ctx context.Context, d quarantine.Record) (wake string, changed <-chan struct{}) {
+func (s *Server) waiting(ctx context.Context, d quarantine.Record, fresh bool) (wake string, changed <-chan struct{}) {
 	if s.cfg.Manage == nil {
 		return "", nil
 	}
-	return s.cfg.Manage.Waiting(ctx, d)
+	return s.cfg.Manage.Waiting(ctx, d, fresh)
 }
 
 // cancelOn calls cancel once changed is closed, unless ctx ends or stop is called before.

@@ -11,8 +11,8 @@ import (
 )
 
 // wakeAgain is how long a device that was woken by its long poll, and did not come, is left
-// alone.
-const wakeAgain = 30 * time.Second
+// alone: less than a poll lasts.
+const wakeAgain = 10 * time.Second
 
 // wakeup makes a wake-up. Its counter is the time in milliseconds, or one more than the last
 // one, so that it grows across restarts and restored gateways without being stored. The
@@ -40,9 +40,10 @@ func (m *Manager) Wakeup(id quarantine.ID) (string, error) {
 }
 
 // Waiting returns a wake-up if something waits for the device that it was not woken for in
-// the last half minute, and otherwise a channel that is closed once something does. r is
-// the device's record, whose orders are followed first.
-func (m *Manager) Waiting(ctx context.Context, r quarantine.Record) (token string, changed <-chan struct{}) {
+// the last seconds, and otherwise a channel that is closed once something does. r is the
+// device's record, whose orders are followed first. A device that is fresh has just begun,
+// and got nothing yet.
+func (m *Manager) Waiting(ctx context.Context, r quarantine.Record, fresh bool) (token string, changed <-chan struct{}) {
 	if err := m.Follow(ctx, r); err != nil {
 		m.Log.Error("following a device's order", "device", r.ID, "err", err)
 	}
@@ -50,7 +51,7 @@ func (m *Manager) Waiting(ctx context.Context, r quarantine.Record) (token strin
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	now := m.Now()
-	if e.book.waiting(now) && now.Sub(e.woken) >= wakeAgain {
+	if e.book.waiting(now) && (fresh || now.Sub(e.woken) >= wakeAgain) {
 		token, err := m.wakeup(e)
 		if err == nil {
 			e.woken = now
