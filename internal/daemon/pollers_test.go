@@ -88,7 +88,7 @@ func TestPollersFollowTheirSettings(t *testing.T) {
 		t.Fatal(err)
 	}
 	p.connections.Changed()
-	soon(t, "the lack of settings is told", func() bool { return strings.Contains(health().Problem, "not configured") })
+	eventually(t, "the lack of settings is told", func() bool { return strings.Contains(health().Problem, "not configured") })
 
 	first := newFleetServer(t, "to-ken-1", "pass")
 	token, hook := "to-ken-1", "0123456789abcdefghij"
@@ -96,8 +96,8 @@ func TestPollersFollowTheirSettings(t *testing.T) {
 	if err := p.connections.Connect(ctx, admin, src, q); err != nil {
 		t.Fatal(err)
 	}
-	soon(t, "the device is released", func() bool { return gate.Released("dev1") })
-	soon(t, "the health is told", func() bool { h := health(); return h.Problem == "" && h.Accepted == 1 && !h.Next.IsZero() })
+	eventually(t, "the device is released", func() bool { return gate.Released("dev1") })
+	eventually(t, "the health is told", func() bool { h := health(); return h.Problem == "" && h.Accepted == 1 && !h.Next.IsZero() })
 
 	shown, err := p.connections.Connection(ctx, src)
 	text, _ := json.Marshal(shown)
@@ -134,7 +134,7 @@ func TestPollersFollowTheirSettings(t *testing.T) {
 	if err := p.connections.Connect(ctx, admin, src, q); err != nil {
 		t.Fatal(err)
 	}
-	soon(t, "the other server's word counts", func() bool { return gate.Last("dev1").Verdict == quarantine.NonCompliant })
+	eventually(t, "the other server's word counts", func() bool { return gate.Last("dev1").Verdict == quarantine.NonCompliant })
 	before := first.asked.Load()
 	if got := push(hook); got != http.StatusNotFound {
 		t.Errorf("the old webhook: %d", got)
@@ -148,7 +148,7 @@ func TestPollersFollowTheirSettings(t *testing.T) {
 		t.Fatal(err)
 	}
 	p.connections.Changed()
-	soon(t, "it is forgotten", func() bool { return health().Source == "" })
+	eventually(t, "it is forgotten", func() bool { return health().Source == "" })
 	names, err := s.Secrets().Names(ctx)
 	if err != nil || slices.ContainsFunc(names, func(n string) bool { return strings.HasPrefix(n, "source/") }) {
 		t.Errorf("secrets left behind: %v, %v", names, err)
@@ -192,8 +192,8 @@ func TestConnectionsAreChecked(t *testing.T) {
 	}
 }
 
-// soon waits until something that happens elsewhere has.
-func soon(t *testing.T, what string, done func() bool) {
+// eventually waits until something that happens elsewhere has.
+func eventually(t *testing.T, what string, done func() bool) {
 	t.Helper()
 	again := time.NewTicker(5 * time.Millisecond)
 	defer again.Stop()
