@@ -73,7 +73,7 @@ func (g *Gate) weigh(by Actor, c *Change, now time.Time) (way, Placement, error)
 	}
 	*c = c.completed(g.settings.conduct)
 	known := st.known()
-	if g.repeats(known, *c, now) {
+	if g.repeats(st, known, *c, now) {
 		return g.nothingNew(st, now)
 	}
 	next, err := known.With(*c)

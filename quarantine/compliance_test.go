@@ -568,6 +568,32 @@ func TestOtherFactsAreNoRepeat(t *testing.T) {
 	})
 }
 
+// A rule that asks for young facts gets them while the source goes on to say them, though each
+// report says what the last one did; and not every one of them is recorded.
+func TestYoungFactsStayYoung(t *testing.T) {
+	withSets(t, func(s *storetest.Settings) {
+		set := oneRule("young", "disk=on", quarantine.FailQuarantine, 0)
+		set.Rules[0].CheckEvery = 10 * time.Minute
+		s.Sets["young"] = set
+	}, func(t *testing.T, b *bench) {
+		b.enroll(enrolled(1, "staff", time.Now()))
+		b.says("disk=on")
+		before := len(b.store.Changes())
+		for range 120 {
+			b.stands(quarantine.Routed, "while mdm goes on")
+			time.Sleep(time.Minute)
+			b.says("disk=on")
+		}
+		if n := len(b.store.Changes()) - before; n < 20 || n > 26 {
+			t.Errorf("%d of 120 repeats were recorded, want one in 5 minutes", n)
+		}
+		time.Sleep(11 * time.Minute)
+		b.stands(quarantine.Quarantined, "when mdm has fallen silent")
+		b.says("disk=on")
+		b.stands(quarantine.Routed, "when mdm speaks again, well within the life of its last report")
+	})
+}
+
 // What comes back with an earlier copy of the store: nobody's session and nobody's waiver, and
 // every order to wipe.
 func TestRestoredCompliance(t *testing.T) {
