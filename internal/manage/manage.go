@@ -131,7 +131,6 @@ type entry struct {
 	counter uint64        // of the last wake-up
 	woken   time.Time     // when the device was last woken by its long poll
 	changed chan struct{} // closed when something new waits; nil: nobody asked
-	swept   time.Time     // when the record's order was last looked at in vain
 }
 
 // New reads what is stored.
