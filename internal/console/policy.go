@@ -2,7 +2,6 @@ package console
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net/http"
 	"slices"
@@ -123,12 +122,16 @@ func (s *Server) putPolicy(w http.ResponseWriter, r *http.Request, who identity)
 	if err := refused(faults); err != nil {
 		return err
 	}
+	all, err := p.Sets.List(r.Context())
+	if err != nil {
+		return err
+	}
+	have, old := values(all)[name]
+	if !old && len(all) >= quarantine.MaxSets {
+		return bad("delete one first, or add the rules to another", "there are %d policy sets, and no more can be", len(all))
+	}
 	if assigned == nil {
-		have, err := p.item(r.Context(), name)
-		if err != nil && !errors.Is(err, ErrNotFound) {
-			return err
-		}
-		set.Assigned = have.Value.Assigned
+		set.Assigned = have.Assigned
 		if err := refused(p.Rulebook.Check(set)); err != nil {
 			return err
 		}
