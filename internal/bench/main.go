@@ -29,6 +29,7 @@ type group struct {
 
 var groups = []group{
 	{"store", measureStore},
+	{"policy", measurePolicy},
 	{"enrollment", measureEnrollment},
 	{"move", measureMoves},
 	{"report", measureReports},
