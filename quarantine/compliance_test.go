@@ -594,6 +594,67 @@ func TestYoungFactsStayYoung(t *testing.T) {
 	})
 }
 
+// confused releases a device and asks for more than quarantine at the same time.
+type confused struct{ demand quarantine.FailureAction }
+
+func (c confused) Judge(f quarantine.Facts) quarantine.Judgement {
+	return quarantine.Judgement{Release: true, Clear: true, Until: f.Now.Add(time.Hour), Demand: c.demand}
+}
+
+// What a policy demands goes before what it releases, and an order by an unknown rule is one.
+func TestDemandGoesBeforeRelease(t *testing.T) {
+	now := time.Now().UTC()
+	s := settings()
+	pools := map[string]quarantine.Pool{}
+	for name, p := range s.Pools {
+		if !p.Quarantine {
+			p.Mark = 1
+		}
+		pools[name] = p
+	}
+	for _, profile := range []string{"staff", "skip", "fixed"} {
+		r := enrolled(1, profile, now)
+		for demand, want := range map[quarantine.FailureAction]quarantine.Stage{
+			"": quarantine.Routed, quarantine.FailWipe: quarantine.Quarantined, quarantine.FailBlock: quarantine.Blocked, quarantine.FailQuarantine: quarantine.Routed,
+		} {
+			p := quarantine.Place(quarantine.Facts{Now: now, Record: r, Profile: s.Profiles[profile], Pools: pools, Sources: s.Sources, Policy: confused{demand}})
+			got := r.Settle(p, now)
+			if p.Stage != want || got.Block.Set() != (demand == quarantine.FailBlock) || got.Wipe.Set() != (demand == quarantine.FailWipe) {
+				t.Errorf("%s, demand %q: %s, block %+v, wipe %+v", profile, demand, p.Stage, got.Block, got.Wipe)
+			}
+			if p.Stage != quarantine.Routed && (len(p.Reasons) == 0 || p.Reasons[0].Holds || p.Reasons[0].Remedy == "") {
+				t.Errorf("%s, demand %q: reasons %+v", profile, demand, p.Reasons)
+			}
+		}
+	}
+}
+
+// Every built-in rule that does not hold says what would change it.
+func TestReasonsHaveRemedies(t *testing.T) {
+	now := time.Now().UTC()
+	s := settings()
+	full := s.Pools["full"]
+	full.NeedUser = true
+	s.Pools["full"] = full
+	d := quarantine.Decision{By: admin, At: now}
+	for what, spoil := range map[string]func(*quarantine.Record){
+		quarantine.RuleRevocation: func(r *quarantine.Record) { r.Revocation = d }, quarantine.RuleBlock: func(r *quarantine.Record) { r.Block = d },
+		quarantine.RuleHold: func(r *quarantine.Record) { r.Hold = d }, quarantine.RuleWipe: func(r *quarantine.Record) { r.Wipe = d },
+		quarantine.RuleApproval: func(r *quarantine.Record) { r.Profile = "approved" }, quarantine.RuleProfile: func(r *quarantine.Record) { r.Profile = "gone" },
+		quarantine.RuleCertificate: func(r *quarantine.Record) { r.Certificate.NotAfter = now }, quarantine.RuleProof: func(r *quarantine.Record) { r.Proven = false },
+		quarantine.RuleFacts: func(r *quarantine.Record) { r.Seat = 0 }, quarantine.RulePool: func(*quarantine.Record) {}, quarantine.RuleUser: func(*quarantine.Record) {},
+		"release": func(*quarantine.Record) {},
+	} {
+		r := enrolled(1, "staff", now)
+		spoil(&r)
+		p := quarantine.Place(quarantine.Facts{Now: now, Record: r, Profile: s.Profiles[r.Profile], Pools: s.Pools, Sources: s.Sources, Policy: quarantine.PlainPolicy{}})
+		at := slices.IndexFunc(p.Reasons, func(x quarantine.Reason) bool { return x.Rule == what && !x.Holds })
+		if at < 0 || p.Reasons[at].Remedy == "" {
+			t.Errorf("%s: reasons %+v", what, p.Reasons)
+		}
+	}
+}
+
 // What comes back with an earlier copy of the store: nobody's session and nobody's waiver, and
 // every order to wipe.
 func TestRestoredCompliance(t *testing.T) {
