@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"testing"
@@ -592,6 +593,40 @@ func TestYoungFactsStayYoung(t *testing.T) {
 		b.says("disk=on")
 		b.stands(quarantine.Routed, "when mdm speaks again, well within the life of its last report")
 	})
+}
+
+// What an agent said before its device enrolled again, or was restored, is no word that could
+// be enough.
+func TestAgentsFormerWordReleasesNobody(t *testing.T) {
+	now := time.Now().UTC()
+	set := oneRule("agent", "disk=on", quarantine.FailQuarantine, 0)
+	set.AgentReleases = true
+	old := enrolled(1, "staff", now)
+	old.Reports = map[string]quarantine.Report{
+		quarantine.AgentSource: {Device: "d1", Source: quarantine.AgentSource, At: now, Received: now, Validity: time.Hour, Facts: map[string]string{"disk": "on"}},
+	}
+	s := settings()
+	pools := maps.Clone(s.Pools)
+	full := pools["full"]
+	full.Mark = 1
+	pools["full"] = full
+	place := func(r quarantine.Record) quarantine.Stage {
+		return quarantine.Place(quarantine.Facts{Now: now.Add(time.Second), Record: r, Profile: s.Profiles["staff"], Pools: pools, Sources: s.Sources,
+			Sets: map[string]quarantine.PolicySet{"agent": set}, Policy: rulesPolicy{}}).Stage
+	}
+	if got := place(old); got != quarantine.Routed {
+		t.Fatalf("its agent's word is enough, and it is %s", got)
+	}
+	again := enrolled(2, "staff", now)
+	again.Reports = old.Outlived()
+	restored := old.Restored(quarantine.Restoration{By: admin, At: now, Pools: pools, Profiles: s.Profiles, Sources: s.Sources,
+		Sets: map[string]quarantine.PolicySet{"agent": set}, Policy: rulesPolicy{}})
+	for what, r := range map[string]quarantine.Record{"enrolled again": again, "restored": restored} {
+		r.Reports["scan"] = quarantine.Report{Device: r.ID, Source: "scan", At: now, Received: now, Validity: time.Hour, Facts: map[string]string{"disk": "on"}}
+		if got := place(r); got != quarantine.Quarantined || r.Hold.Set() {
+			t.Errorf("%s: %s, hold %+v", what, got, r.Hold)
+		}
+	}
 }
 
 // confused releases a device and asks for more than quarantine at the same time.
