@@ -30,7 +30,7 @@ const NoTPM = "none"
 // voucher has the device's TPM vouch for reports; it finds the TPM at first use. Its zero
 // value asks none.
 type voucher struct {
-	at  string // Config.TPM
+	at  string       // Config.TPM
 	log *slog.Logger // nil: ask none
 
 	mu    sync.Mutex // guards what follows

@@ -177,8 +177,6 @@ type object struct {
 	kept        bool // is persistent: not flushed
 }
 
-func (o object) named() tpm2.NamedHandle { return tpm2.NamedHandle{Handle: o.handle, Name: o.name} }
-
 func (o object) close(tpm transport.TPM) error {
 	if o.kept {
 		return nil
