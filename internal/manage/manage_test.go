@@ -576,7 +576,12 @@ func TestStandingOrder(t *testing.T) {
 		t.Fatalf("ordered again: %v", err)
 	}
 	got := l.greet().say(0)
-	l.greet().say(2, answer(got[0], agentapi.Failed))
+	back := r
+	back.Wipe = quarantine.Decision{}
+	if err := l.Follow(t.Context(), back); err != nil || len(l.greet().say(2)) != 0 {
+		t.Error("taken back after it was sent, and given again")
+	}
+	l.greet().say(2, answer(got[0], agentapi.Failed)) // it had arrived
 	if err := l.Follow(t.Context(), r); err != nil || len(l.List("d-1")) != 2 {
 		t.Error("given anew at once")
 	}

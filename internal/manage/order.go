@@ -167,7 +167,7 @@ func (m *Manager) follow(ctx context.Context, r quarantine.Record) (Command, err
 		}
 	}
 	if !r.Wipe.Set() {
-		if last == nil || last.State != Queued {
+		if last == nil || !last.open(now) { // one that was sent may not have arrived: it is not given again
 			return Command{}, nil
 		}
 		return Command{}, m.save(ctx, e, m.self(), func(b *book) error {
