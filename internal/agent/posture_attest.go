@@ -92,8 +92,17 @@ func (v *voucher) vouch(ctx context.Context, api *gateway, device string, facts 
 }
 
 // evidence asks the gateway for a challenge, with the endorsement only if it wants that,
-// and the TPM for its answer.
+// and the TPM for its answer. No TPM is touched for a gateway that wants none of it.
 func evidence(ctx context.Context, api *gateway, tpm *attest.Device, device string, facts map[string]string) (json.RawMessage, error) {
+	if !tpm.Knows(device) {
+		text, _, err := api.attest(ctx, attest.Knock)
+		if err == nil {
+			_, err = attest.ParseChallenge(text)
+		}
+		if !errors.Is(err, attest.ErrEndorse) {
+			return nil, err
+		}
+	}
 	q, channel, err := challenge(ctx, api, tpm, device, false)
 	if errors.Is(err, attest.ErrEndorse) {
 		q, channel, err = challenge(ctx, api, tpm, device, true)
