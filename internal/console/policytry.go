@@ -132,6 +132,9 @@ func move(t quarantine.Trial) api.PolicyMove {
 	}
 	if len(t.Then.Reasons) > 0 {
 		why := t.Then.Reasons[0]
+		if i := slices.IndexFunc(t.Then.Reasons, func(r quarantine.Reason) bool { return r.Set != "" && !r.Holds }); m.Order != "" && i >= 0 {
+			why = t.Then.Reasons[i] // the rule that orders it, rather than the order
+		}
 		m.Rule, m.Text = why.Rule, why.Text
 		if why.Set != "" && why.Rule != "" {
 			m.Rule = quarantine.RuleRef(why.Set, why.Rule)
