@@ -317,7 +317,7 @@ func (w *world) sendMany() {
 func (w *world) reported(g int, r quarantine.Report, err error) {
 	m := w.models[r.Device]
 	r.Received = time.Now()
-	tightens := r.Verdict != quarantine.Compliant
+	tightens := r.Verdict != quarantine.Compliant && (r.Verdict != "" || r.Source != quarantine.AgentSource) // an agent that knows nothing waits for the store
 	v := &m.views[g]
 	switch {
 	case errors.Is(err, quarantine.ErrNotReady), errors.Is(err, quarantine.ErrUnknownDevice):
