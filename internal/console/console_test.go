@@ -309,6 +309,8 @@ func TestEveryRouteAgainstEveryRole(t *testing.T) {
 		"POST /api/v1/stream-signer": writing, "GET /api/v1/tokens": writing, "POST /api/v1/tokens": writing, "DELETE /api/v1/tokens/{name}": writing,
 		"GET /api/v1/attestation": reading, "PUT /api/v1/attestation": writing, "GET /api/v1/devices/{device}/attestation": reading,
 		"POST /api/v1/devices/{device}/attestation/accept": writing, "DELETE /api/v1/devices/{device}/attestation": writing,
+		"GET /api/v1/alerts": reading, "POST /api/v1/alerts": writing, "GET /api/v1/outlets": reading, "PUT /api/v1/outlets/{name}": writing,
+		"POST /api/v1/outlets/{name}/test": writing, "DELETE /api/v1/outlets/{name}": writing,
 		"GET /api/v1/audit": reading, "GET /api/v1/audit/head": reading, "GET /api/v1/audit/export": reading,
 	}
 	for _, rt := range newLab(t).routes() {

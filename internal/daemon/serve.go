@@ -234,7 +234,7 @@ func (k *control) makeDesk() (*enroll.Desk, error) {
 func (k *control) makeConsole(version string) (*console.Server, error) {
 	c := k.config
 	return console.New(console.Config{
-		Gateway: c.Name, Version: version, EnrollURL: k.enrollURL(), Gate: k.gate, Desk: k.desk,
+		Gateway: c.Name, Version: version, EnrollURL: k.enrollURL(), Gate: heard{k.gate, k.ledger}, Desk: k.desk,
 		Organization: console.Organization{
 			Pools: table[quarantine.Pool]{k.store.PoolTable()}, Profiles: table[quarantine.Profile]{k.store.ProfileTable()},
 			Sources: streamTable{sourceTable{table[quarantine.Source]{k.store.SourceTable()}, hookKeys(k.store)}, signals{k.store, k.signals, k.enrollURL()}}, Tokens: tokens{k.store},
