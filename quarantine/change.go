@@ -124,10 +124,8 @@ func (g *Gate) admissible(by Actor, c Change) (*state, error) {
 	if st == nil {
 		return nil, ErrUnknownDevice
 	}
-	if c.Kind == Reported {
-		if err := g.settings.scope(by, *c.Report, *st.rec); err != nil {
-			return nil, err
-		}
+	if err := g.settings.scope(by, c, *st.rec); err != nil {
+		return nil, err
 	}
 	return st, nil
 }

@@ -75,6 +75,70 @@ func TestSourcesSpeakWithinTheirScope(t *testing.T) {
 	})
 }
 
+// A source ends the sessions of the users of its own devices only; one that nobody made, none.
+func TestSourcesSignOutWithinTheirScope(t *testing.T) {
+	withSets(t, func(s *storetest.Settings) {
+		s.Sources["linux"] = quarantine.Source{Name: "linux", For: quarantine.Selection{Platforms: []string{"linux"}}}
+		s.Sources["finance"] = quarantine.Source{Name: "finance", For: quarantine.Selection{Groups: []string{"finance"}}}
+	}, func(t *testing.T, b *bench) {
+		r := enrolled(1, "staff", time.Now())
+		r.Owner, r.Platform, r.Groups = "ann", "windows", []string{"finance"}
+		b.enroll(r)
+		for source, want := range map[string]error{"linux": quarantine.ErrForbidden, "nobody's": quarantine.ErrForbidden, "finance": nil, "mdm": nil} {
+			time.Sleep(time.Second)
+			if _, err := b.gate.Change(t.Context(), admin, quarantine.Change{Kind: quarantine.SignIn, Device: "d1", Session: &quarantine.UserSession{User: "ann"}}); err != nil {
+				t.Fatal(err)
+			}
+			_, err := b.gate.Change(t.Context(), quarantine.Actor{Kind: "source", Name: source}, quarantine.Change{Kind: quarantine.SignOut, Device: "d1"})
+			synctest.Wait()
+			x, _ := b.gate.Device("d1")
+			if !errors.Is(err, want) || (x.Session.User == "ann") != (want != nil) {
+				t.Errorf("%s: %v, want %v; the session is of %q", source, err, want, x.Session.User)
+			}
+		}
+	})
+}
+
+// A source that does not speak for a device any more releases it no more, neither with a new
+// word nor with the one that it gave before. What it said against the device stands.
+func TestNarrowedSourceReleasesNoMore(t *testing.T) {
+	withSets(t, nil, func(t *testing.T, b *bench) {
+		r := enrolled(1, "staff", time.Now())
+		r.Platform = "windows"
+		b.enroll(r)
+		narrow := func(s *storetest.Settings) {
+			mdm := s.Sources["mdm"]
+			mdm.For.Platforms = []string{"linux"}
+			s.Sources["mdm"] = mdm
+			s.Sources["other"] = quarantine.Source{Name: "other", MayRelease: true, MaxValidity: 2 * time.Hour}
+		}
+		b.says()
+		b.stands(quarantine.Routed, "reported")
+		b.save(narrow)
+		x := b.stands(quarantine.Quarantined, "its source was narrowed")
+		if why, err := b.gate.Explain("d1"); err != nil || !slices.ContainsFunc(why.Decided.Reasons, func(r quarantine.Reason) bool {
+			return r.Source == "mdm" && strings.Contains(r.Text, "does not speak for the device any more") && !strings.Contains(r.Remedy, "mdm")
+		}) {
+			t.Errorf("explained by %+v, %v; stands for %s", why.Decided.Reasons, err, x.Reason)
+		}
+		b.reconciled("its source was narrowed")
+		b.save(nil)
+		b.stands(quarantine.Routed, "its source was widened")
+		time.Sleep(time.Second)
+		if _, err := b.report("mdm", quarantine.NonCompliant, time.Now(), time.Hour, "d1"); err != nil {
+			t.Fatal(err)
+		}
+		b.save(narrow)
+		synctest.Wait()
+		if _, err := b.report("other", quarantine.Compliant, time.Now(), 2*time.Hour, "d1"); err != nil {
+			t.Fatal(err)
+		}
+		b.stands(quarantine.Quarantined, "what was said against it stands")
+		time.Sleep(time.Hour)
+		b.stands(quarantine.Routed, "until it ends")
+	})
+}
+
 // Who may bring what: nobody but those that are named, and sources nothing but reports and the
 // end of a session.
 func TestWhoMayBringWhat(t *testing.T) {
@@ -92,7 +156,11 @@ func TestWhoMayBringWhat(t *testing.T) {
 			for _, by := range []string{"administrator", "token", "gateway", "source", "device", "otp", "policy", "stranger", "user", ""} {
 				c := quarantine.Change{Kind: kind, Device: "d1", Rule: "a/b", Until: until, Why: "because", Session: &quarantine.UserSession{User: "ann"}}
 				time.Sleep(time.Second)
-				_, err := b.gate.Change(t.Context(), quarantine.Actor{Kind: by, Name: "d1"}, c)
+				who := quarantine.Actor{Kind: by, Name: "d1"}
+				if by == "source" {
+					who.Name = "mdm"
+				}
+				_, err := b.gate.Change(t.Context(), who, c)
 				if ok := by != "" && slices.Contains(strings.Fields(allowed), by); ok != (err == nil) || !ok && !errors.Is(err, quarantine.ErrForbidden) {
 					t.Errorf("%s by %q: %v, want allowed %v", kind, by, err, ok)
 				}
