@@ -256,8 +256,8 @@ func TestLeaseEndsOnTime(t *testing.T) {
 			deadline := After(life)
 			c.arm(deadline)
 			slowest = max(slowest, life-time.Duration(deadline-Now()))
-			most := 3*moment + 4*slowest // a slow write is repeated with more room, and the next one begins with as much
-			last, lost := map[flow]Deadline{}, map[flow]Deadline{}    // when the last one that passed was sent; when the first one was lost for certain
+			most := 3*moment + 4*slowest                           // a slow write is repeated with more room, and the next one begins with as much
+			last, lost := map[flow]Deadline{}, map[flow]Deadline{} // when the last one that passed was sent; when the first one was lost for certain
 			probes := 0
 			for Now() < deadline+Deadline(100*time.Millisecond) {
 				for _, f := range c.ends {
