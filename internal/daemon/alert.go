@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"net"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -301,15 +300,12 @@ func (a *alerts) Act(ctx context.Context, by quarantine.Actor, q api.AlertAction
 
 // kept returns the outlets' settings, with their revisions.
 func (a *alerts) kept(ctx context.Context) ([]store.Item[alert.OutletSettings], error) {
-	all, err := a.store.Settings().List(ctx)
+	all, err := a.store.Settings().ListPrefix(ctx, outletPrefix)
 	if err != nil {
 		return nil, err
 	}
 	var out []store.Item[alert.OutletSettings]
 	for _, it := range all {
-		if !strings.HasPrefix(it.Name, outletPrefix) {
-			continue
-		}
 		s, err := alert.ParseOutlet(it.Value)
 		if err != nil {
 			return nil, err
