@@ -238,7 +238,7 @@ func (k *control) makeConsole(version string) (*console.Server, error) {
 		Organization: console.Organization{
 			Pools: table[quarantine.Pool]{k.store.PoolTable()}, Profiles: table[quarantine.Profile]{k.store.ProfileTable()},
 			Sources: streamTable{sourceTable{table[quarantine.Source]{k.store.SourceTable()}, hookKeys(k.store)}, signals{k.store, k.signals, k.enrollURL()}}, Tokens: tokens{k.store},
-			TokenBySum: tokenBySum(k.store),
+			TokenBySum: tokenBySum(k.store), Uses: k.store.TokenUses(),
 		},
 		Refused: refusals{k.store},
 		Audit:   k.store.AuditLog(), Root: k.ca.Root(), Administrator: k.ca.VerifyAdministrator,
