@@ -235,7 +235,12 @@ func (m *Manager) sweep(ctx context.Context) {
 	}
 }
 
+// keepRevoked is how long the commands of a revoked device are shown. What became of each
+// stays in the audit log.
+const keepRevoked = 24 * time.Hour
+
 // tidy ends what is over: expired commands, and all of a device that is revoked or gone.
+// Nothing is kept of one that is gone, or was revoked a while ago.
 func (m *Manager) tidy(ctx context.Context, e *entry) error {
 	r, err := m.Gate.Device(string(e.id))
 	gone := errors.Is(err, quarantine.ErrUnknownDevice)
@@ -245,7 +250,7 @@ func (m *Manager) tidy(ctx context.Context, e *entry) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	now := m.Now()
-	if gone {
+	if gone || r.Revocation.Set() && now.Sub(r.Revocation.At) >= keepRevoked {
 		m.mu.Lock()
 		delete(m.all, e.id)
 		m.mu.Unlock()

@@ -616,6 +616,33 @@ func TestRevokedDevicesGetNothing(t *testing.T) {
 	}
 }
 
+// TestRevokedDevicesLeaveNothing: a day after its revocation nothing is kept of a device, and
+// the audit log still says what became of its wipe.
+func TestRevokedDevicesLeaveNothing(t *testing.T) {
+	l := newLab(t)
+	c := l.issue(agentapi.Lock)
+	s := l.greet()
+	got := s.say(0)
+	s.say(0, answer(got[0], agentapi.Done))
+	r := l.gate.records["d-1"]
+	r.Revocation = quarantine.Decision{By: admin, At: l.clock}
+	l.gate.records["d-1"] = r
+	l.clock = l.clock.Add(keepRevoked - time.Minute)
+	l.sweep(t.Context())
+	if l.state(c.ID) != Done || len(l.store.items) != 1 {
+		t.Errorf("within a day it is %s, of %v", l.state(c.ID), l.store.items)
+	}
+	l.clock = l.clock.Add(time.Minute)
+	l.sweep(t.Context())
+	if len(l.store.items) != 0 || l.knows("d-1") {
+		t.Errorf("kept after a day: %v", l.store.items)
+	}
+	i := slices.IndexFunc(l.audit, func(e Event) bool { return e.Action == "command.result" && e.ID == c.ID })
+	if i < 0 || l.audit[i].Detail["state"] != string(Done) || l.audit[i].Device != "d-1" {
+		t.Errorf("the audit log says %+v", l.audit)
+	}
+}
+
 // listener remembers announcements.
 type listener struct{ all []Announcement }
 
