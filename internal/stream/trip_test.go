@@ -70,7 +70,7 @@ func TestRoundTripToOurReceiver(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			st := ssf.Settings{Issuer: s.URL, Audience: []string{"https://other.example.com"}, Delivery: how, StreamID: made.StreamID, PollEvery: "1s",
+			st := ssf.Settings{Issuer: s.URL, Audience: []string{"https://other.example.com"}, Delivery: how, StreamID: made.StreamID,
 				Allow: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}, Roots: string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: s.Certificate().Raw}))}
 			if how == ssf.Poll {
 				st.PollURL = s.URL + "/streams/v1/poll/" + made.StreamID
