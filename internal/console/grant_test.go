@@ -123,7 +123,7 @@ func TestNobodyMakesMoreThanTheyAre(t *testing.T) {
 		for i := range rapid.IntRange(1, 14).Draw(rt, "tokens") {
 			up := rapid.SampledFrom(nodes).Draw(rt, "by")
 			q := api.TokenRequest{Name: fmt.Sprintf("t%d", i), Scope: rapid.SampledFrom([]string{"administrator", "administrator", "administrator", "operator", "helpdesk", "read", "report", "session"}).Draw(rt, "role"),
-				For: api.Selection{Platforms: some("platforms", []string{"linux", "macos"}), Ownerships: some("ownerships", []string{"corporate", "personal"}), Groups: some("groups", []string{"a", "b", "c"})},
+				For:    api.Selection{Platforms: some("platforms", []string{"linux", "macos"}), Ownerships: some("ownerships", []string{"corporate", "personal"}), Groups: some("groups", []string{"a", "b", "c"})},
 				Source: rapid.SampledFrom([]string{"", "", "mdm", "scanner"}).Draw(rt, "source"), Life: rapid.SampledFrom([]string{"", "1h", "30d", "400d"}).Draw(rt, "life")}
 			if rapid.Bool().Draw(rt, "subset") {
 				q.Permissions = append(rapid.SliceOfNDistinct(rapid.SampledFrom(roleOf[q.Scope]), 1, len(roleOf[q.Scope]), rapid.ID[string]).Draw(rt, "permissions"), roleOf[q.Scope][0])
