@@ -142,14 +142,8 @@ func (d *demo) cutOne(ctx context.Context, r *result, watch *testnet.Process, v 
 			return 0, err
 		}
 	}
-	for _, c := range []*testnet.Capture{server, own} {
-		stat, err := c.Stop(ctx)
-		if err != nil {
-			return 0, err
-		}
-		if stat.Dropped > 0 {
-			return 0, fmt.Errorf("a capture missed %d of %d packets: nothing can be said", stat.Dropped, stat.Seen)
-		}
+	if err := stopAll(ctx, server, own); err != nil {
+		return 0, err
 	}
 	r.figure(prefix+"report_answered_ms", answered.Sub(sent))
 	r.figure(prefix+"report_to_commit_ms", commit.Sub(sent))
@@ -206,6 +200,20 @@ func awaitCommit(ctx context.Context, watch *testnet.Process, v device) (testnet
 			return c.At, nil
 		}
 	}
+}
+
+// stopAll ends captures; one that missed a packet is an error.
+func stopAll(ctx context.Context, captures ...*testnet.Capture) error {
+	for _, c := range captures {
+		stat, err := c.Stop(ctx)
+		if err != nil {
+			return err
+		}
+		if stat.Dropped > 0 {
+			return fmt.Errorf("a capture missed %d of %d packets: nothing can be said", stat.Dropped, stat.Seen)
+		}
+	}
+	return nil
 }
 
 // lastOfTCP is when the last packet of any of the TCP flows came to its receiver.

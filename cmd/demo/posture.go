@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net/http"
 	"net/netip"
 	"slices"
@@ -193,10 +192,8 @@ func (d *demo) failRule(ctx context.Context, r *result) error {
 	if err != nil {
 		return err
 	}
-	for _, c := range []*testnet.Capture{there, own} {
-		if stat, err := c.Stop(ctx); err != nil || stat.Dropped > 0 {
-			return fmt.Errorf("a capture missed %d packets: %w", stat.Dropped, err)
-		}
+	if err := stopAll(ctx, there, own); err != nil {
+		return err
 	}
 	arrived := there.Records(func(p testnet.Record) bool { return !p.Out && from(p) })
 	late := own.Records(func(p testnet.Record) bool { return p.Out && p.At > commit && from(p) })
