@@ -33,6 +33,8 @@ var groups = []group{
 	{"enrollment", measureEnrollment},
 	{"move", measureMoves},
 	{"report", measureReports},
+	{"event", measureEvents},
+	{"reports", measureBatches},
 	{"packet", measurePackets},
 	{"tunnel", measureTunnel},
 	{"demotion", measureDemotions},
