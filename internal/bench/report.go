@@ -81,6 +81,7 @@ func measureReportsIn(ctx context.Context, s *session, dir, where string, bound 
 		got.late = append(got.late, next.late...)
 		if r > 0 {
 			got.full, got.bare, got.answered = append(got.full, next.full...), append(got.bare, next.bare...), append(got.answered, next.answered...)
+			got.nothing = append(got.nothing, next.nothing...)
 		}
 	}
 	disk.rows(s, where+"; between the following: a report waits for its record")
@@ -89,7 +90,7 @@ func measureReportsIn(ctx context.Context, s *session, dir, where string, bound 
 }
 
 // reports is what was measured, a release by report and a bare one in turns.
-type reports struct{ full, bare, answered, late samples }
+type reports struct{ full, bare, answered, late, nothing samples }
 
 // take makes one release of each kind.
 func (r *reports) take(ctx context.Context, f *field) error {
@@ -103,17 +104,25 @@ func (r *reports) take(ctx context.Context, f *field) error {
 	}
 	r.full, r.answered, r.late = append(r.full, by.first), append(r.answered, by.answered), append(r.late, by.late)
 	r.bare = append(r.bare, bare.first)
+	var nothing span
+	if err := f.drive.ask(ctx, order{Do: "nothing"}, &nothing); err != nil {
+		return err
+	}
+	r.nothing = append(r.nothing, nothing.To.Sub(nothing.From))
 	return nil
 }
 
 func (r *reports) rows(s *session, where string, bound *float64) {
 	const way = "HTTPS on the loopback, API, gate, store, control socket, data plane, nftables, WireGuard"
+	const idleWay = "HTTPS on the loopback and API alone, looking up the device: what this machine does to any call; in turns with the reports"
 	const least = "one nftables transaction and one peer set; a packet every 0.2 ms"
 	n := fmt.Sprintf("%d samples", len(r.full))
 	add := func(name string, d time.Duration, with string, bound *float64) {
 		s.add(row{Name: name + ", " + where, Value: millis(d), Unit: "ms", ComparedWith: with, Bound: bound})
 	}
 	add("report to its answer, p50", r.answered.median(), way, nil)
+	add("a call that moves nothing to its answer, p50", r.nothing.median(), idleWay, nil)
+	add("a call that moves nothing to its answer, p99", r.nothing.quantile(0.99), idleWay, nil)
 	add("bare change to first packet, p50", r.bare.median(), least, nil)
 	add("bare change to first packet, p99", r.bare.quantile(0.99), n, nil)
 	add("report to first packet, p50", r.full.median(), way, nil)

@@ -18,8 +18,6 @@ import (
 
 	"lazaret/internal/console/api"
 	"lazaret/internal/testnet"
-	"lazaret/quarantine/policy"
-	"lazaret/quarantine/policy/sets"
 )
 
 // signals is a transmitter of Shared Signals, by the standard library alone.
@@ -43,14 +41,13 @@ const (
 // prepare assigns the ready-made baseline set, releases n devices that were there before and
 // the own one by a report with the facts that the set asks for, and makes the two sources.
 func (d *driver) prepare(ctx context.Context, n int) error {
-	text, _ := sets.Text("baseline")
-	parsed, faults := policy.ParseText([]byte(text))
-	if err := faults.Err(); err != nil {
-		return fmt.Errorf("reading policy set baseline: %w", err)
+	set, err := baseline()
+	if err != nil {
+		return err
 	}
 	assigned := true
-	q := api.Policy{Name: parsed.Set.Name, Text: parsed.Set.Text, Assigned: &assigned}
-	for _, r := range parsed.Set.Rules {
+	q := api.Policy{Name: set.Name, Text: set.Text, Assigned: &assigned}
+	for _, r := range set.Rules {
 		q.Rules = append(q.Rules, api.PolicyRule{Name: r.Name, Text: r.Text, Remedy: r.Remedy, Expression: r.Expression, OnFailure: string(r.OnFailure)})
 	}
 	if err := d.call(ctx, d.admin, http.MethodPut, "/api/v1/policies/baseline", "", q, nil); err != nil {
