@@ -54,7 +54,7 @@ var permissions = []struct {
 	{ReadAudit, "read and export the audit log"},
 }
 
-// Role is a named set of permissions.
+// role is a named set of permissions.
 type role struct {
 	name string
 	text string

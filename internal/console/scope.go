@@ -110,7 +110,7 @@ func (s *Server) findFor(ctx context.Context, who identity, ref string) (quarant
 	return oneBySerial(ref, slices.DeleteFunc(s.cfg.Gate.BySerial(ref), func(d quarantine.Record) bool { return !sees(d) }))
 }
 
-// seen are those of the devices that exist for an identity.
+// seenBy are those of the devices that exist for an identity.
 func (s *Server) seenBy(ctx context.Context, who identity) ([]quarantine.Record, error) {
 	sees, err := s.sight(ctx, who)
 	if err != nil {
