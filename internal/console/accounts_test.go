@@ -60,7 +60,7 @@ func rolesPage() string {
 
 // settingsPage groups the routes by what they are about.
 func settingsPage() string {
-	reads, writes := map[string][]string{}, map[string][]string{}
+	reads, writes, abouts := map[string][]string{}, map[string][]string{}, map[string]bool{}
 	for _, r := range (&Server{}).routes() {
 		method, path, _ := strings.Cut(r.pattern, " ")
 		about, _, _ := strings.Cut(strings.TrimPrefix(path, "/api/v1/"), "/")
@@ -71,11 +71,11 @@ func settingsPage() string {
 		if need := "`" + string(r.need) + "`"; !slices.Contains(into[about], need) {
 			into[about] = append(into[about], need)
 		}
-		reads[about], writes[about] = reads[about], writes[about] // a line for either
+		abouts[about] = true
 	}
 	var b strings.Builder
 	b.WriteString("| below /api/v1 | read by | written by |\n|---|---|---|\n")
-	for _, about := range slices.Sorted(maps.Keys(reads)) {
+	for _, about := range slices.Sorted(maps.Keys(abouts)) {
 		fmt.Fprintf(&b, "| %s | %s | %s |\n", about, cmp.Or(strings.Join(reads[about], ", "), "-"), cmp.Or(strings.Join(writes[about], ", "), "-"))
 	}
 	return b.String()
