@@ -171,7 +171,7 @@ func (f *field) trial(ctx context.Context, w *worker) (trial, error) {
 // openField makes the lab, and in it a gateway with its two processes, one enrolled
 // device and its tunnel, and others without one.
 func openField(ctx context.Context, s *session, dir string, others int) (*field, error) {
-	s.progress("starting a gateway with %d devices", others+1)
+	s.progress("starting a gateway, and a device beside %d others", others)
 	n, err := testnet.Standard(ctx, testnet.Config{Dir: dir}, testnet.Params{})
 	if err != nil {
 		return nil, err
