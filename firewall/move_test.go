@@ -55,6 +55,7 @@ func TestMoves(t *testing.T) {
 				g.t = t
 				must(t, g.table.Adopt(baseRuleset())) // no flow of an earlier case is placed
 				must(t, g.table.Fill(leakRuleset(), leakElements()))
+				g.remember()
 				move(t, g, w)
 			})
 		}
@@ -250,6 +251,7 @@ func TestLeaseEndsOnTime(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			g.t = t
 			must(t, g.table.Fill(leakRuleset(), leakElements()))
+			g.remember()
 			deadline := After(life)
 			c.arm(deadline)
 			most := 3*moment + 2*(life-time.Duration(deadline-Now())) // a slow write is repeated with more room
@@ -294,6 +296,7 @@ func TestMasquerade(t *testing.T) {
 	r := leakRuleset()
 	r.Pools[1].Masquerade = true
 	must(t, g.table.Fill(r, leakElements()))
+	g.remember()
 	for _, w := range worlds {
 		f := flow{w.routed, w.other, 30070, 9}
 		out := g.send("lz0", f.udp())["out0"]
