@@ -113,6 +113,7 @@ func (b batch) routed(r Ruleset, list []Routed, now Deadline, slack time.Duratio
 			delete(in, a)
 			continue
 		}
+		in[a] = lease{l.mark, min(l.until, now+Deadline(longest))}
 		b[name] = append(b[name], e)
 	}
 	return in, faults
