@@ -196,6 +196,20 @@ func (m *memory) renew(next func() Mark, now Deadline, need, most time.Duration)
 // forget notes that the kernel holds no generation.
 func (m *memory) forget() { m.number, m.until, m.broken, m.moved = 0, 0, false, false }
 
+// renew asks m what the kernel is to remember by from now on.
+func (t *Table) renew(m *memory, r Ruleset, now Deadline, need time.Duration) (Mark, time.Duration) {
+	return m.renew(func() Mark { return t.numbers.next(now, r) }, now, need, min(r.Freshness, r.QuarantineLife))
+}
+
+// unremember queues that the kernel forgets the generation, whatever it is.
+func (t *Table) unremember(r Ruleset) {
+	for _, s := range r.sets() {
+		if s.name == "verified" || s.name == "generation" {
+			t.conn.FlushSet(s.kernel(kernelTable(r.Table)))
+		}
+	}
+}
+
 // numbers gives numbers to generations. They are ticks of CLOCK_BOOTTIME, each given once,
 // put together with something that is another at each boot and on each machine: connection
 // tracking does not outlive a boot, so no mark of a flow's that is not of this generation can

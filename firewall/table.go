@@ -28,11 +28,12 @@ type Config struct {
 // change. It never asks the kernel what the sets hold. Its methods may be called from
 // any goroutine.
 type Table struct {
-	log     *slog.Logger
-	mu      sync.Mutex
-	conn    *nftables.Conn
-	held    *Ruleset // what the kernel holds for certain; nil: nothing is certain
-	memory  *memory
+	log  *slog.Logger
+	mu   sync.Mutex
+	conn *nftables.Conn
+	held *Ruleset // what the kernel holds for certain; nil: nothing is certain
+
+	memory  *memory // what flows may be remembered by
 	numbers numbers
 
 	pace  time.Duration // what an element of the last slow Fill took
@@ -323,20 +324,6 @@ func (t *Table) exchange(r Ruleset, gone batch, come func(now Deadline, need tim
 	}
 	t.held = nil
 	return fmt.Errorf("%w: the machine is too slow to keep deadlines", ErrDoubt)
-}
-
-// renew asks m what the kernel is to remember by from now on.
-func (t *Table) renew(m *memory, r Ruleset, now Deadline, need time.Duration) (Mark, time.Duration) {
-	return m.renew(func() Mark { return t.numbers.next(now, r) }, now, need, min(r.Freshness, r.QuarantineLife))
-}
-
-// unremember queues that the kernel forgets the generation, whatever it is.
-func (t *Table) unremember(r Ruleset) {
-	for _, s := range r.sets() {
-		if s.name == "verified" || s.name == "generation" {
-			t.conn.FlushSet(s.kernel(kernelTable(r.Table)))
-		}
-	}
 }
 
 // discard throws away what is queued, so that no later commit takes half a change along.
