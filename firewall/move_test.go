@@ -228,6 +228,7 @@ func TestLeaseEndsOnTime(t *testing.T) {
 	life := 1500 * time.Millisecond
 	routed, fixed := flow{w.routed, w.other, 30060, 9}, flow{w.fixed, w.other, 30061, 9}
 	session, mine := flow{w.fixed, w.management, 30062, 5000}, flow{w.quarantined, w.management, 30063, 5000}
+	var slowest time.Duration
 	for name, c := range map[string]struct {
 		arm   func(Deadline)
 		ends  []flow
@@ -250,12 +251,15 @@ func TestLeaseEndsOnTime(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			g.t = t
+			before := Now()
 			must(t, g.table.Fill(leakRuleset(), leakElements()))
+			slowest = max(slowest, time.Duration(Now()-before))
 			g.remember()
 			deadline := After(life)
 			c.arm(deadline)
-			most := 3*moment + 2*(life-time.Duration(deadline-Now())) // a slow write is repeated with more room
-			last, lost := map[flow]Deadline{}, map[flow]Deadline{}    // when the last one that passed was sent; when the first one was lost for certain
+			slowest = max(slowest, life-time.Duration(deadline-Now()))
+			most := 3*moment + 4*slowest                           // a slow write is repeated with more room, and the next one begins with as much
+			last, lost := map[flow]Deadline{}, map[flow]Deadline{} // when the last one that passed was sent; when the first one was lost for certain
 			probes := 0
 			for Now() < deadline+Deadline(100*time.Millisecond) {
 				for _, f := range c.ends {

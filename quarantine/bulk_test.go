@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"os"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -442,6 +443,50 @@ func TestFreedRoomIsUsed(t *testing.T) {
 		}
 		if got := b.enforcer.Entries(); len(got) != 17 {
 			t.Errorf("%d devices enforced, want 17", len(got))
+		}
+	})
+}
+
+// Thousands of reports in one call (ten with LONG=1) are taken in parts of MaxBatch, each one
+// transaction, and a bystander who comes at any part is moved there and back before the next
+// one is done.
+func TestThousandsOfReportsInOneCall(t *testing.T) {
+	bubble(t, func(t *testing.T, b *bench) {
+		devices := 1_000
+		if os.Getenv("LONG") != "" {
+			devices = 10_000
+		}
+		ids := b.fleet(devices)
+		b.enroll(enrolled(20001, "staff", time.Now()))
+		part, moved := 0, 0
+		b.store.SetHook(func(_ context.Context, step string, id quarantine.ID) error {
+			if step != "recorded" || id == "d20001" {
+				return nil
+			}
+			if part++; part%(devices/5) != 1 {
+				return nil
+			}
+			verdict := []quarantine.Verdict{quarantine.Compliant, quarantine.NonCompliant}[moved%2]
+			time.Sleep(time.Second)
+			if _, err := b.report("mdm", verdict, time.Now(), time.Hour, "d20001"); err != nil || b.routed("d20001") != (verdict == quarantine.Compliant) {
+				t.Errorf("a bystander at part %d: %v, routed %v", part, err, b.routed("d20001"))
+			}
+			moved++
+			return nil
+		})
+		before := b.store.Batches()
+		results := b.gate.Reports(t.Context(), token, verdicts(ids, quarantine.Compliant))
+		b.up()
+		for i, r := range results {
+			if r.Err != nil || r.Placement.Stage != quarantine.Routed {
+				t.Fatalf("%s: %+v", ids[i], r)
+			}
+		}
+		if n := b.store.Batches() - before; n != devices/quarantine.MaxBatch {
+			t.Errorf("%d transactions, want %d", n, devices/quarantine.MaxBatch)
+		}
+		if moved != 5 {
+			t.Errorf("the bystander came %d times", moved)
 		}
 	})
 }

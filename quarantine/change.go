@@ -73,7 +73,7 @@ func (g *Gate) weigh(by Actor, c *Change, now time.Time) (way, Placement, error)
 	}
 	*c = c.completed(g.settings.conduct)
 	known := st.known()
-	if g.repeats(known, *c, now) {
+	if g.repeats(st, known, *c, now) {
 		return g.nothingNew(st, now)
 	}
 	next, err := known.With(*c)
@@ -124,10 +124,8 @@ func (g *Gate) admissible(by Actor, c Change) (*state, error) {
 	if st == nil {
 		return nil, ErrUnknownDevice
 	}
-	if c.Kind == Reported {
-		if err := g.settings.scope(by, *c.Report, *st.rec); err != nil {
-			return nil, err
-		}
+	if err := g.settings.scope(by, c, *st.rec); err != nil {
+		return nil, err
 	}
 	return st, nil
 }

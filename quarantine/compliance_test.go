@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -68,301 +67,6 @@ func (b *bench) stands(want quarantine.Stage, when string) quarantine.Record {
 		b.t.Errorf("%s: has a peer is %v", when, peer)
 	}
 	return r
-}
-
-// A source speaks for its devices and of its facts. What it says beyond is refused whole, and
-// nothing of it is stored.
-func TestSourcesSpeakWithinTheirScope(t *testing.T) {
-	withSets(t, func(s *storetest.Settings) {
-		s.Sources["linux"] = quarantine.Source{Name: "linux", MayRelease: true, For: quarantine.Selection{Platforms: []string{"linux"}}, Facts: []string{"*"}}
-		s.Sources["finance"] = quarantine.Source{Name: "finance", For: quarantine.Selection{Groups: []string{"finance"}}, Facts: []string{"disk.encrypted", "os.*"}}
-		s.Sources["mute"] = quarantine.Source{Name: "mute"}
-	}, func(t *testing.T, b *bench) {
-		r := enrolled(1, "staff", time.Now())
-		r.Platform = "windows"
-		b.enroll(r)
-		report := func(by quarantine.Actor, source string, facts ...string) error {
-			n := quarantine.Report{Device: "d1", Source: source, Verdict: quarantine.NonCompliant, At: time.Now(), Facts: map[string]string{}}
-			for _, f := range facts {
-				n.Facts[f] = "true"
-			}
-			time.Sleep(time.Second)
-			before, _ := b.store.Get("d1")
-			_, err := b.gate.Report(t.Context(), by, n)
-			synctest.Wait()
-			if after, _ := b.store.Get("d1"); err != nil && after.Revision != before.Revision {
-				t.Errorf("%s saying %v was refused and stored", source, facts)
-			}
-			return err
-		}
-		source := func(name string) quarantine.Actor { return quarantine.Actor{Kind: "source", Name: name} }
-		gateway := quarantine.Actor{Kind: "gateway", Name: "gw"}
-		for _, c := range []struct {
-			what   string
-			by     quarantine.Actor
-			source string
-			facts  []string
-			want   error
-		}{
-			{"another platform's", source("linux"), "linux", nil, quarantine.ErrForbidden},
-			{"another group's", source("finance"), "finance", nil, quarantine.ErrForbidden},
-			{"one that speaks of nothing", source("mute"), "mute", []string{"os.name"}, quarantine.ErrForbidden},
-			{"one that speaks of nothing, and does not", source("mute"), "mute", nil, nil},
-			{"in another's name", source("mute"), "mdm", nil, quarantine.ErrForbidden},
-			{"as the agent", source("mdm"), quarantine.AgentSource, nil, quarantine.ErrForbidden},
-			{"any fact", source("mdm"), "mdm", []string{"anything", "at.all"}, nil},
-			{"any fact but the gateway's own", source("mdm"), "mdm", []string{quarantine.AttestedFact}, quarantine.ErrForbidden},
-			{"the agent of itself", agent("d1"), quarantine.AgentSource, []string{"anything"}, nil},
-			{"the agent that it is attested", agent("d1"), quarantine.AgentSource, []string{quarantine.AttestedFact}, quarantine.ErrForbidden},
-			{"the gateway that the agent is", gateway, quarantine.AgentSource, []string{quarantine.AttestedFact}, nil},
-			{"another's agent", agent("d2"), quarantine.AgentSource, nil, quarantine.ErrForbidden},
-		} {
-			if err := report(c.by, c.source, c.facts...); !errors.Is(err, c.want) {
-				t.Errorf("%s: %v, want %v", c.what, err, c.want)
-			}
-		}
-		if _, err := b.gate.Change(t.Context(), admin, quarantine.Change{Kind: quarantine.Regroup, Device: "d1", Groups: []string{"finance", "all"}}); err != nil {
-			t.Fatal(err)
-		}
-		synctest.Wait()
-		for fact, want := range map[string]error{"os.name": nil, "disk.encrypted": nil, "osx.name": quarantine.ErrForbidden, "disk.encrypted.x": quarantine.ErrForbidden} {
-			if err := report(source("finance"), "finance", fact); !errors.Is(err, want) {
-				t.Errorf("finance about %s: %v, want %v", fact, err, want)
-			}
-		}
-	})
-}
-
-// Who may bring what: nobody but those that are named, and sources nothing but reports and the
-// end of a session.
-func TestWhoMayBringWhat(t *testing.T) {
-	bubble(t, func(t *testing.T, b *bench) {
-		r := enrolled(1, "staff", time.Now())
-		r.Owner = "ann"
-		b.enroll(r)
-		until := time.Now().Add(time.Hour)
-		for kind, allowed := range map[quarantine.Kind]string{
-			quarantine.Approve: "administrator token", quarantine.Unblock: "administrator token", quarantine.Clear: "administrator token",
-			quarantine.Unwipe: "administrator token", quarantine.Regroup: "administrator token",
-			quarantine.SignIn: "administrator token gateway", quarantine.SignOut: "administrator token gateway source device",
-			quarantine.Contact: "administrator token gateway device", quarantine.Wipe: "administrator token gateway policy",
-		} {
-			for _, by := range []string{"administrator", "token", "gateway", "source", "device", "otp", "policy", "stranger", "user", ""} {
-				c := quarantine.Change{Kind: kind, Device: "d1", Rule: "a/b", Until: until, Why: "because", Session: &quarantine.UserSession{User: "ann"}}
-				time.Sleep(time.Second)
-				_, err := b.gate.Change(t.Context(), quarantine.Actor{Kind: by, Name: "d1"}, c)
-				if ok := by != "" && slices.Contains(strings.Fields(allowed), by); ok != (err == nil) || !ok && !errors.Is(err, quarantine.ErrForbidden) {
-					t.Errorf("%s by %q: %v, want allowed %v", kind, by, err, ok)
-				}
-			}
-		}
-	})
-}
-
-// A pool that asks for its users routes a device only while its owner's session lasts, and
-// the release ends with it, on time (G3, G5).
-func TestPoolAsksForItsUser(t *testing.T) {
-	withSets(t, func(s *storetest.Settings) {
-		p := s.Pools["full"]
-		p.NeedUser = true
-		s.Pools["full"] = p
-	}, func(t *testing.T, b *bench) {
-		r := enrolled(1, "staff", time.Now())
-		r.Owner = "ann"
-		b.enroll(r)
-		signIn := func(s quarantine.UserSession) (quarantine.Placement, error) {
-			return b.gate.Change(t.Context(), admin, quarantine.Change{Kind: quarantine.SignIn, Device: "d1", Session: &s})
-		}
-		b.saysFor(2 * time.Hour)
-		if x := b.stands(quarantine.Quarantined, "without a session"); x.Reasons[0].Rule != quarantine.RuleUser {
-			t.Errorf("the reason is %+v", x.Reasons[0])
-		}
-		if _, err := signIn(quarantine.UserSession{User: "bob"}); !errors.Is(err, quarantine.ErrNotOwner) {
-			t.Errorf("another user's session: %v", err)
-		}
-		if _, err := signIn(quarantine.UserSession{User: "ann", At: time.Now().Add(time.Hour)}); !errors.Is(err, quarantine.ErrFuture) {
-			t.Errorf("a session of later: %v", err)
-		}
-		begin := time.Now()
-		p, err := signIn(quarantine.UserSession{User: "ann", Until: begin.Add(30 * time.Minute)})
-		if err != nil || p.Stage != quarantine.Routed || !p.Until.Equal(begin.Add(30*time.Minute)) {
-			t.Fatalf("signed in: %+v, %v; want routed until the session's end", p, err)
-		}
-		b.stands(quarantine.Routed, "signed in")
-		time.Sleep(30*time.Minute - time.Second)
-		b.wantRouted("d1", true, "in the last second")
-		time.Sleep(time.Second)
-		b.stands(quarantine.Quarantined, "after the session")
-
-		// The longest that one may ask for is the conduct's, and that is 2 hours unless it says.
-		b.saysFor(2 * time.Hour)
-		time.Sleep(time.Minute)
-		if _, err := signIn(quarantine.UserSession{User: "ann", Until: time.Now().Add(100 * time.Hour)}); err != nil {
-			t.Fatal(err)
-		}
-		if x := b.stands(quarantine.Routed, "signed in for long"); x.Session.Until.Sub(x.Session.At) != 2*time.Hour {
-			t.Errorf("a session of %s", x.Session.Until.Sub(x.Session.At))
-		}
-		at := time.Now()
-		time.Sleep(time.Minute)
-		if p, err := b.gate.Change(t.Context(), agent("d1"), quarantine.Change{Kind: quarantine.SignOut, Device: "d1"}); err != nil || p.Stage != quarantine.Quarantined {
-			t.Errorf("signing out: %+v, %v", p, err)
-		}
-		b.stands(quarantine.Quarantined, "signed out")
-		if _, err := signIn(quarantine.UserSession{User: "ann", At: at}); !errors.Is(err, quarantine.ErrStale) {
-			t.Errorf("a session that began before it was ended: %v", err)
-		}
-		b.stands(quarantine.Quarantined, "signed out, and an older session told again")
-		time.Sleep(time.Second)
-		if _, err := signIn(quarantine.UserSession{User: "ann"}); err != nil {
-			t.Fatal(err)
-		}
-		b.stands(quarantine.Routed, "signed in again")
-
-		// A shorter life, decided later, holds for the session that there is.
-		b.save(func(s *storetest.Settings) {
-			p := s.Pools["full"]
-			p.NeedUser = true
-			s.Pools["full"] = p
-			s.Conduct.SessionLife = 10 * time.Minute
-		})
-		time.Sleep(9 * time.Minute)
-		b.stands(quarantine.Routed, "within the shorter life")
-		time.Sleep(2 * time.Minute)
-		b.stands(quarantine.Quarantined, "after it")
-	})
-}
-
-// Signing out does not wait for the store, and is not lost when the gate dies before it.
-func TestSigningOutIsATightening(t *testing.T) {
-	withSets(t, func(s *storetest.Settings) {
-		p := s.Pools["full"]
-		p.NeedUser = true
-		s.Pools["full"] = p
-	}, func(t *testing.T, b *bench) {
-		r := enrolled(1, "staff", time.Now())
-		r.Owner = "ann"
-		b.enroll(r)
-		b.saysFor(2 * time.Hour)
-		if _, err := b.gate.Change(t.Context(), admin, quarantine.Change{Kind: quarantine.SignIn, Device: "d1", Session: &quarantine.UserSession{User: "ann"}}); err != nil {
-			t.Fatal(err)
-		}
-		b.stands(quarantine.Routed, "signed in")
-		b.down()
-		time.Sleep(time.Second)
-		if _, err := b.gate.Change(t.Context(), quarantine.Actor{Kind: "source", Name: "mdm"}, quarantine.Change{Kind: quarantine.SignOut, Device: "d1"}); err != nil {
-			t.Fatal(err)
-		}
-		b.stands(quarantine.Quarantined, "signed out with the store down")
-		b.stop()
-		b.up()
-		b.run()
-		b.stands(quarantine.Quarantined, "after a restart")
-		if x, _ := b.store.Get("d1"); x.Session.User != "" {
-			t.Errorf("stored: %+v", x.Session)
-		}
-	})
-}
-
-// A rule that blocks does so at once and until a person unblocks, whatever is said next; and
-// that person's word holds for a day.
-func TestPolicyBlocksUntilAPersonUnblocks(t *testing.T) {
-	set := func(s *storetest.Settings) {
-		s.Sets["baseline"] = oneRule("baseline", "jailbroken=no", quarantine.FailBlock, 0)
-	}
-	withSets(t, set, func(t *testing.T, b *bench) {
-		b.enroll(enrolled(1, "staff", time.Now()))
-		b.says("jailbroken=no")
-		b.stands(quarantine.Routed, "while all is well")
-		time.Sleep(time.Minute)
-		b.down()
-		if p, err := b.says("jailbroken=yes"); err != nil || p.Stage != quarantine.Blocked {
-			t.Errorf("jailbroken: %+v, %v; want blocked", p, err)
-		}
-		b.stands(quarantine.Blocked, "with the store down")
-		time.Sleep(time.Second)
-		_, err := b.says("jailbroken=no") // supersedes the bad one, of which nothing is recorded yet
-		if err == nil {
-			t.Error("what loosens was taken without the store")
-		}
-		b.report("mdm", quarantine.NonCompliant, time.Now(), time.Minute, "d1") // and this one does, as it tightens
-		b.stands(quarantine.Blocked, "after a newer report that does not ask for it")
-		b.up()
-		time.Sleep(time.Minute)
-		synctest.Wait()
-		if _, err := b.says("jailbroken=no"); err != nil {
-			t.Fatal(err)
-		}
-		r := b.stands(quarantine.Blocked, "when all is well again")
-		if r.Block.By != (quarantine.Actor{Kind: "policy", Name: "baseline v1/only"}) || r.Block.Why != "jailbroken is not no" {
-			t.Errorf("blocked by %+v", r.Block)
-		}
-		b.stop()
-		b.run()
-		b.stands(quarantine.Blocked, "after a restart")
-		blocks := 0
-		for _, c := range b.store.Changes() {
-			if c.Kind == quarantine.Block && c.By.Kind == "policy" {
-				blocks++
-			}
-		}
-		if blocks != 1 {
-			t.Errorf("the block was recorded %d times", blocks)
-		}
-		time.Sleep(time.Minute)
-		b.says("jailbroken=yes")
-		if _, err := b.gate.Unblock(t.Context(), admin, "d1", "I have it before me"); err != nil {
-			t.Fatal(err)
-		}
-		if r := b.stands(quarantine.Routed, "unblocked"); r.Waivers["baseline/only"].Until.Sub(r.Unblocking.At) != 24*time.Hour {
-			t.Errorf("waivers %+v", r.Waivers)
-		}
-		for range 30 {
-			time.Sleep(30 * time.Minute)
-			b.says("jailbroken=yes")
-		}
-		b.stands(quarantine.Routed, "within the day")
-		for range 20 {
-			time.Sleep(30 * time.Minute)
-			b.says("jailbroken=yes")
-		}
-		if r := b.stands(quarantine.Blocked, "a day later"); len(r.Waivers) != 0 {
-			t.Errorf("waivers that are over: %+v", r.Waivers)
-		}
-	})
-}
-
-// Blocks and wipes follow from what is known; what is missing only quarantines.
-func TestMissingFactsBlockNobody(t *testing.T) {
-	withSets(t, func(s *storetest.Settings) {
-		s.Sets["a"] = oneRule("a", "jailbroken=no", quarantine.FailBlock, 0)
-		s.Sets["b"] = oneRule("b", "tampered=no", quarantine.FailWipe, 0)
-	}, func(t *testing.T, b *bench) {
-		b.enroll(enrolled(1, "staff", time.Now()))
-		b.says()
-		if r := b.stands(quarantine.Quarantined, "nothing known"); r.Block.Set() || r.Wipe.Set() {
-			t.Errorf("block %+v, wipe %+v", r.Block, r.Wipe)
-		}
-		time.Sleep(time.Minute)
-		b.says("jailbroken=no", "tampered=yes")
-		r := b.stands(quarantine.Quarantined, "tampered")
-		if !r.Wipe.Set() || r.Block.Set() || r.Reasons[0].Rule != quarantine.RuleWipe {
-			t.Errorf("block %+v, wipe %+v, reasons %+v", r.Block, r.Wipe, r.Reasons)
-		}
-		time.Sleep(time.Minute)
-		b.says("jailbroken=no", "tampered=no")
-		b.stands(quarantine.Quarantined, "ordered to wipe, and well")
-		if _, err := b.gate.Change(t.Context(), admin, quarantine.Change{Kind: quarantine.Unwipe, Device: "d1", Why: "a mistake"}); err != nil {
-			t.Fatal(err)
-		}
-		b.stands(quarantine.Routed, "the order taken back")
-		if _, err := b.gate.Change(t.Context(), admin, quarantine.Change{Kind: quarantine.Wipe, Device: "d1", Why: "stolen"}); err != nil {
-			t.Fatal(err)
-		}
-		if r := b.stands(quarantine.Quarantined, "a person's order"); !strings.Contains(r.Reason, "stolen") {
-			t.Errorf("reason %q", r.Reason)
-		}
-	})
 }
 
 // Grace runs from when the rule began to fail, is not begun anew by further reports, a
@@ -470,44 +174,6 @@ func TestWaivers(t *testing.T) {
 	})
 }
 
-// Contacts are kept to within hours, and a device's reports are contacts.
-func TestContact(t *testing.T) {
-	bubble(t, func(t *testing.T, b *bench) {
-		b.enroll(enrolled(1, "staff", time.Now()))
-		touch := func() time.Time {
-			if _, err := b.gate.Contact(t.Context(), agent("d1"), "d1"); err != nil {
-				t.Error(err)
-			}
-			synctest.Wait()
-			r, _ := b.store.Get("d1")
-			return r.Seen
-		}
-		first := time.Now().UTC()
-		if got := touch(); !got.Equal(first) {
-			t.Errorf("seen %s, want %s", got, first)
-		}
-		before := len(b.store.Changes())
-		for range 6 {
-			time.Sleep(time.Hour)
-			touch()
-		}
-		if got := touch(); !got.Equal(first) || len(b.store.Changes()) != before {
-			t.Errorf("within 6 hours: seen %s, %d writes", got, len(b.store.Changes())-before)
-		}
-		time.Sleep(time.Minute)
-		now := time.Now().UTC()
-		if got := touch(); !got.Equal(now) {
-			t.Errorf("seen %s, want %s", got, now)
-		}
-		time.Sleep(time.Hour)
-		b.report(quarantine.AgentSource, "", time.Now(), 0, "d1")
-		synctest.Wait()
-		if r, _ := b.store.Get("d1"); !r.Seen.Equal(time.Now()) {
-			t.Errorf("seen %s after a report", r.Seen)
-		}
-	})
-}
-
 // Another set judges every device anew, and Try says beforehand which would move.
 func TestSetsJudgeAnewAndTryTells(t *testing.T) {
 	withSets(t, nil, func(t *testing.T, b *bench) {
@@ -568,24 +234,28 @@ func TestOtherFactsAreNoRepeat(t *testing.T) {
 	})
 }
 
-// What comes back with an earlier copy of the store: nobody's session and nobody's waiver, and
-// every order to wipe.
-func TestRestoredCompliance(t *testing.T) {
-	now := time.Now().UTC()
-	s := settings()
-	order := quarantine.Decision{By: quarantine.Actor{Kind: "policy", Name: "a v1/b"}, At: now, Why: "x"}
-	r := enrolled(1, "staff", now)
-	r.Session = quarantine.UserSession{User: "ann", At: now, Until: now.Add(time.Hour)}
-	r.Waivers = map[string]quarantine.Waiver{"a/b": {Decision: order, Until: now.Add(time.Hour)}}
-	wiped := r
-	wiped.Wipe = order
-	x := quarantine.Restoration{By: admin, At: now.Add(time.Minute), Pools: s.Pools, Profiles: s.Profiles, Sources: s.Sources, Policy: rulesPolicy{},
-		Denied: quarantine.Denials([]quarantine.Record{wiped})}
-	got := r.Restored(x)
-	if got.Session.User != "" || !got.Session.At.Equal(x.At) || len(got.Waivers) != 0 || got.Wipe != order {
-		t.Errorf("restored as %+v", got)
-	}
-	if r.Session.User == "" || len(r.Waivers) != 1 {
-		t.Error("the record itself was changed")
-	}
+// A rule that asks for young facts gets them while the source goes on to say them, though each
+// report says what the last one did; and not every one of them is recorded.
+func TestYoungFactsStayYoung(t *testing.T) {
+	withSets(t, func(s *storetest.Settings) {
+		set := oneRule("young", "disk=on", quarantine.FailQuarantine, 0)
+		set.Rules[0].CheckEvery = 10 * time.Minute
+		s.Sets["young"] = set
+	}, func(t *testing.T, b *bench) {
+		b.enroll(enrolled(1, "staff", time.Now()))
+		b.says("disk=on")
+		before := len(b.store.Changes())
+		for range 120 {
+			b.stands(quarantine.Routed, "while mdm goes on")
+			time.Sleep(time.Minute)
+			b.says("disk=on")
+		}
+		if n := len(b.store.Changes()) - before; n < 20 || n > 26 {
+			t.Errorf("%d of 120 repeats were recorded, want one in 5 minutes", n)
+		}
+		time.Sleep(11 * time.Minute)
+		b.stands(quarantine.Quarantined, "when mdm has fallen silent")
+		b.says("disk=on")
+		b.stands(quarantine.Routed, "when mdm speaks again, well within the life of its last report")
+	})
 }

@@ -23,6 +23,8 @@ type model struct {
 	floor    time.Time
 	views    [gateways]view
 	told     time.Time
+	session  time.Time            // latest end that a user's session may have
+	waived   map[string]time.Time // rules, and until when they may be waived
 
 	uncertain bool // an answer was lost, or two gateways were told apart: the fact may be known or not
 }
@@ -36,6 +38,8 @@ type view struct {
 	held    bool
 	blocked bool
 	revoked bool
+	wiped   bool // is told to wipe itself
+	out     bool // its user signed out here, and nowhere in again
 }
 
 func newView() view {
@@ -53,6 +57,7 @@ func (v view) clone() view {
 
 func (m model) clone() *model {
 	m.keys, m.ends = slices.Clone(m.keys), slices.Clone(m.ends)
+	m.waived = maps.Clone(m.waived)
 	for g := range m.views {
 		m.views[g] = m.views[g].clone()
 	}
@@ -65,9 +70,9 @@ func (m *model) notAfter() time.Time { return slices.MaxFunc(m.ends, time.Time.C
 // mayRoute is the latest time until which the rules could let the device be routed at one
 // gateway, zero for not at all. It is generous where the gate may be stricter: it takes a
 // report's end from its source's time and validity alone.
-func (m *model) mayRoute(g int, now time.Time) time.Time {
+func (m *model) mayRoute(g int, now time.Time, agentReleases bool) time.Time {
 	v := m.views[g]
-	if v.held || v.blocked || v.revoked || !m.proven || m.profile == "approved" && !m.approved {
+	if v.wiped || v.held || v.blocked || v.revoked || !m.proven || m.profile == "approved" && !m.approved {
 		return time.Time{}
 	}
 	until := time.Time{}
@@ -79,28 +84,37 @@ func (m *model) mayRoute(g int, now time.Time) time.Time {
 		if r.Verdict == quarantine.NonCompliant && now.Before(end) && now.Before(r.Received.Add(r.Validity)) && len(v.maybe[source]) == 0 {
 			return time.Time{}
 		}
-		if r.Verdict == quarantine.Compliant && source == "mdm" && end.After(until) {
+		if releases(r, agentReleases) && end.After(until) {
 			until = end
 		}
 	}
-	for _, r := range v.maybe["mdm"] {
-		if end := r.At.Add(r.Validity); r.Verdict == quarantine.Compliant && end.After(until) {
-			until = end
+	for _, source := range []string{"mdm", quarantine.AgentSource} {
+		for _, r := range v.maybe[source] {
+			if end := r.At.Add(r.Validity); releases(r, agentReleases) && end.After(until) {
+				until = end
+			}
 		}
 	}
 	if end := m.notAfter(); until.After(end) {
 		until = end
 	}
+	until = m.ended(g, until)
 	if !until.After(now) {
 		return time.Time{}
 	}
 	return until
 }
 
+// releases reports whether a report may release: mdm's, and the agent's own where a set says so.
+func releases(r quarantine.Report, agentReleases bool) bool {
+	return r.Source == "mdm" && r.Verdict == quarantine.Compliant ||
+		agentReleases && r.Source == quarantine.AgentSource && r.Verdict != quarantine.NonCompliant
+}
+
 // accept takes a report that the gateway took.
 func (v *view) accept(r quarantine.Report) {
 	for _, same := range v.maybe[r.Source] {
-		if same.At.Equal(r.At) && same.Verdict == r.Verdict && same.Validity == r.Validity {
+		if same.At.Equal(r.At) && same.Verdict == r.Verdict && same.Validity == r.Validity && maps.Equal(same.Facts, r.Facts) {
 			return
 		}
 	}
@@ -117,7 +131,7 @@ func (v *view) accept(r quarantine.Report) {
 // trace, so that one between the two, which comes later, is taken.
 func (v *view) suspect(r quarantine.Report) {
 	for _, same := range v.maybe[r.Source] {
-		if same.At.Equal(r.At) && same.Verdict == r.Verdict && same.Validity == r.Validity {
+		if same.At.Equal(r.At) && same.Verdict == r.Verdict && same.Validity == r.Validity && maps.Equal(same.Facts, r.Facts) {
 			return
 		}
 	}
@@ -131,7 +145,7 @@ func (v *view) suspect(r quarantine.Report) {
 // with its former keys only what speaks against it, where no answer was lost.
 func (v view) outlived() view {
 	next := newView()
-	next.held = v.held
+	next.held, next.wiped, next.out = v.held, v.wiped, true
 	for source, r := range v.last {
 		if r.Verdict == quarantine.NonCompliant && len(v.maybe[source]) == 0 {
 			next.last[source] = r
@@ -145,6 +159,7 @@ func (m *model) join() {
 	all := newView()
 	for _, v := range m.views {
 		all.held, all.blocked, all.revoked = all.held || v.held, all.blocked || v.blocked, all.revoked || v.revoked
+		all.wiped, all.out = all.wiped || v.wiped, all.out || v.out
 		for _, r := range v.last {
 			all.accept(r)
 		}

@@ -38,9 +38,12 @@ type world struct {
 	changes int // recorded until the last check
 
 	confirmed [gateways]*witness
-	backup    *copied // last copy of the store, or nil
-	healthy   bool    // the store has answered everything since all was mended
-	deaf      bool    // the enforcer may refuse what it is told
+	backup    *copied                           // last copy of the store, or nil
+	healthy   bool                              // the store has answered everything since all was mended
+	sets      map[string]quarantine.PolicySet   // as saved last
+	sure      map[string]quarantine.PolicySet   // that every gateway surely goes by
+	maybe     []map[string]quarantine.PolicySet // that one or another may go by
+	deaf      bool                              // the enforcer may refuse what it is told
 }
 
 // copied is a copy of the store, and what was known at that moment.
@@ -76,7 +79,10 @@ func (w *witness) confirmedAt() int64 {
 func newWorld(t *testing.T, rt *rapid.T, n int, seed uint64) *world {
 	b := newBench(t)
 	b.cluster = n > 1
+	b.policy = rulesPolicy{}
+	b.store.Save(modelSettings(nil))
 	w := &world{bench: b, rt: rt, models: make(map[quarantine.ID]*model), random: dice(seed), healthy: true}
+	w.sureOfSets()
 	for i := range n {
 		g := b
 		if i > 0 {
@@ -140,9 +146,9 @@ func (w *world) enroll() {
 		return
 	}
 	w.next++
-	profile := rapid.SampledFrom([]string{"staff", "approved", "skip", "fixed"}).Draw(w.rt, "profile")
+	profile := rapid.SampledFrom([]string{"staff", "approved", "skip", "fixed", "desk"}).Draw(w.rt, "profile")
 	r := enrolled(w.next, profile, time.Now())
-	r.Seat = quarantine.Seat(seat)
+	r.Seat, r.Owner = quarantine.Seat(seat), "owner"
 	r.Proven = rapid.Bool().Draw(w.rt, "proven")
 	r.Certificate.NotAfter = time.Now().Add(w.life()).UTC()
 	admitted, err := w.gates[w.via()].gate.Admit(r)
@@ -150,7 +156,7 @@ func (w *world) enroll() {
 		return // the gate has not read the store yet
 	}
 	w.store.Put(admitted)
-	m := &model{id: r.ID, seat: seat, profile: profile, skips: profile == "skip", keys: []tunnel.Key{r.Key}, ends: []time.Time{r.Certificate.NotAfter}, proven: r.Proven}
+	m := &model{id: r.ID, seat: seat, profile: profile, skips: profile == "skip", keys: []tunnel.Key{r.Key}, ends: []time.Time{r.Certificate.NotAfter}, proven: r.Proven, waived: make(map[string]time.Time)}
 	for g := range m.views {
 		m.views[g] = newView()
 	}
@@ -198,6 +204,7 @@ func (w *world) enrollAgain() {
 	}
 	r := enrolled(1000+w.random(1<<20), m.profile, time.Now())
 	r.ID, r.Name, r.Seat, r.Hold, r.Tighten = old.ID, old.Name, old.Seat, old.Hold, old.Tighten
+	r.Owner, r.Groups, r.Wipe = old.Owner, old.Groups, old.Wipe
 	r.Reports = old.Outlived()
 	r.Proven = rapid.Bool().Draw(w.rt, "proven")
 	r.Certificate.NotAfter = time.Now().Add(w.life()).UTC()
@@ -211,7 +218,7 @@ func (w *world) enrollAgain() {
 	for g := range m.views {
 		m.views[g] = m.views[g].outlived()
 	}
-	m.told = time.Now()
+	m.told, m.session = time.Now(), time.Time{}
 }
 
 // renew does as the desk does for a certificate's successor, perhaps with another key.
@@ -268,10 +275,11 @@ func (w *world) rotate() {
 func (w *world) newReport() quarantine.Report {
 	return quarantine.Report{
 		Device:   w.pick().id,
-		Source:   rapid.SampledFrom([]string{"mdm", "mdm", "scan", quarantine.AgentSource}).Draw(w.rt, "source"),
+		Source:   rapid.SampledFrom([]string{"mdm", "mdm", "mdm", "scan", quarantine.AgentSource, "mars"}).Draw(w.rt, "source"),
 		Verdict:  rapid.SampledFrom([]quarantine.Verdict{quarantine.Compliant, quarantine.Compliant, quarantine.NonCompliant, ""}).Draw(w.rt, "verdict"),
 		At:       time.Now().Add(time.Duration(rapid.IntRange(-600, 100).Draw(w.rt, "seconds off")) * time.Second),
 		Validity: time.Duration(rapid.IntRange(1, 60).Draw(w.rt, "valid minutes")) * time.Minute,
+		Facts:    w.newFacts(),
 	}
 }
 
@@ -282,8 +290,9 @@ func (w *world) sendReport() {
 		by = agent(r.Device)
 	}
 	w.models[r.Device].told = time.Now()
-	_, err := w.gates[g].gate.Report(w.t.Context(), by, r)
+	p, err := w.gates[g].gate.Report(w.t.Context(), by, r)
 	w.reported(g, r, err)
+	w.stood(g, r.Device, p, err)
 }
 
 // sendMany is a management server's word on many devices.
@@ -300,6 +309,7 @@ func (w *world) sendMany() {
 	}
 	for i, result := range w.gates[g].gate.Reports(w.t.Context(), token, all) {
 		w.reported(g, all[i], result.Err)
+		w.stood(g, all[i].Device, result.Placement, result.Err)
 	}
 }
 
@@ -307,10 +317,14 @@ func (w *world) sendMany() {
 func (w *world) reported(g int, r quarantine.Report, err error) {
 	m := w.models[r.Device]
 	r.Received = time.Now()
-	tightens := r.Verdict != quarantine.Compliant
+	tightens := r.Verdict != quarantine.Compliant && (r.Verdict != "" || r.Source != quarantine.AgentSource) // an agent that knows nothing waits for the store
 	v := &m.views[g]
 	switch {
 	case errors.Is(err, quarantine.ErrNotReady), errors.Is(err, quarantine.ErrUnknownDevice):
+	case !inScope(r) || errors.Is(err, quarantine.ErrForbidden):
+		if inScope(r) || !errors.Is(err, quarantine.ErrForbidden) {
+			w.rt.Fatalf("%s spoke of %s and of %v: %v", r.Source, r.Device, r.Facts, err)
+		}
 	case v.revoked:
 		if !errors.Is(err, quarantine.ErrFinal) {
 			w.rt.Fatalf("a report on a revoked device: %v", err)
@@ -368,6 +382,7 @@ func (w *world) decide() {
 		}
 	case quarantine.Unblock:
 		m.uncertain = m.uncertain || !done
+		m.waive("jail/only", time.Now().Add(24*time.Hour))
 		for g := range m.views {
 			m.views[g].blocked = false
 		}
@@ -386,6 +401,7 @@ func (w *world) copyStore() {
 	if err != nil {
 		w.rt.Fatal(err)
 	}
+	w.observe()
 	w.backup = &copied{snap, make(map[quarantine.ID]*model)}
 	for id, m := range w.models {
 		w.backup.models[id] = m.clone()
@@ -401,7 +417,7 @@ func (w *world) restore() {
 	w.stopAll()
 	now := time.Now().UTC()
 	x := quarantine.Restoration{By: admin, At: now, Pools: w.backup.snapshot.Pools, Profiles: w.backup.snapshot.Profiles,
-		Sources: w.backup.snapshot.Sources, Policy: w.policy}
+		Sources: w.backup.snapshot.Sources, Sets: w.backup.snapshot.Sets, Policy: w.policy}
 	listed := rapid.Bool().Draw(w.rt, "list")
 	if listed {
 		var all []quarantine.Record
@@ -420,6 +436,8 @@ func (w *world) restore() {
 	}
 	w.models = models
 	w.store.Restore(back)
+	w.sets = back.Sets
+	w.sureOfSets()
 	elsewhere := rapid.Bool().Draw(w.rt, "other machines")
 	for i, g := range w.gates {
 		w.confirmed[i].at = 0
@@ -442,6 +460,7 @@ func (w *world) restore() {
 func (w *world) restoredModel(id quarantine.ID, listed bool, now time.Time) *model {
 	m, lost := w.backup.models[id].clone(), w.models[id]
 	m.told, m.floor, m.uncertain = now, now, true
+	m.session = time.Time{}
 	for g := range m.views {
 		v := &m.views[g]
 		v.maybe = make(map[string][]quarantine.Report)
@@ -456,6 +475,7 @@ func (w *world) restoredModel(id quarantine.ID, listed bool, now time.Time) *mod
 		}
 		v.held = v.held || m.skips
 		if since := lost; listed && since != nil {
+			v.wiped = v.wiped || since.views[g].wiped
 			v.held, v.blocked, v.revoked = v.held || since.views[g].held, v.blocked || since.views[g].blocked, v.revoked || since.views[g].revoked
 		}
 	}
@@ -481,6 +501,8 @@ func (w *world) placed(when string, m *model, e quarantine.Entry) {
 	switch m.profile {
 	case "skip":
 		want = address("10.3.0", "", m.seat)
+	case "desk":
+		want = address("10.4.0", "", m.seat)
 	case "fixed":
 		want = e.Quarantined
 	}
@@ -540,8 +562,11 @@ func (w *world) check(when string) {
 
 func (w *world) checkOne(when string, i int, e quarantine.Entry, m *model, now time.Time) {
 	w.rt.Helper()
-	g, may := w.gates[i], m.mayRoute(i, now)
+	g, may := w.gates[i], m.mayRoute(i, now, w.mayBe(func(s quarantine.PolicySet) bool { return s.AgentReleases }))
 	if g.routed(m.id) {
+		if w.forbids(m, m.views[i], now) {
+			w.rt.Fatalf("%s: %s is routed at gateway %d under %v: %+v, model %+v", when, m.id, i, w.sure, e, *m)
+		}
 		if may.IsZero() {
 			w.rt.Fatalf("%s: %s is routed at gateway %d without a reason: %+v, model %+v", when, m.id, i, e, *m)
 		}
@@ -564,11 +589,13 @@ func (w *world) settle() {
 	time.Sleep(time.Minute)
 	synctest.Wait()
 	w.deaf, w.healthy = false, true
+	w.sureOfSets()
 	w.join()
 }
 
 // join is called when every gateway has heard of everything.
 func (w *world) join() {
+	w.observe()
 	for _, m := range w.models {
 		m.join()
 	}
@@ -637,7 +664,7 @@ func TestModel(t *testing.T) {
 func (w *world) live() {
 	w.enroll()
 	actions := []string{"report", "report", "report", "reports", "decide", "decide", "wait", "enroll", "enroll again", "renew", "rotate",
-		"down", "unreliable", "up", "restart", "enforcer restart", "reconcile", "copy", "restore"}
+		"sets", "tell", "tell", "down", "unreliable", "up", "restart", "enforcer restart", "reconcile", "copy", "restore"}
 	for i := range rapid.IntRange(5, 40).Draw(w.rt, "steps") {
 		time.Sleep(time.Millisecond) // people and servers take turns
 		action := rapid.SampledFrom(actions).Draw(w.rt, "action")
@@ -678,6 +705,10 @@ func (w *world) act(action string, step int) {
 		w.sendReport()
 	case "reports":
 		w.sendMany()
+	case "sets":
+		w.saveSets()
+	case "tell":
+		w.tell()
 	case "decide":
 		w.decide()
 	case "wait":

@@ -17,7 +17,8 @@ const RuleReport = "release.report"
 
 // PlainPolicy releases a device when the latest report of a source with the right to
 // release, within its validity, says compliant, and no live report of any source says
-// otherwise. A device's own word releases nobody, whatever its source is set to.
+// otherwise. A source that does not speak for the device any more releases it no more, and what
+// it said against it stands until that ends. A device's own word releases nobody, whatever its source is set to.
 type PlainPolicy struct{}
 
 // Judge implements Policy. Reasons that speak against a release come first.
@@ -27,6 +28,7 @@ func (PlainPolicy) Judge(f Facts) Judgement {
 	for _, name := range slices.Sorted(maps.Keys(f.Record.Reports)) {
 		r := f.Record.Reports[name]
 		source, known := f.Sources[name]
+		speaks := source.For.Selects(f.Record, f.Profile)
 		life := lifeOf(r, source)
 		live := life.holds(f.Now)
 		j.Again = soonest(f.Now, j.Again, life.from, life.until)
@@ -37,7 +39,7 @@ func (PlainPolicy) Judge(f Facts) Judgement {
 			j.Clear = false
 			reason.Text = fmt.Sprintf("%s, which stands until %s", head, stamp(life.until))
 			against = append(against, reason)
-		case r.Verdict == Compliant && live && known && source.MayRelease && name != AgentSource:
+		case r.Verdict == Compliant && live && known && speaks && source.MayRelease && name != AgentSource:
 			j.Release = true
 			if life.until.After(j.Until) {
 				j.Until = life.until
@@ -46,7 +48,7 @@ func (PlainPolicy) Judge(f Facts) Judgement {
 			reason.Text = fmt.Sprintf("%s, valid until %s", head, stamp(life.until))
 			release = append(release, reason)
 		default:
-			reason.Text = head + ": " + whyIdle(r, name, source, known, life, f.Now)
+			reason.Text = head + ": " + whyIdle(r, name, source, known, speaks, life, f.Now)
 			idle = append(idle, reason)
 		}
 	}
@@ -74,7 +76,7 @@ func whyNone(f Facts, idle []Reason) (why, others []Reason) {
 	for i, reason := range idle {
 		r, source := f.Record.Reports[reason.Source], f.Sources[reason.Source]
 		end := lifeOf(r, source).until
-		released := r.Verdict == Compliant && source.MayRelease && reason.Source != AgentSource
+		released := r.Verdict == Compliant && source.MayRelease && source.For.Selects(f.Record, f.Profile) && reason.Source != AgentSource
 		if released && !f.Now.Before(end) && end.After(until) {
 			last, until = i, end
 		}
@@ -87,18 +89,18 @@ func whyNone(f Facts, idle []Reason) (why, others []Reason) {
 	text := "no source with the right to release has reported it compliant"
 	if len(idle) == 0 {
 		text = "nobody has reported on it yet, and no source has the right to release"
-		if from := releasing(f.Sources); len(from) > 0 {
+		if from := releasing(f); len(from) > 0 {
 			text = "nobody has reported on it yet: it waits for " + strings.Join(from, " or ")
 		}
 	}
 	return []Reason{{Rule: "release", Text: text}}, idle
 }
 
-// releasing are the names of the sources with the right to release.
-func releasing(sources map[string]Source) []string {
+// releasing are the names of the sources with the right to release that speak for the device.
+func releasing(f Facts) []string {
 	var names []string
-	for _, name := range slices.Sorted(maps.Keys(sources)) {
-		if sources[name].MayRelease && name != AgentSource {
+	for _, name := range slices.Sorted(maps.Keys(f.Sources)) {
+		if s := f.Sources[name]; s.MayRelease && s.For.Selects(f.Record, f.Profile) && name != AgentSource {
 			names = append(names, name)
 		}
 	}
@@ -106,7 +108,7 @@ func releasing(sources map[string]Source) []string {
 }
 
 // whyIdle says why a report moves nobody.
-func whyIdle(r Report, name string, source Source, known bool, life life, now time.Time) string {
+func whyIdle(r Report, name string, source Source, known, speaks bool, life life, now time.Time) string {
 	switch {
 	case r.Verdict != Compliant && r.Verdict != NonCompliant:
 		return "received, and unknown is not compliant"
@@ -116,6 +118,8 @@ func whyIdle(r Report, name string, source Source, known bool, life life, now ti
 		return "received, not releasing: a device's own word releases nobody"
 	case !known:
 		return "received, not releasing: the source is not known any more"
+	case !speaks:
+		return "received, not releasing: the source does not speak for the device any more"
 	case !source.MayRelease:
 		return "received, not releasing: the source has no right to release"
 	default:

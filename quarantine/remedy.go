@@ -53,7 +53,7 @@ func (d *decision) remedyForReport(r Reason) string {
 	if known && last.Verdict == NonCompliant && d.Now.Before(lifeOf(last, d.Sources[r.Source]).until) {
 		return "set right what " + r.Source + " found; its next report says so"
 	}
-	from := releasing(d.Sources)
+	from := releasing(d.Facts)
 	if len(from) == 0 {
 		return "give a source the right to release"
 	}

@@ -1,6 +1,7 @@
 package quarantine
 
 import (
+	"slices"
 	"sync"
 	"time"
 )
@@ -17,8 +18,8 @@ import (
 
 // repeats reports whether c says nothing that is worth keeping: what is known already, or,
 // in the first half of the life of the last report, the same with no effect but to prolong
-// a release, or none at all. The lease stays at what is stored.
-func (g *Gate) repeats(known Record, c Change, now time.Time) bool {
+// a release, or none at all. The lease stays at what is stored. The caller holds mu.
+func (g *Gate) repeats(st *state, known Record, c Change, now time.Time) bool {
 	switch {
 	case known.Revocation.Set():
 		return false
@@ -51,7 +52,28 @@ func (g *Gate) repeats(known Record, c Change, now time.Time) bool {
 	default:
 		return false
 	}
-	return now.Before(lifeOf(last, source).half()) && !lifeOf(r, source).until.Before(lifeOf(last, source).until)
+	return now.Before(lifeOf(last, source).half()) && !lifeOf(r, source).until.Before(lifeOf(last, source).until) &&
+		!g.refreshes(st, known, c, now)
+}
+
+// refreshes reports whether a report that says what the last one said is worth keeping for
+// being newer: a rule may ask for younger facts than the report's own life allows. Then, where
+// it makes a difference now, or half the time is over until the lack of it would, it is kept.
+// The caller holds mu.
+func (g *Gate) refreshes(st *state, known Record, c Change, now time.Time) bool {
+	if len(c.Report.Facts) == 0 || len(g.settings.sets) == 0 {
+		return false
+	}
+	next, err := known.With(c)
+	if err != nil {
+		return false
+	}
+	before, after := g.look(st, now), placeQuietly(g.facts(next, now))
+	if before.Stage != after.Stage || before.Pool != after.Pool || before.Demand != after.Demand || !slices.Equal(before.Failing, after.Failing) {
+		return true
+	}
+	from := lifeOf(known.Reports[c.Report.Source], g.settings.sources[c.Report.Source]).from
+	return !before.Again.IsZero() && after.Again.After(before.Again) && !now.Before(life{from, before.Again}.half())
 }
 
 // half is the middle of the life.

@@ -14,16 +14,20 @@ import (
 // the device says so, its agent's live report releases as well.
 type rulesPolicy struct{}
 
-// said is what the newest live report that speaks of a fact says.
-func said(f quarantine.Facts, fact string) (value string, r quarantine.Report, until time.Time, ok bool) {
+// said is what live reports that are no older than every say of a fact: what none of them
+// contradicts, or else the word against it.
+func said(f quarantine.Facts, fact, want string, every time.Duration) (value string, r quarantine.Report, until time.Time, ok bool) {
 	for _, name := range slices.Sorted(maps.Keys(f.Record.Reports)) {
 		n := f.Record.Reports[name]
 		v, has := n.Facts[fact]
 		from, end := quarantine.Life(n, f.Sources[name])
+		if every > 0 && from.Add(every).Before(end) {
+			end = from.Add(every)
+		}
 		if !has || f.Now.Before(from) || !f.Now.Before(end) {
 			continue
 		}
-		if !ok || n.At.After(r.At) {
+		if !ok || v != want && value == want || (v == want) == (value == want) && end.After(until) {
 			value, r, until, ok = v, n, end, true
 		}
 	}
@@ -60,7 +64,7 @@ func (rulesPolicy) Judge(f quarantine.Facts) quarantine.Judgement {
 		for _, rule := range set.Rules {
 			ref := quarantine.RuleRef(set.Name, rule.Name)
 			fact, want, _ := strings.Cut(rule.Expression, "=")
-			value, report, live, known := said(f, fact)
+			value, report, live, known := said(f, fact, want, rule.CheckEvery)
 			if known {
 				soon(live)
 			}

@@ -2,7 +2,9 @@ package quarantine_test
 
 import (
 	"fmt"
+	"runtime"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -39,4 +41,77 @@ func BenchmarkPlan(b *testing.B) {
 	b.ReportMetric(float64(demotions[len(demotions)/2])/1e6, "ms-demotion-p50")
 	b.ReportMetric(float64(demotions[len(demotions)-1])/1e6, "ms-demotion-max")
 	b.ReportMetric(float64(len(demotions))/float64(b.N), "demotions/op")
+}
+
+// BenchmarkTry is a trial of a set over 100,000 devices, of which none moves.
+func BenchmarkTry(b *testing.B) {
+	g, _ := crowd(b, 100_000)
+	sets := map[string]quarantine.PolicySet{"soft": oneRule("soft", "patched=yes", quarantine.FailReport, 0)}
+	for b.Loop() {
+		if moved := g.Try(sets, quarantine.Conduct{}); len(moved) != 0 {
+			b.Fatalf("%d devices move", len(moved))
+		}
+	}
+}
+
+// meeting is a policy whose judgements wait for each other once it is told to: each until as
+// many as want are being made at the same time, or a minute is over.
+type meeting struct {
+	mu     sync.Mutex
+	want   int // zero: none waits
+	inside int
+	most   int
+	met    chan struct{}
+}
+
+func (m *meeting) Judge(f quarantine.Facts) quarantine.Judgement {
+	m.mu.Lock()
+	if m.want == 0 {
+		m.mu.Unlock()
+		return quarantine.PlainPolicy{}.Judge(f)
+	}
+	m.inside++
+	if m.most = max(m.most, m.inside); m.most == m.want {
+		select {
+		case <-m.met:
+		default:
+			close(m.met)
+		}
+	}
+	m.mu.Unlock()
+	select {
+	case <-m.met:
+	case <-time.After(time.Minute):
+	}
+	m.mu.Lock()
+	m.inside--
+	m.mu.Unlock()
+	return quarantine.PlainPolicy{}.Judge(f)
+}
+
+// A trial judges as many devices at once as there are processors, and no more.
+func TestTrialUsesEveryProcessor(t *testing.T) {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(3))
+	bubble(t, func(t *testing.T, b *bench) {
+		b.stop()
+		m := &meeting{met: make(chan struct{})}
+		b.policy = m
+		b.run()
+		for n := range 500 {
+			b.enroll(enrolled(n+1, "staff", time.Now()))
+		}
+		m.mu.Lock()
+		m.want = 3
+		m.mu.Unlock()
+		began := time.Now()
+		if moved := b.gate.Try(nil, quarantine.Conduct{}); len(moved) != 0 {
+			t.Errorf("%d devices move without a change", len(moved))
+		}
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		if m.most != 3 || time.Since(began) > 0 {
+			t.Errorf("%d devices were judged at once, in %s; want 3", m.most, time.Since(began))
+		}
+		m.want = 0
+	})
 }

@@ -111,20 +111,39 @@ func (c Change) completed(conduct Conduct) Change {
 // sameFacts reports whether two reports of a source tell the same facts.
 func sameFacts(a, b Report) bool { return maps.Equal(a.Facts, b.Facts) }
 
-// scope says why a source may not bring a report: it speaks of a device, or of a fact, that is
-// none of its business. A device's own agent has no such bounds, but that only the gateway
-// can say that it was attested.
-func (s *settings) scope(by Actor, r Report, rec Record) error {
+// scope says why a source may not bring a change: it speaks of a device, or of a fact, that is
+// none of its business.
+func (s *settings) scope(by Actor, c Change, rec Record) error {
+	if c.Kind == Reported {
+		return s.reportScope(by, *c.Report, rec)
+	}
+	if by.Kind != "source" {
+		return nil
+	}
+	return s.speaksFor(by.Name, rec)
+}
+
+// speaksFor says why a source may not speak for a device. One that is not known speaks for none.
+func (s *settings) speaksFor(name string, rec Record) error {
+	if source, known := s.sources[name]; !known || !source.For.Selects(rec, s.profiles[rec.Profile]) {
+		return fmt.Errorf("%w: source %q does not speak for it", ErrForbidden, name)
+	}
+	return nil
+}
+
+// reportScope is scope for reports. A device's own agent has no such bounds, but that only the
+// gateway can say that it was attested.
+func (s *settings) reportScope(by Actor, r Report, rec Record) error {
 	if _, attested := r.Facts[AttestedFact]; attested && (r.Source != AgentSource || by.Kind != "gateway") {
 		return fmt.Errorf("%w: %q is the gateway's to say", ErrForbidden, AttestedFact)
 	}
 	if r.Source == AgentSource {
 		return nil
 	}
-	source := s.sources[r.Source]
-	if !source.For.Selects(rec, s.profiles[rec.Profile]) {
-		return fmt.Errorf("%w: source %q does not speak for it", ErrForbidden, r.Source)
+	if err := s.speaksFor(r.Source, rec); err != nil {
+		return err
 	}
+	source := s.sources[r.Source]
 	for _, fact := range slices.Sorted(maps.Keys(r.Facts)) {
 		if !source.Speaks(fact) {
 			return fmt.Errorf("%w: source %q does not speak of %.80q", ErrForbidden, r.Source, fact)

@@ -2,7 +2,10 @@ package quarantine
 
 import (
 	"maps"
+	"runtime"
 	"slices"
+	"sync"
+	"sync/atomic"
 )
 
 // Trial is what would become of one device under other policy sets.
@@ -14,22 +17,44 @@ type Trial struct {
 
 // Try judges all devices by other policy sets, another conduct and the present time, without
 // effect, and returns those that would stand elsewhere, or of which other rules would fail, by
-// name. What it holds besides is a chunk of devices; decisions wait for it as for any listing.
-// Revoked devices are left out.
+// name. Several chunks of devices are judged at once, one by each processor, and that is all it
+// holds besides; decisions wait for it as for any listing. Revoked devices are left out.
 func (g *Gate) Try(sets map[string]PolicySet, conduct Conduct) []Trial {
 	states := g.everyone()
 	j := g.judge()
 	other := j
 	other.settings.sets, other.settings.conduct = maps.Clone(sets), conduct
-	var all []Trial
-	for some := range slices.Chunk(states, chunk) {
+	all := inChunks(states, func(some []*state) (moved []Trial) {
 		for _, l := range g.glance(some) {
 			if t, moves := j.try(other, l); moves {
-				all = append(all, t)
+				moved = append(moved, t)
 			}
 		}
-	}
+		return moved
+	})
 	slices.SortFunc(all, func(a, b Trial) int { return byName(&a.Record, &b.Record) })
+	return all
+}
+
+// inChunks has f look at all states, a chunk in each call, by as many workers as there are
+// processors, and returns what it returned, in no order.
+func inChunks[T any](states []*state, f func(some []*state) []T) []T {
+	chunks := slices.Collect(slices.Chunk(states, chunk))
+	var next atomic.Int64
+	var mu sync.Mutex // guards all
+	var all []T
+	var workers sync.WaitGroup
+	for range min(runtime.GOMAXPROCS(0), len(chunks)) {
+		workers.Go(func() {
+			for n := next.Add(1); n <= int64(len(chunks)); n = next.Add(1) {
+				some := f(chunks[n-1])
+				mu.Lock()
+				all = append(all, some...)
+				mu.Unlock()
+			}
+		})
+	}
+	workers.Wait()
 	return all
 }
 

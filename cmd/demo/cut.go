@@ -12,8 +12,11 @@ import (
 	"lazaret/internal/testnet"
 )
 
-// flowEvery is the pace of each flow's messages.
-const flowEvery = 8 * time.Millisecond
+// The pace of a flow's messages. One goes quicker, to tell more closely when it ended.
+const (
+	flowEvery  = 8 * time.Millisecond
+	quickEvery = 2 * time.Millisecond
+)
 
 // flow is one stream of a device to the intranet server.
 type flow struct {
@@ -38,6 +41,9 @@ func (d *demo) openFlows(ctx context.Context, v device) ([]*flow, error) {
 					Proto: proto, Direction: direction, From: v.full.All()[i], To: netip.AddrPortFrom(to, servicePort),
 					Device: tunnelDevice, Every: flowEvery, Size: 512, Timeout: 10 * time.Second,
 				}}
+				if to.Is4() && proto == testnet.TCP && direction == testnet.Upload {
+					f.spec.Every = quickEvery
+				}
 				flows = append(flows, f)
 				g.Go(func() (err error) { f.stream, err = v.host.Stream(ctx, d.intranet, f.spec); return err })
 			}
@@ -58,18 +64,15 @@ func closeFlows(ctx context.Context, flows []*flow) error {
 // cut is step f: dev2, which obeys nobody, is cut first, and dev1's flows go on; then
 // dev1 is cut, whose agent follows the move.
 func (d *demo) cut(ctx context.Context, r *result) error {
-	watch, err := d.net.Gateway.Run(ctx, "watch")
+	watch, err := d.watch(ctx)
 	if err != nil {
-		return err
-	}
-	if err := awaitReady(ctx, watch); err != nil {
 		return err
 	}
 	theirs, err := d.openFlows(ctx, d.honest)
 	if err != nil {
 		return err
 	}
-	commit, err := d.cutOne(ctx, r, watch, d.rogue, "")
+	commit, err := d.cutOne(ctx, r, watch, d.rogue, "", "dev2 is reported non-compliant", d.reporting(d.rogue, "noncompliant"))
 	if err != nil {
 		return err
 	}
@@ -79,7 +82,7 @@ func (d *demo) cut(ctx context.Context, r *result) error {
 	if err := closeFlows(ctx, theirs); err != nil {
 		return err
 	}
-	if _, err := d.cutOne(ctx, r, watch, d.honest, "agent_"); err != nil {
+	if _, err := d.cutOne(ctx, r, watch, d.honest, "agent_", "dev1 is reported non-compliant", d.reporting(d.honest, "noncompliant")); err != nil {
 		return err
 	}
 	a, err := d.ask(ctx, "status")
@@ -94,9 +97,18 @@ func (d *demo) cut(ctx context.Context, r *result) error {
 	return watch.Stop(ctx)
 }
 
-// cutOne opens a device's flows, reports it non-compliant, and judges by captures at
+// watch follows the gateway's firewall in the kernel.
+func (d *demo) watch(ctx context.Context) (*testnet.Process, error) {
+	p, err := d.net.Gateway.Run(ctx, "watch")
+	if err != nil {
+		return nil, err
+	}
+	return p, awaitReady(ctx, p)
+}
+
+// cutOne opens a device's flows, has it cut off, and judges by captures at
 // both ends what passed of all that was sent after the kernel had committed the change.
-func (d *demo) cutOne(ctx context.Context, r *result, watch *testnet.Process, v device, prefix string) (testnet.Stamp, error) {
+func (d *demo) cutOne(ctx context.Context, r *result, watch *testnet.Process, v device, prefix, what string, report trigger) (testnet.Stamp, error) {
 	server, err := d.net.Intranet.Capture(ctx, "intra")
 	if err != nil {
 		return 0, err
@@ -114,7 +126,7 @@ func (d *demo) cutOne(ctx context.Context, r *result, watch *testnet.Process, v 
 			return 0, fmt.Errorf("%s: %w", f, err)
 		}
 	}
-	answer, _, err := d.operator.report(ctx, v.enrolled.Name, "noncompliant", 0)
+	sent, answered, err := report(ctx)
 	if err != nil {
 		return 0, err
 	}
@@ -130,18 +142,16 @@ func (d *demo) cutOne(ctx context.Context, r *result, watch *testnet.Process, v 
 			return 0, err
 		}
 	}
-	for _, c := range []*testnet.Capture{server, own} {
-		stat, err := c.Stop(ctx)
-		if err != nil {
-			return 0, err
-		}
-		if stat.Dropped > 0 {
-			return 0, fmt.Errorf("a capture missed %d of %d packets: nothing can be said", stat.Dropped, stat.Seen)
-		}
+	if err := stopAll(ctx, server, own); err != nil {
+		return 0, err
 	}
-	r.figure(prefix+"report_answered_ms", answer.Answered.Sub(answer.Sent))
-	r.figure(prefix+"report_to_commit_ms", commit.Sub(answer.Sent))
-	judge(r, prefix, v, flows, own, server, commit, answer.Sent)
+	r.figure(prefix+"report_answered_ms", answered.Sub(sent))
+	r.figure(prefix+"report_to_commit_ms", commit.Sub(sent))
+	judge(r, prefix, what, flows, own, server, commit, sent)
+	last := lastOfTCP(flows, own, server)
+	r.figure(prefix+"report_to_last_packet_ms", last.Sub(sent))
+	r.figure(prefix+"answer_to_last_packet_ms", last.Sub(answered))
+	r.check(last > 0 && last.Sub(answered) < time.Second, "of its open TCP flows, the last packet arrived %s the report was sent, %s the answer", beside(last.Sub(sent)), beside(last.Sub(answered)))
 	return commit, closeFlows(ctx, flows)
 }
 
@@ -192,8 +202,47 @@ func awaitCommit(ctx context.Context, watch *testnet.Process, v device) (testnet
 	}
 }
 
+// stopAll ends captures; one that missed a packet is an error.
+func stopAll(ctx context.Context, captures ...*testnet.Capture) error {
+	for _, c := range captures {
+		stat, err := c.Stop(ctx)
+		if err != nil {
+			return err
+		}
+		if stat.Dropped > 0 {
+			return fmt.Errorf("a capture missed %d of %d packets: nothing can be said", stat.Dropped, stat.Seen)
+		}
+	}
+	return nil
+}
+
+// lastOfTCP is when the last packet of any of the TCP flows came to its receiver.
+func lastOfTCP(flows []*flow, own, server *testnet.Capture) (last testnet.Stamp) {
+	for _, f := range flows {
+		at := server
+		if f.spec.Direction == testnet.Download {
+			at = own
+		}
+		if f.spec.Proto != testnet.TCP {
+			continue
+		}
+		for _, p := range at.Records(func(p testnet.Record) bool { return !p.Out && f.carries(p) }) {
+			last = max(last, p.At)
+		}
+	}
+	return last
+}
+
+// beside says how long before or after something was.
+func beside(t time.Duration) string {
+	if t < 0 {
+		return ms(-t) + " before"
+	}
+	return ms(t) + " after"
+}
+
 // judge counts what was offered after the commit, and what of it passed.
-func judge(r *result, prefix string, v device, flows []*flow, own, server *testnet.Capture, commit, reported testnet.Stamp) {
+func judge(r *result, prefix, what string, flows []*flow, own, server *testnet.Capture, commit, reported testnet.Stamp) {
 	total, passed, words := 0, 0, ""
 	offered := map[string]int{}
 	for _, f := range flows {
@@ -215,7 +264,7 @@ func judge(r *result, prefix string, v device, flows []*flow, own, server *testn
 	r.figure(prefix+"offered_after_commit", total)
 	r.figure(prefix+"offered_by_kind", offered)
 	r.figure(prefix+"passed_after_commit", passed)
-	r.check(passed == 0 && total >= 100, "%s is reported non-compliant: of %d packets that its %d flows sent after the commit, %d passed%s", v.host.Name(), total, len(flows), passed, words)
+	r.check(passed == 0 && total >= 100, "%s: of %d packets that its %d flows sent after the commit, %d passed%s", what, total, len(flows), passed, words)
 }
 
 // checkOthers shows that another device's same flows never stopped.

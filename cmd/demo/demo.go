@@ -59,6 +59,10 @@ type demo struct {
 	session *testnet.Stream
 	opened  netip.AddrPort  // the session's own end
 	second  *testnet.Stream // dev2's
+
+	outside *asker         // on the outer network; nil: not started yet
+	signal  outsideRequest // the CAEP event that released dev1
+	hook    hook
 }
 
 // device is one enrolled device.
@@ -87,7 +91,10 @@ func (d *demo) steps() []step {
 		{"g", "The management session lived through it all", d.checkSession},
 		{"h", "The control plane is killed: the tunnel goes on, routing runs out", d.killControl},
 		{"i", "A report's lease runs out with the control plane dead", d.expireLease},
-		{"j", "Revoked: tunnel and certificate are refused", d.revoke},
+		{"j", "An identity provider's CAEP event releases", d.releaseBySignal},
+		{"k", "A signed webhook quarantines, and what is open stops", d.cutByHook},
+		{"l", "A policy set is tried, then decides by what the agent tells; explain says which rule", d.decideByPolicy},
+		{"m", "Revoked: tunnel and certificate are refused", d.revoke},
 	}
 }
 
@@ -274,6 +281,9 @@ func (d *demo) startServers(ctx context.Context) error {
 func ports(b testnet.Both, port uint16) []netip.AddrPort {
 	return []netip.AddrPort{netip.AddrPortFrom(b.V4, port), netip.AddrPortFrom(b.V6, port)}
 }
+
+// rootFile holds the organization's root certificate.
+func (d *demo) rootFile() string { return filepath.Join(d.admin, "root.pem") }
 
 // enrollURL is where devices enroll.
 func (d *demo) enrollURL() string { return "https://" + d.net.Plan.GatewayOuter.V4.String() }

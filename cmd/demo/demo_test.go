@@ -3,6 +3,10 @@ package main
 import (
 	"bytes"
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"os"
@@ -10,6 +14,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/golang-jwt/jwt/v5"
 
 	"lazaret/enroll/code"
 	"lazaret/internal/testneed"
@@ -67,7 +73,7 @@ func TestDemo(t *testing.T) {
 			t.Errorf("%v", o)
 		}
 	}
-	if last := objects[len(objects)-1]; order != "abcdefghij" || last["summary"] != true || last["ok"] != true {
+	if last := objects[len(objects)-1]; order != "abcdefghijklm" || last["summary"] != true || last["ok"] != true {
 		t.Fatalf("steps %q, last object %v", order, last)
 	}
 	for _, want := range []struct {
@@ -98,11 +104,37 @@ func TestDemo(t *testing.T) {
 		{"h", "killed_to_last_packet_ms", 6000, 12500},
 		{"i", "report_to_last_packet_ms", 2000, 4200},
 		{"i", "freshness_left_at_end_ms", 1000, 12000},
-		{"j", "passed_after_answer", 0, 0},
-		{"j", "handshakes_answered", 0, 0},
+		{"j", "forged_status", 400, 400},
+		{"j", "event_to_first_packet_ms", 0.1, 2000},
+		{"k", "altered_status", 401, 401},
+		{"k", "offered_after_commit", 100, 1e6},
+		{"k", "passed_after_commit", 0, 0},
+		{"k", "report_to_last_packet_ms", -1000, 5000},
+		{"k", "answer_to_last_packet_ms", -5000, 1000},
+		{"k", "replay_status", 202, 202},
+		{"l", "tried_devices", 3, 3}, // dev1, dev2 and the one that used a code up
+		{"l", "tried_moves", 1, 1},
+		{"l", "messages_after_trial", 20, 1e6},
+		{"l", "messages_after_assignment", 20, 1e6},
+		{"l", "posture_to_last_packet_ms", -1000, 2000},
+		{"l", "posture_passed_after_commit", 0, 0},
+		{"l", "mended_to_first_packet_ms", 0.1, 5000},
+		{"l", "session_longest_gap_ms", 0, 1000},
+		{"m", "passed_after_answer", 0, 0},
+		{"m", "handshakes_answered", 0, 0},
 	} {
 		if n := steps[want.step].number(t, want.key); n < want.least || n > want.most {
 			t.Errorf("step %s: %s is %v, want %v to %v", want.step, want.key, n, want.least, want.most)
+		}
+	}
+	if got := steps["k"]["stage_after_replay"]; got != "quarantined" {
+		t.Errorf("after a replayed event dev1 is %v", got)
+	}
+	rule, _ := steps["l"]["rule"].(map[string]any)
+	for key, want := range map[string]any{"set": "laptops", "version": 1.0, "rule": "firewall", "fact": "firewall.enabled", "holds": false,
+		"report_of": "agent", "remedy": "Turn the firewall on.", "stage": "quarantined"} {
+		if rule[key] != want {
+			t.Errorf("explain: %s is %v, want %v", key, rule[key], want)
 		}
 	}
 }
@@ -194,6 +226,77 @@ func TestReadElements(t *testing.T) {
 	for n := range message {
 		if _, _, err := readElements(message[:n]); n < 4 && err == nil {
 			t.Errorf("%d bytes were read", n)
+		}
+	}
+}
+
+// What the demo signs as a transmitter is read by another implementation.
+func TestComplianceToken(t *testing.T) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := time.Now().Add(-time.Minute)
+	text, err := complianceToken(key, "d-1", "compliant", at)
+	if err != nil {
+		t.Fatal(err)
+	}
+	claims := jwt.MapClaims{}
+	token, err := jwt.ParseWithClaims(string(text), claims, func(*jwt.Token) (any, error) { return &key.PublicKey, nil }, jwt.WithValidMethods([]string{"ES256"}))
+	if err != nil || token.Header["typ"] != "secevent+jwt" || claims["iss"] != transmitter || claims["aud"] != audience {
+		t.Fatalf("%v: %v", err, claims)
+	}
+	events, _ := claims["events"].(map[string]any)
+	event, _ := events[complianceType].(map[string]any)
+	if event["current_status"] != "compliant" || event["event_timestamp"] != float64(at.Unix()) {
+		t.Errorf("events %v", events)
+	}
+}
+
+// The example of the Standard Webhooks specification.
+func TestHookSignature(t *testing.T) {
+	key, err := base64.StdEncoding.DecodeString("MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := hook{key: key}.signature("msg_p5jXN8AQM9LWM0D4loKWxJek", "1614265330", []byte(`{"test": 2432232314}`))
+	if want := "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="; got != want {
+		t.Errorf("signature %s, want %s", got, want)
+	}
+}
+
+// dev1's own firewall is, as nft sees it, what firewallOn says.
+func TestOwnFirewall(t *testing.T) {
+	nft := testneed.Program(t, "nft")
+	testneed.Namespaces(t)
+	lab, err := testnet.Start(t.Context(), testnet.Config{Log: t.Output()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { lab.Close() })
+	host, err := lab.AddHost(t.Context(), "dev1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	on := []string{"table inet laptop {", "chain input {", "type filter hook input priority filter; policy drop;", "ct state established,related accept", "}", "}"}
+	for _, step := range []struct {
+		to   string
+		want []string
+	}{{"on", on}, {"off", nil}, {"on", on}} {
+		var done string
+		if err := once(t.Context(), host, "firewall", "", &done, step.to); err != nil {
+			t.Fatal(err)
+		}
+		p, err := host.Command(t.Context(), nft, "list", "ruleset")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := p.Wait(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		got := strings.FieldsFunc(strings.ReplaceAll(p.Output(), "\t", ""), func(r rune) bool { return r == '\n' })
+		if !slices.Equal(got, step.want) {
+			t.Errorf("%s: nft prints %q, want %q", step.to, got, step.want)
 		}
 	}
 }

@@ -20,7 +20,7 @@ import (
 func (d *demo) createCodes(ctx context.Context, r *result) error {
 	d.codes = map[string]api.OTPCreated{}
 	for _, q := range []api.OTPRequest{
-		{User: "alice", Name: "alice-laptop"},
+		{User: "alice", Name: "alice-laptop", Ownership: "corporate"},
 		{User: "bob", Name: "bob-laptop"},
 		{User: "carol", Name: "used"},
 		{User: "carol", Name: "expired", Life: "1s"},

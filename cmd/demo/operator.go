@@ -60,31 +60,38 @@ func runOperator(ctx context.Context, args []string) error {
 		}}
 	}
 	admin, management := client(pair), client()
+	return answerAll(func(q apiRequest) apiAnswer {
+		h := http.Header{"Content-Type": {"application/json"}}
+		c := admin
+		if q.Token {
+			c = management
+			h.Set("Authorization", "Bearer "+token)
+		}
+		return makeRequest(ctx, c, q.Method, base+q.Path, h, q.Body)
+	})
+}
+
+// answerAll reads requests on standard input until there is no more, and reports the
+// answer to each.
+func answerAll[Q any](answer func(Q) apiAnswer) error {
 	in := json.NewDecoder(os.Stdin)
 	for {
-		var q apiRequest
+		var q Q
 		if err := in.Decode(&q); err != nil {
 			return nil // nobody asks any more
 		}
-		c, bearer := admin, ""
-		if q.Token {
-			c, bearer = management, token
-		}
-		if err := testnet.Report(makeRequest(ctx, c, base, bearer, q)); err != nil {
+		if err := testnet.Report(answer(q)); err != nil {
 			return err
 		}
 	}
 }
 
-func makeRequest(ctx context.Context, c *http.Client, base, bearer string, q apiRequest) apiAnswer {
-	req, err := http.NewRequestWithContext(ctx, q.Method, base+q.Path, bytes.NewReader(q.Body))
+func makeRequest(ctx context.Context, c *http.Client, method, url string, header http.Header, text []byte) apiAnswer {
+	req, err := http.NewRequestWithContext(ctx, method, url, bytes.NewReader(text))
 	if err != nil {
 		return apiAnswer{Error: err.Error()}
 	}
-	req.Header.Set("Content-Type", "application/json")
-	if bearer != "" {
-		req.Header.Set("Authorization", "Bearer "+bearer)
-	}
+	req.Header = header
 	a := apiAnswer{Sent: testnet.Now()}
 	resp, err := c.Do(req)
 	a.Answered = testnet.Now()
@@ -104,24 +111,48 @@ func makeRequest(ctx context.Context, c *http.Client, base, bearer string, q api
 	return a
 }
 
-// operator is the demo's end of runOperator: what an administrator and a management
-// server do, from the management network.
-type operator struct {
+// asker is the demo's end of a process that makes requests: one at a time.
+type asker struct {
 	process *testnet.Process
 	input   *os.File
-	mu      sync.Mutex // one request at a time
+	mu      sync.Mutex
 }
 
-func newOperator(ctx context.Context, h *testnet.Host, dir string) (*operator, error) {
+func newAsker(ctx context.Context, h *testnet.Host, role string, args ...string) (*asker, error) {
 	r, w, err := os.Pipe()
 	if err != nil {
 		return nil, err
 	}
-	p, err := h.Start(ctx, testnet.Spec{Role: "operator", Args: []string{dir}, Stdin: r})
+	p, err := h.Start(ctx, testnet.Spec{Role: role, Args: args, Stdin: r})
 	if err != nil {
 		return nil, errors.Join(err, r.Close(), w.Close())
 	}
-	return &operator{process: p, input: w}, nil
+	return &asker{process: p, input: w}, nil
+}
+
+// ask hands a request over and returns the answer, whatever its status.
+func (o *asker) ask(ctx context.Context, q any) (a apiAnswer, err error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if err := json.NewEncoder(o.input).Encode(q); err != nil {
+		return a, err
+	}
+	if err := o.process.Next(ctx, &a); err != nil {
+		return a, err
+	}
+	if a.Error != "" {
+		return a, errors.New(a.Error)
+	}
+	return a, nil
+}
+
+// operator is what an administrator and a management server do, from the management
+// network.
+type operator struct{ *asker }
+
+func newOperator(ctx context.Context, h *testnet.Host, dir string) (*operator, error) {
+	a, err := newAsker(ctx, h, "operator", dir)
+	return &operator{a}, err
 }
 
 // errStatus is an answer that is no success.
@@ -129,25 +160,17 @@ var errStatus = errors.New("the gateway refused")
 
 // call makes a request and reads the answer into out, unless that is nil.
 func (o *operator) call(ctx context.Context, q apiRequest, in, out any) (apiAnswer, error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	var a apiAnswer
 	what := q.Method + " " + q.Path
 	if in != nil {
 		b, err := json.Marshal(in)
 		if err != nil {
-			return a, err
+			return apiAnswer{}, err
 		}
 		q.Body = b
 	}
-	if err := json.NewEncoder(o.input).Encode(q); err != nil {
+	a, err := o.ask(ctx, q)
+	if err != nil {
 		return a, fmt.Errorf("%s: %w", what, err)
-	}
-	if err := o.process.Next(ctx, &a); err != nil {
-		return a, fmt.Errorf("%s: %w", what, err)
-	}
-	if a.Error != "" {
-		return a, fmt.Errorf("%s: %s", what, a.Error)
 	}
 	if a.Status >= 300 {
 		var p api.Problem
@@ -167,6 +190,11 @@ func (o *operator) get(ctx context.Context, path string, out any) error {
 
 func (o *operator) post(ctx context.Context, path string, in, out any) (apiAnswer, error) {
 	return o.call(ctx, apiRequest{Method: http.MethodPost, Path: path}, in, out)
+}
+
+func (o *operator) put(ctx context.Context, path string, in, out any) error {
+	_, err := o.call(ctx, apiRequest{Method: http.MethodPut, Path: path}, in, out)
+	return err
 }
 
 // report posts a report as the management server, with the token that may do that alone.

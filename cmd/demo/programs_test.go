@@ -186,6 +186,7 @@ func TestPrograms(t *testing.T) {
 	up := p.start(dev, testnet.Spec{}, "lazaret", l.lazaret("up", "--no-dns")...)
 	p.await(up, "tunnel is up")
 	l.move()
+	l.policy()
 	l.onlyOwner()
 	l.audit()
 
@@ -246,6 +247,37 @@ func (l *laptop) move() {
 	if out := l.ctl("device", "explain", "alice-laptop"); !strings.Contains(out, "not compliant") {
 		l.t.Errorf("explain: %s", out)
 	}
+}
+
+// policy tries, saves and assigns a policy set that the agent's word fails: dev1 has no
+// firewall of its own. explain says so by name.
+func (l *laptop) policy() {
+	l.t.Helper()
+	file := filepath.Join(l.net.Management.Dir(), "laptops.toml")
+	if err := os.WriteFile(file, []byte(strings.Replace(laptops, `ownerships = ["corporate"]`, "", 1)), 0o600); err != nil {
+		l.t.Fatal(err)
+	}
+	l.reported("compliant")
+	l.must(l.net.Dev1, "", "lazaret", l.lazaret("report")...)
+	l.awaitStage("routed")
+	if out := l.ctl("policy", "try", "-f", file); !strings.Contains(out, "1 of 1 devices would move") || l.intranet() != testnet.Echoed {
+		l.t.Errorf("policy try: %s", out)
+	}
+	l.ctl("policy", "put", "-f", file)
+	l.ctl("policy", "assign", "laptops")
+	l.awaitStage("quarantined")
+	out := l.ctl("device", "explain", "alice-laptop")
+	for _, want := range []string{"policy set laptops v", "firewall.enabled", "as agent reported", "Turn the firewall on."} {
+		if !strings.Contains(out, want) {
+			l.t.Errorf("explain lacks %q: %s", want, out)
+		}
+	}
+	var done string
+	if err := once(l.soon(), l.net.Dev1, "firewall", "", &done, "on"); err != nil {
+		l.t.Fatal(err)
+	}
+	l.must(l.net.Dev1, "", "lazaret", l.lazaret("report")...)
+	l.awaitStage("routed")
 }
 
 // onlyOwner checks that another user may not drive the agent. Only a lab of real root has

@@ -19,7 +19,7 @@ func (d *demo) release(ctx context.Context, r *result) error {
 		return err
 	}
 	// dev1 follows the move itself: its agent takes the new address and routes.
-	took, enforced, err := d.timeRelease(ctx, d.honest, netip.Addr{}, "")
+	took, enforced, err := d.timeRelease(ctx, d.honest, netip.Addr{}, "", d.reporting(d.honest, "compliant"))
 	if err != nil {
 		return err
 	}
@@ -27,7 +27,7 @@ func (d *demo) release(ctx context.Context, r *result) error {
 	r.figure("report_answered_ms", enforced)
 	r.check(took > 0 && took < 2*time.Second, "management server: dev1 is compliant; first packet at the intranet server %s after the report was sent (answered after %s)", ms(took), ms(enforced))
 	// dev2 has its address already: this is the gateway's part alone.
-	took, enforced, err = d.timeRelease(ctx, d.rogue, d.rogue.full.V4, tunnelDevice)
+	took, enforced, err = d.timeRelease(ctx, d.rogue, d.rogue.full.V4, tunnelDevice, d.reporting(d.rogue, "compliant"))
 	if err != nil {
 		return err
 	}
@@ -75,9 +75,9 @@ func (d *demo) selfReports(ctx context.Context, r *result) error {
 	return d.denied(ctx, r, "self_", d.asRogue(), target{"the intranet server", d.net.Plan.Intranet, servicePort}, target{"an address outside", d.net.Plan.Outside, servicePort})
 }
 
-// timeRelease knocks at the intranet server while the report comes in, and returns the
-// time from sending the report to the first packet there, and to the API's answer.
-func (d *demo) timeRelease(ctx context.Context, v device, from netip.Addr, iface string) (took, answered time.Duration, err error) {
+// timeRelease knocks at the intranet server while what releases the device is sent, and
+// returns the time from then to the first packet there, and to the answer.
+func (d *demo) timeRelease(ctx context.Context, v device, from netip.Addr, iface string, release trigger) (took, answered time.Duration, err error) {
 	there, err := d.net.Intranet.Capture(ctx, "intra")
 	if err != nil {
 		return 0, 0, err
@@ -94,7 +94,7 @@ func (d *demo) timeRelease(ctx context.Context, v device, from netip.Addr, iface
 	if err := p.Next(ctx, &local); err != nil {
 		return 0, 0, err
 	}
-	a, _, err := d.operator.report(ctx, v.enrolled.Name, "compliant", 0)
+	sent, done, err := release(ctx)
 	if err != nil {
 		return 0, 0, err
 	}
@@ -108,5 +108,5 @@ func (d *demo) timeRelease(ctx context.Context, v device, from netip.Addr, iface
 		return 0, 0, err
 	}
 	_, err = there.Stop(ctx)
-	return first.At.Sub(a.Sent), a.Answered.Sub(a.Sent), err
+	return first.At.Sub(sent), done.Sub(sent), err
 }

@@ -13,7 +13,7 @@ import (
 	"lazaret/quarantine/tunnel"
 )
 
-// revoke is step j.
+// revoke is step m.
 func (d *demo) revoke(ctx context.Context, r *result) error {
 	if _, err := d.routed(ctx, 0); err != nil {
 		return err

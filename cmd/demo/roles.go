@@ -40,6 +40,8 @@ var roles = map[string]testnet.Role{
 	"enroll":      runEnroll,
 	"ask":         runAsk,
 	"operator":    runOperator,
+	"outside":     runOutside,
+	"firewall":    runFirewall,
 	"knock":       runKnock,
 	"refused":     runRefused,
 	"self-report": runSelfReport,
@@ -106,8 +108,10 @@ func runEnroll(ctx context.Context, args []string) error {
 
 // asked is what runAsk reports.
 type asked struct {
-	State agent.State `json:"state"`
-	Error string      `json:"error,omitempty"`
+	State    agent.State   `json:"state"`
+	Sent     testnet.Stamp `json:"sent"`
+	Answered testnet.Stamp `json:"answered"`
+	Error    string        `json:"error,omitempty"`
 }
 
 // runAsk gives the running agent an order: the socket, the order and for a report the verdict.
@@ -118,8 +122,10 @@ func runAsk(ctx context.Context, args []string) error {
 	if len(args) > 2 {
 		r.Verdict = args[2]
 	}
-	st, err := agent.Ask(ctx, args[0], r)
-	a := asked{State: st}
+	a := asked{Sent: testnet.Now()}
+	var err error
+	a.State, err = agent.Ask(ctx, args[0], r)
+	a.Answered = testnet.Now()
 	if err != nil {
 		a.Error = err.Error()
 	}

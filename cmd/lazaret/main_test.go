@@ -3,6 +3,7 @@ package main
 import (
 	"strings"
 	"testing"
+	"time"
 
 	"lazaret/enroll/cmp"
 	"lazaret/internal/agent"
@@ -25,5 +26,26 @@ func TestStatusNamesThePage(t *testing.T) {
 	showState(&b, st)
 	if strings.Contains(b.String(), "page") {
 		t.Errorf("a page of no gateway:\n%s", b.String())
+	}
+}
+
+// TestStatusTellsOfCommands, and shows notices, whether or not the gateway is reached.
+func TestStatusTellsOfCommands(t *testing.T) {
+	at := time.Date(2026, 3, 4, 12, 0, 0, 0, time.Local)
+	st := agent.State{
+		Notices:  []agent.Notice{{Text: "Please update.\nThank you.", At: at}},
+		Commands: []agent.Executed{{Kind: "lock", State: "failed", Detail: "asked, and not locked: session 2 of alice", At: at}},
+	}
+	for _, reached := range []bool{false, true} {
+		if reached {
+			st.Status = &agentapi.Status{Name: "laptop", Stage: "quarantined"}
+		}
+		var b strings.Builder
+		showState(&b, st)
+		for _, want := range []string{"notice   2026-03-04 12:00: Please update.\n         Thank you.\n", "command  2026-03-04 12:00: lock failed, asked, and not locked: session 2 of alice\n"} {
+			if !strings.Contains(b.String(), want) {
+				t.Errorf("%q is not in:\n%s", want, b.String())
+			}
+		}
 	}
 }

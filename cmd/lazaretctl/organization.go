@@ -212,28 +212,6 @@ func (s *session) profile() *cobra.Command {
 	return c
 }
 
-func (s *session) token() *cobra.Command {
-	const path = "/api/v1/tokens"
-	var q api.TokenRequest
-	create := &cobra.Command{Use: "create NAME --scope report --source SOURCE", Short: "Create an API token and show it, once", Args: cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			q.Name = args[0]
-			t, raw, err := ask[api.Token](cmd.Context(), s, http.MethodPost, path, q)
-			if err != nil {
-				return err
-			}
-			return s.show(cmd, raw, func(w io.Writer) { fmt.Fprintln(w, t.Secret) })
-		}}
-	create.Flags().StringVar(&q.Scope, "scope", "report", "report, read or admin")
-	create.Flags().StringVar(&q.Source, "source", "", "with scope report: the source it speaks for")
-	_ = create.RegisterFlagCompletionFunc("source", s.complete("/api/v1/sources", "name"))
-	c := &cobra.Command{Use: "token", Short: "API tokens"}
-	c.AddCommand(create, remove(s, "token", path), list(s, "token", path, "NAME SCOPE SOURCE CREATED BY", func(t api.Token) []string {
-		return []string{t.Name, t.Scope, dash(t.Source), ago(t.Created), t.By}
-	}))
-	return c
-}
-
 func (s *session) status() *cobra.Command {
 	return &cobra.Command{Use: "status", Short: "State of the gateway", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {

@@ -226,9 +226,11 @@ func (s *session) policyAssign(verb, short string, assigned bool) *cobra.Command
 }
 
 func (s *session) policyFacts() *cobra.Command {
-	return list(s, "fact", "/api/v1/facts", "NAME TYPE FROM TEXT", func(f api.Fact) []string {
+	c := list(s, "fact", "/api/v1/facts", "NAME TYPE FROM TEXT", func(f api.Fact) []string {
 		return []string{f.Name, f.Type, f.From, f.Text}
 	})
+	c.Use, c.Short = "facts", "List the facts that rules can speak of"
+	return c
 }
 
 func (s *session) policyTry() *cobra.Command {

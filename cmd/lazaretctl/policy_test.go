@@ -65,6 +65,7 @@ func TestPolicyCommands(t *testing.T) {
 		"POST /api/v1/policies/try": api.PolicyTried{Devices: 100_000, Moves: 2, Counts: []api.PolicyCount{{From: "routed", To: "quarantined", Rule: "disk/r", Devices: 2}},
 			Rules:  []api.PolicyFails{{Rule: "disk/r", Devices: 7}},
 			Listed: []api.PolicyMove{{Name: "laptop", From: "routed", To: "quarantined", Rule: "disk/r", Text: "the disk is encrypted: no", Order: "block"}}},
+		"GET /api/v1/facts":   []api.Fact{{Name: "os.version", Type: "version", From: "sources and the agent", Text: "what it runs"}},
 		"GET /api/v1/conduct": api.Conduct{AlertAfter: "21d", ActAfter: "90d", OnInactive: "wipe", SessionLife: "2h", Revision: 5},
 		"PUT /api/v1/conduct": api.Conduct{Strict: true, AlertAfter: "21d"},
 	})
@@ -85,6 +86,7 @@ func TestPolicyCommands(t *testing.T) {
 		{[]string{"policy", "try", "disk", "--without", "--limit", "1"}, `POST /api/v1/policies/try {"policy":"disk","without":true,"limit":1}`, "block: the disk is encrypted: no\nand 1 more: --limit shows them\n"},
 		{[]string{"policy", "try", "--strict"}, `POST /api/v1/policies/try {"strict":true,"limit":20}`, "rules that would fail where they do not now"},
 		{[]string{"policy", "try", "disk", "--json"}, `POST /api/v1/policies/try {"policy":"disk","limit":20}`, `{"devices":100000,"moves":2,`},
+		{[]string{"policy", "facts"}, "GET /api/v1/facts", "os.version  version  sources and the agent  what it runs\n"},
 		{[]string{"conduct", "show"}, "GET /api/v1/conduct", "act after     90d\n"},
 		{[]string{"conduct", "set", "--strict", "--on-inactive", "block"}, `PUT /api/v1/conduct {"strict":true,"alert_after":"21d","act_after":"90d","on_inactive":"block","session_life":"2h","revision":5}`, "strict        yes\n"},
 		{[]string{"policy", "examples"}, "", "baseline\nstig\n"},

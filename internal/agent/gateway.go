@@ -79,9 +79,17 @@ func newGateway(st state, via way, cert tls.Certificate) (*gateway, error) {
 // status asks where the device stands; with after, it waits until that changed. signer
 // names the management signer that is known.
 func (g *gateway) status(ctx context.Context, after int64, wait time.Duration, signer string) (agentapi.Status, error) {
-	path := agentapi.StatusPath + "?signer=" + signer
+	q := url.Values{}
 	if wait > 0 {
-		path += "&after=" + strconv.FormatInt(after, 10) + "&wait=" + strconv.Itoa(int(wait.Seconds()))
+		q.Set("after", strconv.FormatInt(after, 10))
+		q.Set("wait", strconv.Itoa(int(wait.Seconds())))
+	}
+	if signer != "" {
+		q.Set("signer", signer)
+	}
+	path := agentapi.StatusPath
+	if len(q) > 0 {
+		path += "?" + q.Encode()
 	}
 	ctx, cancel := context.WithTimeout(ctx, wait+10*time.Second)
 	defer cancel()

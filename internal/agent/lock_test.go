@@ -149,6 +149,13 @@ func (l *fakeLogind) answer(m *dbus.Message) []any {
 	return []any{dbus.MakeVariant(s.locked)}
 }
 
+// asked are the sessions that were to be locked.
+func (l *fakeLogind) asked() []string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.Clone(l.calls)
+}
+
 // TestLockIsSeen: asking logind is not enough: a graphical session that does not say that
 // it is locked makes the command fail, within its deadline.
 func TestLockIsSeen(t *testing.T) {
@@ -180,8 +187,8 @@ func TestLockIsSeen(t *testing.T) {
 		if err != nil {
 			detail = err.Error()
 		}
-		if (err == nil) != c.ok || !strings.Contains(detail, c.detail) || !slices.Equal(c.logind.calls, c.asked) {
-			t.Errorf("%s: %v, %q, asked %v", c.name, err, detail, c.logind.calls)
+		if (err == nil) != c.ok || !strings.Contains(detail, c.detail) || !slices.Equal(c.logind.asked(), c.asked) {
+			t.Errorf("%s: %v, %q, asked %v", c.name, err, detail, c.logind.asked())
 		}
 	}
 	t.Setenv("DBUS_SYSTEM_BUS_ADDRESS", "unix:path="+filepath.Join(t.TempDir(), "none"))

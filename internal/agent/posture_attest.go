@@ -30,7 +30,7 @@ const NoTPM = "none"
 // voucher has the device's TPM vouch for reports; it finds the TPM at first use. Its zero
 // value asks none.
 type voucher struct {
-	at  string // Config.TPM
+	at  string       // Config.TPM
 	log *slog.Logger // nil: ask none
 
 	mu    sync.Mutex // guards what follows
@@ -92,8 +92,17 @@ func (v *voucher) vouch(ctx context.Context, api *gateway, device string, facts 
 }
 
 // evidence asks the gateway for a challenge, with the endorsement only if it wants that,
-// and the TPM for its answer.
+// and the TPM for its answer. No TPM is touched for a gateway that wants none of it.
 func evidence(ctx context.Context, api *gateway, tpm *attest.Device, device string, facts map[string]string) (json.RawMessage, error) {
+	if !tpm.Knows(device) {
+		text, _, err := api.attest(ctx, attest.Knock)
+		if err == nil {
+			_, err = attest.ParseChallenge(text)
+		}
+		if !errors.Is(err, attest.ErrEndorse) {
+			return nil, err
+		}
+	}
 	q, channel, err := challenge(ctx, api, tpm, device, false)
 	if errors.Is(err, attest.ErrEndorse) {
 		q, channel, err = challenge(ctx, api, tpm, device, true)

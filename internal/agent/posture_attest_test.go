@@ -77,8 +77,8 @@ func TestVouch(t *testing.T) {
 			t.Fatalf("report %d: %v %q", i, add, note)
 		}
 	}
-	if asked.Load() != 4 {
-		t.Errorf("the gateway was asked %d times, want twice for the first report and once for each other", asked.Load())
+	if asked.Load() != 5 {
+		t.Errorf("the gateway was asked %d times, want three times for the first report and once for each other", asked.Load())
 	}
 	word := v.vouch(t.Context(), api, "d1", map[string]string{"os.name": "debian", "disk.encrypted": "false"})
 	if add, note := gate.Check(t.Context(), "d1", word, facts); add["tpm.attested"] != "false" {
@@ -102,7 +102,7 @@ func TestNoVouch(t *testing.T) {
 			t.Errorf("%q: %s", at, word)
 		}
 	}
-	v := &voucher{at: testneed.TPMSocket(t, t.TempDir()), log: log}
+	v := &voucher{at: "/dev/null", log: log} // a TPM that would fail if it were asked
 	before := asked.Load()
 	for range 3 {
 		if word := v.vouch(t.Context(), api, "d1", nil); word != nil {

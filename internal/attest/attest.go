@@ -48,10 +48,14 @@ type Registers [len(pcrs)][sha256.Size]byte
 // for the endorsement, unless it knows the AK.
 type Hello struct {
 	Version     int    `json:"v"`
-	AK          []byte `json:"ak"`                    // TPMT_PUBLIC
+	AK          []byte `json:"ak,omitempty"`          // TPMT_PUBLIC; none: a Knock
 	EK          []byte `json:"ek,omitempty"`          // TPMT_PUBLIC
 	Certificate []byte `json:"certificate,omitempty"` // of the EK, DER; none: the TPM holds none
 }
+
+// Knock is a Hello that names no key: it asks whether the gateway takes attestation, before
+// a TPM is asked for anything.
+var Knock = json.RawMessage(`{"v":1}`)
 
 // Challenge answers a Hello. Its zero value asks for the endorsement.
 type Challenge struct {

@@ -63,7 +63,19 @@ func TestOff(t *testing.T) {
 	if _, err := ask(t, g, tpm.Device, "d1"); !errors.Is(err, ErrOff) {
 		t.Errorf("got %v", err)
 	}
+	knock := func() error {
+		text, err := g.Challenge(t.Context(), "d1", Knock, channel)
+		must(t, err)
+		_, err = ParseChallenge(text)
+		return err
+	}
+	if err := knock(); !errors.Is(err, ErrOff) {
+		t.Errorf("a knock: %v", err)
+	}
 	g.trust.FirstUse = true
+	if err := knock(); !errors.Is(err, ErrEndorse) || len(g.pending) != 0 {
+		t.Errorf("a knock: %v, %d pending", err, len(g.pending))
+	}
 	e := answer(t, g, tpm.Device, "d1", nil)
 	g.trust.FirstUse = false
 	ok, note := judged(g.Check(t.Context(), "d1", e, nil))

@@ -95,6 +95,9 @@ func (d *Device) Hello(ctx context.Context, device string, endorsement bool) (js
 	return json.Marshal(h)
 }
 
+// Knows says whether the TPM was asked about a device before, for a gateway that wanted it.
+func (d *Device) Knows(device string) bool { return d.known(device) != nil }
+
 // known is a device's AK; it is always the same, and making it takes a TPM a while.
 func (d *Device) known(device string) []byte {
 	d.mu.Lock()
@@ -176,8 +179,6 @@ type object struct {
 	certificate []byte
 	kept        bool // is persistent: not flushed
 }
-
-func (o object) named() tpm2.NamedHandle { return tpm2.NamedHandle{Handle: o.handle, Name: o.name} }
 
 func (o object) close(tpm transport.TPM) error {
 	if o.kept {

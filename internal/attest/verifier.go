@@ -116,6 +116,9 @@ func (v *Verifier) challenge(ctx context.Context, device string, hello []byte, c
 	if h.Version != version {
 		return Challenge{}, fmt.Errorf("%w: %w", ErrHello, errVersion)
 	}
+	if len(h.AK) == 0 {
+		return Challenge{}, nil // a Knock
+	}
 	p := pending{hello: h, channel: bytes.Clone(channel), nonce: make([]byte, nonceSize), until: v.cfg.Now().Add(challengeLife)}
 	if p.key, err = parseAK(h.AK); err != nil {
 		return Challenge{}, fmt.Errorf("%w: %w", ErrHello, err)

@@ -61,7 +61,7 @@ func runServe(ctx context.Context, args []string) error {
 // driveArgs is what enrolls a device and reports on it.
 type driveArgs struct {
 	AdminDir, TokenFile string
-	Key                 string // the device's WireGuard key
+	Key                 string // the device's WireGuard key; empty: it enrolls none
 }
 
 // enrolled is what the device's tunnel needs.
@@ -76,6 +76,8 @@ type driver struct {
 	token          string
 	device         string
 	sequence       uint64
+	signals        signals
+	hook           hook
 }
 
 // runDrive is the role that enrolls a device and then moves it by reports, over a
@@ -89,9 +91,11 @@ func runDrive(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	e, err := d.enroll(ctx, a.Key)
-	if err != nil {
-		return err
+	var e enrolled
+	if a.Key != "" {
+		if e, err = d.enroll(ctx, a.Key); err != nil {
+			return err
+		}
 	}
 	return obey(ctx, e, d.obey)
 }
@@ -114,38 +118,53 @@ func newDriver(a driveArgs) (*driver, error) {
 		return nil, err
 	}
 	client := func(certs ...tls.Certificate) *http.Client {
-		return &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{MinVersion: tls.VersionTLS13, RootCAs: roots, Certificates: certs}}}
+		return &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: pipelined, TLSClientConfig: &tls.Config{MinVersion: tls.VersionTLS13, RootCAs: roots, Certificates: certs}}}
 	}
 	return &driver{admin: client(pair), reports: client(), token: strings.TrimSpace(string(token))}, nil
 }
 
 // post sends one request and reads the answer.
 func (d *driver) post(ctx context.Context, c *http.Client, path, token string, in, out any) error {
+	return d.call(ctx, c, http.MethodPost, path, token, in, out)
+}
+
+// call sends one request to the administration API and reads the answer; out may be nil.
+func (d *driver) call(ctx context.Context, c *http.Client, method, path, token string, in, out any) error {
 	body, err := json.Marshal(in)
 	if err != nil {
 		return err
 	}
-	r, err := http.NewRequestWithContext(ctx, http.MethodPost, "https://"+apiAt+path, bytes.NewReader(body))
-	if err != nil {
+	header := http.Header{"Content-Type": {"application/json"}}
+	if token != "" {
+		header.Set("Authorization", "Bearer "+token)
+	}
+	text, err := send(ctx, c, method, "https://"+apiAt+path, header, body)
+	if err != nil || out == nil {
 		return err
 	}
-	r.Header.Set("Content-Type", "application/json")
-	if token != "" {
-		r.Header.Set("Authorization", "Bearer "+token)
+	return json.Unmarshal(text, out)
+}
+
+// send sends one request and returns the answer; any that is no success is an error.
+func send(ctx context.Context, c *http.Client, method, url string, header http.Header, body []byte) ([]byte, error) {
+	r, err := http.NewRequestWithContext(ctx, method, url, bytes.NewReader(body))
+	if err != nil {
+		return nil, err
 	}
+	r.Header = header
 	resp, err := c.Do(r)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer resp.Body.Close()
 	text, err := io.ReadAll(resp.Body)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if resp.StatusCode/100 != 2 {
-		return fmt.Errorf("POST %s: %s: %s", path, resp.Status, text)
+		return nil, fmt.Errorf("%s %s: %s: %s", method, url, resp.Status, text)
 	}
-	return json.Unmarshal(text, out)
+	return text, nil
 }
 
 // enroll makes the device and returns what its tunnel needs.
@@ -183,16 +202,39 @@ func (d *driver) enroll(ctx context.Context, key string) (enrolled, error) {
 	return e, nil
 }
 
-// obey releases and demotes the device.
+// obey releases and demotes the device, by a report or an event, or reports on many.
 func (d *driver) obey(ctx context.Context, o order) (any, error) {
-	verdict, stage := quarantine.Compliant, quarantine.Routed
-	switch o.Do {
-	case "up":
-	case "down":
-		verdict, stage = quarantine.NonCompliant, quarantine.Quarantined
-	default:
-		return unknown(o)
+	what, direction, _ := strings.Cut(o.Do, " ")
+	switch what {
+	case "prepare":
+		return nil, d.prepare(ctx, o.N)
+	case "nothing":
+		return d.nothing(ctx)
+	case "up", "down":
+		return d.report(ctx, what)
+	case "caep":
+		return d.signals.send(ctx, d, direction)
+	case "webhook":
+		return d.hook.send(ctx, d, direction)
+	case "batch":
+		return d.batch(ctx, direction, o.N)
+	case "singles":
+		return d.singles(ctx, direction, o.N)
 	}
+	return unknown(o)
+}
+
+// verdicts are what moves a device up and down, and where to.
+func verdicts(direction string) (quarantine.Verdict, quarantine.Stage) {
+	if direction == "up" {
+		return quarantine.Compliant, quarantine.Routed
+	}
+	return quarantine.NonCompliant, quarantine.Quarantined
+}
+
+// report releases or demotes the device by a report.
+func (d *driver) report(ctx context.Context, direction string) (any, error) {
+	verdict, stage := verdicts(direction)
 	d.sequence++
 	var placed api.Placed
 	s := span{From: testnet.Now()}
@@ -206,4 +248,13 @@ func (d *driver) obey(ctx context.Context, o order) (any, error) {
 		return nil, fmt.Errorf("the device is %s, want %s: %+v", placed.Decision.Stage, stage, placed)
 	}
 	return s, nil
+}
+
+// nothing has the API look one device up and do nothing: the same way there and back as a
+// report's, without what a report is about.
+func (d *driver) nothing(ctx context.Context) (any, error) {
+	s := span{From: testnet.Now()}
+	err := d.call(ctx, d.admin, http.MethodGet, "/api/v1/devices/"+d.device, "", nil, nil)
+	s.To = testnet.Now()
+	return s, err
 }

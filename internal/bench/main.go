@@ -29,9 +29,12 @@ type group struct {
 
 var groups = []group{
 	{"store", measureStore},
+	{"policy", measurePolicy},
 	{"enrollment", measureEnrollment},
 	{"move", measureMoves},
 	{"report", measureReports},
+	{"event", measureEvents},
+	{"reports", measureBatches},
 	{"packet", measurePackets},
 	{"tunnel", measureTunnel},
 	{"demotion", measureDemotions},

@@ -3,13 +3,10 @@ package main
 import (
 	"context"
 	"fmt"
-	"log/slog"
 	"net/netip"
 	"os"
-	"path/filepath"
 	"time"
 
-	"lazaret/internal/daemon"
 	"lazaret/internal/testnet"
 	"lazaret/quarantine"
 	"lazaret/quarantine/tunnel"
@@ -35,6 +32,7 @@ var fullPrefixes = []netip.Prefix{netip.MustParsePrefix("10.67.0.0/16"), netip.M
 // field is a whole gateway, one device that sends without a pause, and who receives it.
 type field struct {
 	net         *testnet.Net
+	others      int // devices that are there besides, enrolled before
 	plane       *worker
 	drive, sink *worker
 }
@@ -59,7 +57,7 @@ func measureReports(ctx context.Context, s *session) error {
 }
 
 func measureReportsIn(ctx context.Context, s *session, dir, where string, bound *float64) error {
-	f, err := openField(ctx, s, dir)
+	f, err := openField(ctx, s, dir, 0)
 	if err != nil {
 		return err
 	}
@@ -83,6 +81,7 @@ func measureReportsIn(ctx context.Context, s *session, dir, where string, bound 
 		got.late = append(got.late, next.late...)
 		if r > 0 {
 			got.full, got.bare, got.answered = append(got.full, next.full...), append(got.bare, next.bare...), append(got.answered, next.answered...)
+			got.nothing = append(got.nothing, next.nothing...)
 		}
 	}
 	disk.rows(s, where+"; between the following: a report waits for its record")
@@ -91,7 +90,7 @@ func measureReportsIn(ctx context.Context, s *session, dir, where string, bound 
 }
 
 // reports is what was measured, a release by report and a bare one in turns.
-type reports struct{ full, bare, answered, late samples }
+type reports struct{ full, bare, answered, late, nothing samples }
 
 // take makes one release of each kind.
 func (r *reports) take(ctx context.Context, f *field) error {
@@ -105,17 +104,25 @@ func (r *reports) take(ctx context.Context, f *field) error {
 	}
 	r.full, r.answered, r.late = append(r.full, by.first), append(r.answered, by.answered), append(r.late, by.late)
 	r.bare = append(r.bare, bare.first)
+	var nothing span
+	if err := f.drive.ask(ctx, order{Do: "nothing"}, &nothing); err != nil {
+		return err
+	}
+	r.nothing = append(r.nothing, nothing.To.Sub(nothing.From))
 	return nil
 }
 
 func (r *reports) rows(s *session, where string, bound *float64) {
 	const way = "HTTPS on the loopback, API, gate, store, control socket, data plane, nftables, WireGuard"
+	const idleWay = "HTTPS on the loopback and API alone, looking up the device: what this machine does to any call; in turns with the reports"
 	const least = "one nftables transaction and one peer set; a packet every 0.2 ms"
 	n := fmt.Sprintf("%d samples", len(r.full))
 	add := func(name string, d time.Duration, with string, bound *float64) {
 		s.add(row{Name: name + ", " + where, Value: millis(d), Unit: "ms", ComparedWith: with, Bound: bound})
 	}
 	add("report to its answer, p50", r.answered.median(), way, nil)
+	add("a call that moves nothing to its answer, p50", r.nothing.median(), idleWay, nil)
+	add("a call that moves nothing to its answer, p99", r.nothing.quantile(0.99), idleWay, nil)
 	add("bare change to first packet, p50", r.bare.median(), least, nil)
 	add("bare change to first packet, p99", r.bare.quantile(0.99), n, nil)
 	add("report to first packet, p50", r.full.median(), way, nil)
@@ -162,14 +169,14 @@ func (f *field) trial(ctx context.Context, w *worker) (trial, error) {
 }
 
 // openField makes the lab, and in it a gateway with its two processes, one enrolled
-// device and its tunnel.
-func openField(ctx context.Context, s *session, dir string) (*field, error) {
-	s.progress("starting a gateway and a device")
+// device and its tunnel, and others without one.
+func openField(ctx context.Context, s *session, dir string, others int) (*field, error) {
+	s.progress("starting a gateway with %d devices", others+1)
 	n, err := testnet.Standard(ctx, testnet.Config{Dir: dir}, testnet.Params{})
 	if err != nil {
 		return nil, err
 	}
-	f := &field{net: n}
+	f := &field{net: n, others: others}
 	if err := f.start(ctx); err != nil {
 		n.Close()
 		return nil, err
@@ -179,11 +186,13 @@ func openField(ctx context.Context, s *session, dir string) (*field, error) {
 
 func (f *field) start(ctx context.Context) error {
 	gateway := f.net.Gateway
-	made, values, err := f.init(ctx)
+	g := gatewayPlan{dir: gateway.Dir(), outer: f.net.Plan.GatewayOuter.V4, management: f.net.Plan.Management.V4, devices: f.others,
+		quarantine: []netip.Prefix{netip.MustParsePrefix("10.66.0.0/16"), netip.MustParsePrefix("fd66::/64")}, full: fullPrefixes}
+	made, err := g.init(ctx)
 	if err != nil {
 		return err
 	}
-	f.plane, err = startWorker(ctx, gateway, rolePlane, false, planeArgs{Dir: gateway.Dir(), Socket: values["dataplane.socket"].(string)}, nil)
+	f.plane, err = startWorker(ctx, gateway, rolePlane, false, planeArgs{Dir: gateway.Dir(), Socket: g.socket()}, nil)
 	if err != nil {
 		return err
 	}
@@ -202,26 +211,6 @@ func (f *field) start(ctx context.Context) error {
 	return f.connect(ctx, key, welcome)
 }
 
-// init makes the gateway's configuration and store.
-func (f *field) init(ctx context.Context) (daemon.Initialized, map[string]any, error) {
-	dir := f.net.Gateway.Dir()
-	values := map[string]any{
-		"name": "bench", "state": filepath.Join(dir, "state"),
-		"enroll.listen": []string{enrollAt}, "enroll.names": []string{"127.0.0.1"}, "api.listen": []string{apiAt},
-		"tunnel.endpoints": []string{netip.AddrPortFrom(f.net.Plan.GatewayOuter.V4, tunnelPort).String()}, "tunnel.agent_port": agentPort,
-		"tunnel.interface": tunnelName, "tunnel.port": tunnelPort,
-		"dataplane.socket": filepath.Join(dir, "control"), "dataplane.state": dir, "log.level": "warn",
-	}
-	made, err := daemon.Init(ctx, daemon.InitOptions{
-		ConfigPath: filepath.Join(dir, "lazaret.toml"), Values: values, Organization: "Bench", Administrator: "bench",
-		AdminDir: filepath.Join(dir, "admin"), Management: []string{f.net.Plan.Management.V4.String() + " tcp/443"},
-		Quarantine: []netip.Prefix{netip.MustParsePrefix("10.66.0.0/16"), netip.MustParsePrefix("fd66::/64")},
-		Full:       fullPrefixes,
-		MayRelease: true, MaxValidity: time.Hour,
-	}, slog.New(slog.DiscardHandler))
-	return made, values, err
-}
-
 // connect starts the device's tunnel, its packets, and their receiver.
 func (f *field) connect(ctx context.Context, key tunnel.PrivateKey, e enrolled) error {
 	p := f.net.Plan
@@ -230,7 +219,7 @@ func (f *field) connect(ctx context.Context, key tunnel.PrivateKey, e enrolled) 
 		return err
 	}
 	pool := quarantine.Pool{Name: fullPool, IPv4: fullPrefixes[0], IPv6: fullPrefixes[1]}
-	v4, v6, err := pool.Address(1) // of the first device, once it is released
+	v4, v6, err := pool.Address(quarantine.Seat(f.others + 1)) // once it is released
 	if err != nil {
 		return err
 	}

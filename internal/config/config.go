@@ -36,6 +36,7 @@ type Config struct {
 	Quarantine Quarantine
 	Resolver   Resolver
 	Portal     Portal
+	AlertEvery time.Duration      // how often the gateway looks for what people should know of
 	In         []firewall.Service // what else may be reached from outside
 	Out        []firewall.Service // what the gateway itself may open; From lists destinations
 	Firewall   Firewall
@@ -122,6 +123,7 @@ func Parse(name string, text []byte) (Config, error) {
 		Quarantine: d.quarantine(),
 		Resolver:   d.resolver(),
 		Portal:     d.portal(),
+		AlertEvery: d.duration("alerts.every", time.Minute, time.Second, time.Hour),
 		In:         d.services("firewall.in", "from", nil),
 		Out:        d.services("firewall.out", "to", []string{"udp/53", "tcp/53", "udp/123"}),
 		Firewall:   d.firewall(),

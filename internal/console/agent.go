@@ -27,6 +27,7 @@ func (s *Server) Agent() http.Handler {
 	mux.Handle("GET "+agentapi.StatusPath, s.device(s.agentStatus))
 	mux.Handle("POST "+agentapi.ReportPath, s.device(s.agentReport))
 	mux.Handle("POST "+agentapi.SessionPath, s.device(s.agentSession))
+	mux.Handle("POST "+agentapi.AttestPath, s.device(s.agentAttest))
 	if s.cfg.Manage != nil {
 		mux.Handle("POST "+agentapi.HelloPath, s.device(s.agentHello))
 		mux.Handle("POST "+agentapi.ExchangePath, s.device(s.agentExchange))
@@ -185,12 +186,16 @@ func (s *Server) takePosture(r *http.Request, d quarantine.Record) (agentapi.Sta
 	if verdict != quarantine.Compliant && verdict != quarantine.NonCompliant && verdict != "" {
 		return agentapi.Status{}, bad("send \"compliant\", \"noncompliant\" or nothing", "verdict is %q", q.Verdict)
 	}
+	facts, detail := s.attested(r.Context(), d, q)
 	now := s.cfg.Now()
 	by := deviceActor(d, r)
+	if _, ok := facts[quarantine.AttestedFact]; ok { // the gateway's word, which no device may say of itself
+		by = quarantine.Actor{Kind: "gateway", Name: s.cfg.Gateway, Address: r.RemoteAddr}
+	}
 	_, err := s.cfg.Gate.Change(r.Context(), by, quarantine.Change{
 		Kind: quarantine.Reported, Device: d.ID, By: by, At: now,
 		Report: &quarantine.Report{
-			Device: d.ID, Source: quarantine.AgentSource, Verdict: verdict, At: q.At, Sequence: q.Sequence, Received: now, Facts: q.Facts,
+			Device: d.ID, Source: quarantine.AgentSource, Verdict: verdict, At: q.At, Sequence: q.Sequence, Received: now, Facts: facts, Detail: detail,
 		},
 	})
 	if err != nil && !errors.Is(err, quarantine.ErrNotEnforced) {

@@ -2,6 +2,7 @@ package console
 
 import (
 	"context"
+	"fmt"
 	"net/http"
 	"slices"
 
@@ -31,7 +32,7 @@ func (s *Server) alertRoutes() []route {
 	const ok, none = http.StatusOK, http.StatusNoContent
 	return []route{
 		{"GET /api/v1/alerts", ReadStatus, (*Server).listAlerts, "Alerts, open ones first; ?state= selects.", nil, []api.Alert{}, ok},
-		{"POST /api/v1/alerts", WriteDevices, (*Server).actOnAlert, "Acknowledge or resolve an alert.", api.AlertAction{}, api.Alert{}, ok},
+		{"POST /api/v1/alerts", WriteAlerts, (*Server).actOnAlert, "Acknowledge or resolve an alert.", api.AlertAction{}, api.Alert{}, ok},
 		{"GET /api/v1/outlets", ReadOrganization, (*Server).listOutlets, "Where alerts are told, without passwords.", nil, []api.Outlet{}, ok},
 		{"PUT /api/v1/outlets/{name}", WriteOrganization, (*Server).putOutlet, "Create an outlet for alerts (revision 0) or change it.", api.OutletRequest{}, api.Outlet{}, ok},
 		{"POST /api/v1/outlets/{name}/test", WriteOrganization, (*Server).testOutlet, "Send a message that says that it is a test.", nil, nil, none},
@@ -46,7 +47,7 @@ func (s *Server) alerts() (Alerts, error) {
 	return s.cfg.Alerts, nil
 }
 
-func (s *Server) listAlerts(w http.ResponseWriter, r *http.Request, _ identity) error {
+func (s *Server) listAlerts(w http.ResponseWriter, r *http.Request, who identity) error {
 	alerts, err := s.alerts()
 	if err != nil {
 		return err
@@ -55,11 +56,23 @@ func (s *Server) listAlerts(w http.ResponseWriter, r *http.Request, _ identity) 
 	if err != nil {
 		return err
 	}
+	if all, err = s.alertsFor(r.Context(), who, all); err != nil {
+		return err
+	}
 	if state := r.URL.Query().Get("state"); state != "" {
 		all = slices.DeleteFunc(all, func(a api.Alert) bool { return a.State != state && (state != "open" || a.State == "resolved") })
 	}
 	reply(w, http.StatusOK, slices.Concat([]api.Alert{}, all))
 	return nil
+}
+
+// alertsFor are those of the alerts that one who asks may know of.
+func (s *Server) alertsFor(ctx context.Context, who identity, all []api.Alert) ([]api.Alert, error) {
+	sees, err := s.sight(ctx, who)
+	if err != nil {
+		return nil, err
+	}
+	return slices.DeleteFunc(slices.Clone(all), func(a api.Alert) bool { return !s.seesAlert(who, sees, a) }), nil
 }
 
 func (s *Server) actOnAlert(w http.ResponseWriter, r *http.Request, who identity) error {
@@ -76,6 +89,18 @@ func (s *Server) actOnAlert(w http.ResponseWriter, r *http.Request, who identity
 	alerts, err := s.alerts()
 	if err != nil {
 		return err
+	}
+	if who.bounded() {
+		all, err := alerts.Alerts(r.Context())
+		if err == nil {
+			all, err = s.alertsFor(r.Context(), who, all)
+		}
+		if err != nil {
+			return err
+		}
+		if !slices.ContainsFunc(all, func(a api.Alert) bool { return a.ID == q.ID }) {
+			return fmt.Errorf("alert %.80q: %w", q.ID, ErrNotFound)
+		}
 	}
 	a, err := alerts.Act(r.Context(), who.actor, q)
 	if err != nil {

@@ -11,6 +11,7 @@ import (
 	"io"
 	"maps"
 	"net/http"
+	"strings"
 
 	"lazaret/internal/agentapi"
 	"lazaret/internal/attest"
@@ -69,7 +70,7 @@ func (s *Server) attested(ctx context.Context, d quarantine.Record, q agentapi.R
 // clip shortens a text to a number of bytes.
 func clip(s string, most int) string {
 	if len(s) > most {
-		s = s[:most]
+		s = strings.ToValidUTF8(s[:most], "")
 	}
 	return s
 }

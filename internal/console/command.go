@@ -39,9 +39,9 @@ func (s *Server) commandRoutes() []route {
 	const ok, created = http.StatusOK, http.StatusCreated
 	return []route{
 		{"GET /api/v1/devices/{device}/commands", ReadDevices, (*Server).listCommands, "A device's commands and what became of them, oldest first.", nil, []api.Command{}, ok},
-		{"POST /api/v1/devices/{device}/commands", WriteDevices, (*Server).issueCommand, "Order a device to do something.", api.CommandRequest{}, api.Command{}, created},
+		{"POST /api/v1/devices/{device}/commands", CommandDevices, (*Server).issueCommand, "Order a device to do something.", api.CommandRequest{}, api.Command{}, created},
 		{"GET /api/v1/devices/{device}/commands/{command}", ReadDevices, (*Server).showCommand, "One command.", nil, api.Command{}, ok},
-		{"DELETE /api/v1/devices/{device}/commands/{command}", WriteDevices, (*Server).cancelCommand, "Take a command back that the device does not have yet.", nil, api.Command{}, ok},
+		{"DELETE /api/v1/devices/{device}/commands/{command}", CommandDevices, (*Server).cancelCommand, "Take a command back that the device does not have yet.", nil, api.Command{}, ok},
 	}
 }
 
@@ -88,6 +88,9 @@ func (s *Server) issueCommand(w http.ResponseWriter, r *http.Request, who identi
 	if err := read(r, &q); err != nil {
 		return err
 	}
+	if err := mayOrder(who, q.Kind); err != nil {
+		return err
+	}
 	d, err := s.commanded(r)
 	if err != nil {
 		return err
@@ -109,11 +112,26 @@ func (s *Server) cancelCommand(w http.ResponseWriter, r *http.Request, who ident
 	if err != nil {
 		return err
 	}
+	for _, c := range s.cfg.Manage.List(d.ID) {
+		if c.ID == r.PathValue("command") {
+			if err := mayOrder(who, c.Kind); err != nil {
+				return err
+			}
+		}
+	}
 	c, err := s.cfg.Manage.Cancel(r.Context(), who.actor, d.ID, r.PathValue("command"))
 	if err != nil {
 		return commandFault(err)
 	}
 	reply(w, http.StatusOK, showCommand(d, c))
+	return nil
+}
+
+// mayOrder refuses what destroys to whoever may order the rest.
+func mayOrder(who identity, kind string) error {
+	if (kind == agentapi.Wipe || kind == agentapi.Erase) && !who.can(WipeDevices) {
+		return fmt.Errorf("command %s needs %s: %w", kind, WipeDevices, errDenied)
+	}
 	return nil
 }
 

@@ -80,16 +80,7 @@ type Organization struct {
 	Tokens   Table[Token]
 	// TokenBySum finds a token by the SHA-256 of its text; errors wrap ErrNotFound.
 	TokenBySum func(ctx context.Context, sum [32]byte) (Token, error)
-}
-
-// Token is an API token as kept: the SHA-256 of its text, never the text.
-type Token struct {
-	Name    string
-	Sum     [32]byte
-	Scope   string
-	Source  string // scope "report": the source it speaks for
-	Created time.Time
-	By      string
+	Uses       TokenUses // optional: when tokens were last used
 }
 
 // Refusals records what was refused; the daemon's is the audit log.
@@ -155,6 +146,8 @@ type Server struct {
 	pace  *pace
 	// managePace is the pace of management sessions, whose messages are more and cheaper.
 	managePace *pace
+	attempts   *attempts
+	hours      hours
 }
 
 // New checks the configuration and lays out the routes.
@@ -171,7 +164,7 @@ func New(cfg Config) (*Server, error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	s := &Server{cfg: cfg, api: http.NewServeMux(), cross: http.NewCrossOriginProtection(), pace: newPace(cfg.Now, reportBurst), managePace: newPace(cfg.Now, manageBurst)}
+	s := &Server{cfg: cfg, api: http.NewServeMux(), cross: http.NewCrossOriginProtection(), pace: newPace(cfg.Now, reportBurst), managePace: newPace(cfg.Now, manageBurst), attempts: newAttempts(cfg.Now)}
 	for _, r := range s.routes() {
 		s.api.Handle(r.pattern, s.guard(r))
 	}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/netip"
+	"path"
 	"slices"
 	"time"
 
@@ -25,7 +26,12 @@ func (s *Server) find(ref string) (quarantine.Record, error) {
 	if !errors.Is(err, quarantine.ErrUnknownDevice) {
 		return quarantine.Record{}, err
 	}
-	live := slices.DeleteFunc(s.cfg.Gate.BySerial(ref), func(d quarantine.Record) bool { return d.Stage == quarantine.Revoked })
+	return oneBySerial(ref, s.cfg.Gate.BySerial(ref))
+}
+
+// oneBySerial is the one device of those with a serial number that is not revoked.
+func oneBySerial(ref string, all []quarantine.Record) (quarantine.Record, error) {
+	live := slices.DeleteFunc(slices.Clone(all), func(d quarantine.Record) bool { return d.Stage == quarantine.Revoked })
 	switch len(live) {
 	case 1:
 		return live[0], nil
@@ -36,14 +42,18 @@ func (s *Server) find(ref string) (quarantine.Record, error) {
 	}
 }
 
-func (s *Server) listDevices(w http.ResponseWriter, r *http.Request, _ identity) error {
+func (s *Server) listDevices(w http.ResponseWriter, r *http.Request, who identity) error {
 	pools, err := s.pools(r.Context())
+	if err != nil {
+		return err
+	}
+	devices, err := s.seenBy(r.Context(), who)
 	if err != nil {
 		return err
 	}
 	stage := r.URL.Query().Get("stage")
 	list := []api.Device{}
-	for _, d := range s.cfg.Gate.Devices() {
+	for _, d := range devices {
 		if stage == "" || string(d.Stage) == stage {
 			list = append(list, showDevice(d, pools))
 		}
@@ -107,7 +117,14 @@ func values[T any](list []Item[T]) map[string]T {
 // actions are the decisions a person can take on a device.
 var actions = map[string]quarantine.Kind{
 	"approve": quarantine.Approve, "quarantine": quarantine.Hold, "block": quarantine.Block,
-	"unblock": quarantine.Unblock, "revoke": quarantine.Revoke, "wipe": quarantine.Wipe, "unwipe": quarantine.Unwipe,
+	"unblock": quarantine.Unblock, "revoke": quarantine.Revoke,
+}
+
+// wipes are those that a permission of its own is for.
+var wipes = map[string]quarantine.Kind{"wipe": quarantine.Wipe, "unwipe": quarantine.Unwipe}
+
+func (s *Server) wipeDevice(w http.ResponseWriter, r *http.Request, who identity) error {
+	return s.act(w, r, who, wipes[path.Base(r.URL.Path)])
 }
 
 func (s *Server) moveDevice(w http.ResponseWriter, r *http.Request, who identity) error {
@@ -115,6 +132,10 @@ func (s *Server) moveDevice(w http.ResponseWriter, r *http.Request, who identity
 	if !ok {
 		return fmt.Errorf("action %q: %w", r.PathValue("action"), ErrNotFound)
 	}
+	return s.act(w, r, who, kind)
+}
+
+func (s *Server) act(w http.ResponseWriter, r *http.Request, who identity, kind quarantine.Kind) error {
 	q := api.ActionRequest{}
 	if r.ContentLength != 0 {
 		if err := read(r, &q); err != nil {

@@ -20,8 +20,8 @@ func (s *Server) deviceRoutes() []route {
 		{"GET /api/v1/devices/{device}/history", ReadDevices, (*Server).deviceHistory, "Where the device stood, newest first; ?since= and ?limit= select.", nil, []api.Move{}, ok},
 		{"POST /api/v1/devices/{device}/waivers", WriteDevices, (*Server).waiveRule, "Let a rule of a policy set not count for a while.", api.WaiverRequest{}, api.Placed{}, ok},
 		{"PUT /api/v1/devices/{device}/groups", WriteDevices, (*Server).regroupDevice, "Replace the device's own groups.", api.GroupsRequest{}, api.Placed{}, ok},
-		{"POST /api/v1/devices/{device}/session", WriteDevices, (*Server).signIn, "Say that the device's user has authenticated.", api.SessionRequest{}, api.Placed{}, ok},
-		{"DELETE /api/v1/devices/{device}/session", WriteDevices, (*Server).signOut, "End the session of the device's user.", nil, api.Placed{}, ok},
+		{"POST /api/v1/devices/{device}/session", WriteSessions, (*Server).signIn, "Say that the device's user has authenticated.", api.SessionRequest{}, api.Placed{}, ok},
+		{"DELETE /api/v1/devices/{device}/session", WriteSessions, (*Server).signOut, "End the session of the device's user.", nil, api.Placed{}, ok},
 	}
 }
 

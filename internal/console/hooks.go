@@ -112,6 +112,9 @@ func (s *Server) addHookKey(w http.ResponseWriter, r *http.Request, who identity
 	if err != nil {
 		return err
 	}
+	if err := s.mayGrantTo(r, who, name); err != nil {
+		return err
+	}
 	key, err := s.cfg.Hooks.AddKey(r.Context(), who.actor, name)
 	if err != nil {
 		return err

@@ -60,9 +60,28 @@ func describe(t *testing.T) *openapi3.T {
 		method, path, _ := strings.Cut(r.pattern, " ")
 		op := openapi3.NewOperation()
 		op.Summary, op.OperationID = r.summary, operationID(method, path)
-		if r.need != anyone {
+		if r.need == anyone {
+			op.Extensions = map[string]any{"x-permission": string(anyone)}
+		} else {
 			op.Security = openapi3.NewSecurityRequirements().With(openapi3.SecurityRequirement{"token": {}})
-			op.Description = "Needs " + string(r.need) + "."
+			op.Description, op.Extensions = "Needs "+string(r.need), map[string]any{"x-permission": string(r.need)}
+			for _, b := range more[r.pattern] {
+				op.Description += ", and " + string(b.need)
+				if b.when != "" {
+					op.Description += " where " + b.when
+				}
+			}
+			op.Description += "."
+			if also := more[r.pattern]; len(also) > 0 {
+				list := make([]map[string]string, len(also))
+				for i, b := range also {
+					list[i] = map[string]string{"permission": string(b.need)}
+					if b.when != "" {
+						list[i]["where"] = b.when
+					}
+				}
+				op.Extensions["x-permission-also"] = list
+			}
 		}
 		for _, name := range regexp.MustCompile(`\{(\w+)\}`).FindAllStringSubmatch(path, -1) {
 			op.AddParameter(openapi3.NewPathParameter(name[1]).WithSchema(openapi3.NewStringSchema()))

@@ -303,6 +303,9 @@ func (s *Server) putProfile(w http.ResponseWriter, r *http.Request, who identity
 	} else if addressing != quarantine.Follow && addressing != quarantine.Fixed {
 		return bad(`write "follow" or "fixed"`, "addressing is %q", q.Addressing)
 	}
+	if q.SkipQuarantine && !who.can(GrantRelease) {
+		return fmt.Errorf("granting %s: %w", GrantRelease, errDenied)
+	}
 	p := quarantine.Profile{
 		Name: name, Pool: q.Pool, SkipQuarantine: q.SkipQuarantine, NeedApproval: q.NeedApproval, Platforms: q.Platforms,
 		Ownerships: q.Ownerships, NeedSerial: q.NeedSerial, AllowRSA: q.AllowRSA, Addressing: addressing, Groups: q.Groups,

@@ -2,17 +2,20 @@ package console
 
 import (
 	"cmp"
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"fmt"
 	"net/http"
+	"slices"
 	"time"
 
 	"lazaret/enroll"
 	"lazaret/internal/console/api"
 )
 
-func (s *Server) listOTPs(w http.ResponseWriter, r *http.Request, _ identity) error {
-	list, err := s.cfg.Desk.ListOTPs(r.Context())
+func (s *Server) listOTPs(w http.ResponseWriter, r *http.Request, who identity) error {
+	list, err := s.otpsFor(r.Context(), who)
 	if err != nil {
 		return err
 	}
@@ -22,6 +25,19 @@ func (s *Server) listOTPs(w http.ResponseWriter, r *http.Request, _ identity) er
 	}
 	reply(w, http.StatusOK, out)
 	return nil
+}
+
+// otpsFor are the one-time passwords that one who asks may know of.
+func (s *Server) otpsFor(ctx context.Context, who identity) ([]enroll.OTP, error) {
+	list, err := s.cfg.Desk.ListOTPs(ctx)
+	if err != nil {
+		return nil, err
+	}
+	sees, err := s.sight(ctx, who)
+	if err != nil || len(who.scope) == 0 {
+		return list, err
+	}
+	return slices.DeleteFunc(slices.Clone(list), func(o enroll.OTP) bool { return !s.seesOTP(sees, o) }), nil
 }
 
 func (s *Server) createOTP(w http.ResponseWriter, r *http.Request, who identity) error {
@@ -38,11 +54,14 @@ func (s *Server) createOTP(w http.ResponseWriter, r *http.Request, who identity)
 		Profile: cmp.Or(q.Profile, "default"), Life: life,
 	}
 	if q.Device != "" {
-		d, err := s.find(q.Device)
+		d, err := s.findFor(r.Context(), who, q.Device)
 		if err != nil {
 			return err
 		}
 		request.Device = d.ID
+	}
+	if err := s.mayAdmit(r.Context(), who, request); err != nil {
+		return err
 	}
 	c, o, err := s.cfg.Desk.CreateOTP(r.Context(), who.actor, request)
 	if err != nil {
@@ -55,7 +74,29 @@ func (s *Server) createOTP(w http.ResponseWriter, r *http.Request, who identity)
 	return nil
 }
 
+// mayAdmit refuses a one-time password of which a device could come that does not exist for
+// the one who asks.
+func (s *Server) mayAdmit(ctx context.Context, who identity, q enroll.Request) error {
+	sees, err := s.sight(ctx, who)
+	if err != nil {
+		return err
+	}
+	if len(who.scope) > 0 && !s.seesOTP(sees, enroll.OTP{Device: q.Device, Profile: q.Profile, Platform: q.Platform, Ownership: q.Ownership}) {
+		return fmt.Errorf("the one-time password must name the profile, platform and ownership that this credential is for: %w", errDenied)
+	}
+	return nil
+}
+
 func (s *Server) cancelOTP(w http.ResponseWriter, r *http.Request, who identity) error {
+	if len(who.scope) > 0 {
+		list, err := s.otpsFor(r.Context(), who)
+		if err != nil {
+			return err
+		}
+		if !slices.ContainsFunc(list, func(o enroll.OTP) bool { return o.Reference == r.PathValue("reference") }) {
+			return enroll.ErrNoOTP
+		}
+	}
 	if err := s.cfg.Desk.CancelOTP(r.Context(), who.actor, r.PathValue("reference")); err != nil {
 		return err
 	}

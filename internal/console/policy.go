@@ -2,7 +2,6 @@ package console
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net/http"
 	"slices"
@@ -123,18 +122,36 @@ func (s *Server) putPolicy(w http.ResponseWriter, r *http.Request, who identity)
 	if err := refused(faults); err != nil {
 		return err
 	}
+	all, err := p.Sets.List(r.Context())
+	if err != nil {
+		return err
+	}
+	have, old := values(all)[name]
+	if !old && len(all) >= quarantine.MaxSets {
+		return bad("delete one first, or add the rules to another", "there are %d policy sets, and no more can be", len(all))
+	}
+	if err := mayRule(who, set); err != nil {
+		return err
+	}
 	if assigned == nil {
-		have, err := p.item(r.Context(), name)
-		if err != nil && !errors.Is(err, ErrNotFound) {
-			return err
-		}
-		set.Assigned = have.Value.Assigned
+		set.Assigned = have.Assigned
 		if err := refused(p.Rulebook.Check(set)); err != nil {
 			return err
 		}
 	}
 	set.Name = name
 	return saved(w, r, who, p.Sets, Item[quarantine.PolicySet]{Name: name, Value: set, Revision: q.Revision}, p.show)
+}
+
+// mayRule refuses a set that does what the one who saves it may not: release, or wipe (D4).
+func mayRule(who identity, set quarantine.PolicySet) error {
+	if set.AgentReleases && !who.can(GrantRelease) {
+		return fmt.Errorf("granting %s: %w", GrantRelease, errDenied)
+	}
+	if !who.can(WipeDevices) && slices.ContainsFunc(set.Rules, func(r quarantine.PolicyRule) bool { return r.OnFailure == quarantine.FailWipe }) {
+		return fmt.Errorf("granting %s: %w", WipeDevices, errDenied)
+	}
+	return nil
 }
 
 func (s *Server) deletePolicy(w http.ResponseWriter, r *http.Request, who identity) error {

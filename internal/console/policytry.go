@@ -17,13 +17,10 @@ const (
 )
 
 // tryPolicy answers who would move under other policy sets. It reads, and moves nobody.
-func (s *Server) tryPolicy(w http.ResponseWriter, r *http.Request, who identity) error {
+func (s *Server) tryPolicy(w http.ResponseWriter, r *http.Request, _ identity) error {
 	p, err := s.policies()
 	if err != nil {
 		return err
-	}
-	if !who.can(ReadOrganization) {
-		return errDenied
 	}
 	var q api.PolicyTry
 	if err := read(r, &q); err != nil {
@@ -132,6 +129,9 @@ func move(t quarantine.Trial) api.PolicyMove {
 	}
 	if len(t.Then.Reasons) > 0 {
 		why := t.Then.Reasons[0]
+		if i := slices.IndexFunc(t.Then.Reasons, func(r quarantine.Reason) bool { return r.Set != "" && !r.Holds }); m.Order != "" && i >= 0 {
+			why = t.Then.Reasons[i] // the rule that orders it, rather than the order
+		}
 		m.Rule, m.Text = why.Rule, why.Text
 		if why.Set != "" && why.Rule != "" {
 			m.Rule = quarantine.RuleRef(why.Set, why.Rule)
@@ -172,6 +172,9 @@ func (s *Server) putConduct(w http.ResponseWriter, r *http.Request, who identity
 	c.AlertAfter, c.ActAfter, c.SessionLife = alert, act, session
 	if err := c.Check(); err != nil {
 		return bad("correct it and send it again", "%v", err)
+	}
+	if cmp.Or(c.OnInactive, quarantine.FailWipe) == quarantine.FailWipe && !who.can(WipeDevices) {
+		return fmt.Errorf("granting %s: %w", WipeDevices, errDenied)
 	}
 	it, err := p.Conducts.PutConduct(r.Context(), who.actor, Item[quarantine.Conduct]{Value: c, Revision: q.Revision})
 	if err != nil {

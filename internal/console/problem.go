@@ -47,6 +47,7 @@ var public = []struct {
 	{errUnauthenticated, http.StatusUnauthorized, ""},
 	{errDenied, http.StatusForbidden, "ask an administrator for a token of another scope"},
 	{errCrossSite, http.StatusForbidden, "use the API from a program, or from its own site"},
+	{errTooManyWrong, http.StatusTooManyRequests, "wait a minute, and send the right one"},
 	{errTooMany, http.StatusTooManyRequests, "wait a moment"},
 	{errForbiddenNetwork, http.StatusForbidden, "ask from a network listed in api.from"},
 	{ErrNotFound, http.StatusNotFound, "see /api/v1/openapi.json for what there is"},

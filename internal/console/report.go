@@ -17,7 +17,7 @@ func (s *Server) report(w http.ResponseWriter, r *http.Request, who identity) er
 	if err := read(r, &q); err != nil {
 		return err
 	}
-	report, err := s.readReport(who, q)
+	report, err := s.readReport(r.Context(), who, q)
 	if err == nil {
 		err = s.change(w, r, who, quarantine.Change{
 			Kind: quarantine.Reported, Device: report.Device, By: who.actor, At: report.Received, Report: &report,
@@ -67,7 +67,7 @@ func (s *Server) reports(w http.ResponseWriter, r *http.Request, who identity) e
 		if len(out) == maxReports {
 			return bad("send them in several requests", "more than %d reports at once", maxReports)
 		}
-		report, err := s.readReport(who, q)
+		report, err := s.readReport(r.Context(), who, q)
 		if errors.Is(err, quarantine.ErrForbidden) {
 			refusals = append(refusals, refusal{s.named(q.Device), err.Error()})
 		}
@@ -120,7 +120,7 @@ func (s *Server) reported(r *http.Request, who identity, id quarantine.ID, resul
 
 // readReport checks one report. A token speaks as the source it was made for and as no
 // other (D4); an administrator names the source.
-func (s *Server) readReport(who identity, q api.ReportRequest) (quarantine.Report, error) {
+func (s *Server) readReport(ctx context.Context, who identity, q api.ReportRequest) (quarantine.Report, error) {
 	none := quarantine.Report{}
 	source := cmp.Or(q.Source, who.source)
 	if source == "" {
@@ -140,7 +140,7 @@ func (s *Server) readReport(who identity, q api.ReportRequest) (quarantine.Repor
 	if err := boundFacts(q.Facts, q.Detail); err != nil {
 		return none, err
 	}
-	d, err := s.find(q.Device)
+	d, err := s.findFor(ctx, who, q.Device)
 	if err != nil {
 		return none, err
 	}

@@ -43,7 +43,10 @@ func (s *Server) coreRoutes() []route {
 		{"GET /api/v1/devices/{device}", ReadDevices, (*Server).showDevice, "One device, by id, name or serial number.", nil, api.Device{}, ok},
 		{"GET /api/v1/devices/{device}/explain", ReadDevices, (*Server).explainDevice, "Why the device is where it is.", nil, api.Explanation{}, ok},
 		{"GET /api/v1/devices/{device}/tunnel", ReadDevices, (*Server).deviceTunnel, "What a stock WireGuard app on the device needs.", nil, api.Tunnel{}, ok},
-		{"POST /api/v1/devices/{device}/{action}", WriteDevices, (*Server).moveDevice, "Approve, quarantine, block, unblock, wipe, unwipe or revoke a device.", api.ActionRequest{}, api.Placed{}, ok},
+		{"POST /api/v1/devices/{device}/{action}", WriteDevices, (*Server).moveDevice, "Approve, quarantine, block, unblock or revoke a device.", api.ActionRequest{}, api.Placed{}, ok},
+
+		{"POST /api/v1/devices/{device}/wipe", WipeDevices, (*Server).wipeDevice, "Tell a device to wipe what enrollment gave.", api.ActionRequest{}, api.Placed{}, ok},
+		{"POST /api/v1/devices/{device}/unwipe", WipeDevices, (*Server).wipeDevice, "Take the order to wipe back.", api.ActionRequest{}, api.Placed{}, ok},
 
 		{"POST /api/v1/reports", WriteReports, (*Server).report, "A management server's word on a device.", api.ReportRequest{}, api.Placed{}, ok},
 		{"POST /api/v1/reports/batch", WriteReports, (*Server).reports, "A management server's word on many devices, 10000 at most; the answer has a line for each.", []api.ReportRequest{}, []api.Reported{}, ok},
@@ -58,7 +61,9 @@ func (s *Server) coreRoutes() []route {
 
 		{"GET /api/v1/tokens", ReadTokens, (*Server).listTokens, "API tokens, without their secrets.", nil, []api.Token{}, ok},
 		{"POST /api/v1/tokens", WriteTokens, (*Server).createToken, "Create a token; the only answer that bears its secret.", api.TokenRequest{}, api.Token{}, created},
-		{"DELETE /api/v1/tokens/{name}", WriteTokens, (*Server).deleteToken, "Delete a token; it stops working at once.", nil, nil, none},
+		{"GET /api/v1/tokens/{name}", ReadTokens, (*Server).showToken, "One API token, and what came of it.", nil, api.Token{}, ok},
+		{"DELETE /api/v1/tokens/{name}", WriteTokens, (*Server).deleteToken, "Delete a token and all that came of it; they stop working at once.", nil, api.TokensDeleted{}, ok},
+		{"GET /api/v1/roles", anyone, (*Server).listRoles, "Roles, and the permissions that each has.", nil, api.Roles{}, ok},
 
 		{"GET /api/v1/audit", ReadAudit, (*Server).listAudit, "Audit entries, newest first; ?device=, ?since= and ?limit= select.", nil, []api.AuditEntry{}, ok},
 		{"GET /api/v1/audit/head", ReadAudit, (*Server).auditHead, "The head of the audit chain, to keep elsewhere.", nil, audit.Head{}, ok},
@@ -66,17 +71,11 @@ func (s *Server) coreRoutes() []route {
 	}
 }
 
-// guard lets a request through only for an identity that has what the route needs.
+// guard lets a request through only for an identity that has what the route needs, about a
+// device that exists for it.
 func (s *Server) guard(rt route) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		who, err := identity{}, error(nil)
-		if rt.need != anyone {
-			who, err = s.authenticate(r)
-			if err == nil && !who.can(rt.need) {
-				s.cfg.Log.Warn("refused", "actor", who.actor.Name, "method", r.Method, "path", r.URL.Path)
-				err = errDenied
-			}
-		}
+		who, err := s.admit(r, rt)
 		if err == nil {
 			err = rt.handle(s, w, r, who)
 		}

@@ -118,6 +118,15 @@ func mayGrant(who identity, src quarantine.Source) error {
 	return nil
 }
 
+// mayGrantTo is mayGrant for a source that is kept.
+func (s *Server) mayGrantTo(r *http.Request, who identity, name string) error {
+	it, _, err := s.findSource(r.Context(), name)
+	if err != nil {
+		return err
+	}
+	return mayGrant(who, it.Value)
+}
+
 // kindOf is a source's kind, where an empty one is named.
 func kindOf(src quarantine.Source) quarantine.SourceKind {
 	return cmp.Or(src.Kind, quarantine.SourceAPI)

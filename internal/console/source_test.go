@@ -130,7 +130,7 @@ func TestSourceHealth(t *testing.T) {
 // TestReleaseIsGrantedByWhoHasIt: nobody makes a source that may release, or says who it is,
 // without that right of their own (D4).
 func TestReleaseIsGrantedByWhoHasIt(t *testing.T) {
-	scopes["clerk"] = []Permission{ReadOrganization, WriteOrganization, ReadTokens, WriteTokens}
+	scopes["clerk"] = []Permission{ReadOrganization, WriteOrganization, ReadTokens, WriteTokens, WriteReports}
 	t.Cleanup(func() { delete(scopes, "clerk") })
 	l, wires := newSourceLab(t)
 	clerk, root := who{token: "lzt_odd"}, who{cert: l.admin}

@@ -81,6 +81,9 @@ func (s *Server) putStream(w http.ResponseWriter, r *http.Request, who identity)
 	if err != nil {
 		return err
 	}
+	if err := s.mayGrantTo(r, who, name); err != nil {
+		return err
+	}
 	if err := s.cfg.Signals.PutStream(r.Context(), who.actor, name, q); err != nil {
 		return err
 	}

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"net"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -29,11 +28,13 @@ func (k *control) makeAlerts(ctx context.Context) (part, error) {
 		return p, err
 	}
 	began := time.Now()
-	guesses, faults := &guesses{window: time.Hour}, &faults{}
+	guesses, faults, settling := &guesses{window: time.Hour}, &faults{}, settling{}
 	k.alerts = &alerts{store: k.store, book: book, gateway: k.config.Name}
 	watcher, err := alert.NewWatcher(alert.Config{
-		Book: book, Store: k.store.Notes(), Gate: k.gate, Log: k.log, Outlets: k.alerts.outlets,
-		View: func(ctx context.Context) (alert.View, error) { return k.alertView(ctx, began, guesses, faults) },
+		Book: book, Store: k.store.Notes(), Gate: k.gate, Log: k.log, Outlets: k.alerts.outlets, Every: k.config.AlertEvery,
+		View: func(ctx context.Context) (alert.View, error) {
+			return k.alertView(ctx, began, guesses, faults, &settling)
+		},
 		Trusted: func(ctx context.Context) (time.Time, error) {
 			if _, err := k.store.SigningTime(ctx); err != nil {
 				return time.Time{}, err
@@ -67,7 +68,7 @@ func (k *control) auditAlert(ctx context.Context, by quarantine.Actor, action st
 }
 
 // alertView gathers what rules look at.
-func (k *control) alertView(ctx context.Context, began time.Time, g *guesses, f *faults) (alert.View, error) {
+func (k *control) alertView(ctx context.Context, began time.Time, g *guesses, f *faults, settle *settling) (alert.View, error) {
 	v := alert.View{Now: time.Now().UTC(), Health: k.ledger.List(), Began: began, Expiries: k.expiries(), Guesses: g.now(time.Now())}
 	sources, err := k.store.SourceTable().List(ctx)
 	if err != nil {
@@ -99,11 +100,33 @@ func (k *control) alertView(ctx context.Context, began time.Time, g *guesses, f 
 		v.Streams = append(v.Streams, alert.StreamHealth{Name: r.Health.Name, Problem: r.Health.Problem, Parked: r.Health.Parked})
 	}
 	status := k.gate.Status()
-	if v.Gate = &status; status.Planned {
+	v.Gate = settle.look(v.Now, status)
+	if status.Planned {
 		v.Devices = k.gate.Devices()
 		f.look(v.Devices, k.gate.Explain)
 	}
 	return v, nil
+}
+
+// settling keeps what lasts a moment, as at every start, from being told: enforcement that is
+// not well is looked at once it has not been for settleTime.
+type settling struct{ since time.Time }
+
+const settleTime = time.Minute
+
+// look returns the status if it is to be looked at.
+func (s *settling) look(now time.Time, status quarantine.Status) *quarantine.Status {
+	if status.Planned && status.Fresh {
+		s.since = time.Time{}
+		return &status
+	}
+	if s.since.IsZero() {
+		s.since = now
+	}
+	if now.Sub(s.since) < settleTime {
+		return nil
+	}
+	return &status
 }
 
 // faults remembers which rules cannot be evaluated for which devices. Asking for all devices
@@ -120,9 +143,9 @@ const mostAsked = 2000
 // look puts what is known of rules' faults into devices, after asking for some more.
 func (f *faults) look(devices []quarantine.Record, explain func(string) (quarantine.Explanation, error)) {
 	held := map[quarantine.ID][]quarantine.Reason{}
-	asked := 0
+	asked, first := 0, f.next
 	for n := range devices {
-		i := (f.next + n) % len(devices)
+		i := (first + n) % len(devices)
 		d := &devices[i]
 		if d.Stage != quarantine.Quarantined {
 			continue
@@ -277,15 +300,12 @@ func (a *alerts) Act(ctx context.Context, by quarantine.Actor, q api.AlertAction
 
 // kept returns the outlets' settings, with their revisions.
 func (a *alerts) kept(ctx context.Context) ([]store.Item[alert.OutletSettings], error) {
-	all, err := a.store.Settings().List(ctx)
+	all, err := a.store.Settings().ListPrefix(ctx, outletPrefix)
 	if err != nil {
 		return nil, err
 	}
 	var out []store.Item[alert.OutletSettings]
 	for _, it := range all {
-		if !strings.HasPrefix(it.Name, outletPrefix) {
-			continue
-		}
 		s, err := alert.ParseOutlet(it.Value)
 		if err != nil {
 			return nil, err

@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"strings"
 	"sync"
 	"time"
 
@@ -133,15 +132,13 @@ func (s *manager) keep(ctx context.Context) {
 type namedSettings struct{ *store.Table[json.RawMessage] }
 
 func (n namedSettings) List(ctx context.Context, prefix string) ([]manage.Item, error) {
-	all, err := n.Table.List(ctx)
+	all, err := n.ListPrefix(ctx, prefix)
 	if err != nil {
 		return nil, err
 	}
-	var out []manage.Item
-	for _, it := range all {
-		if strings.HasPrefix(it.Name, prefix) {
-			out = append(out, manage.Item{Name: it.Name, Value: it.Value, Revision: it.Revision})
-		}
+	out := make([]manage.Item, len(all))
+	for i, it := range all {
+		out[i] = manage.Item{Name: it.Name, Value: it.Value, Revision: it.Revision}
 	}
 	return out, nil
 }

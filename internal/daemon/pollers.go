@@ -4,13 +4,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/http"
+	"net/url"
 	"sync"
 	"time"
 
 	"lazaret/internal/store"
 	"lazaret/internal/version"
 	"lazaret/quarantine"
+	"lazaret/quarantine/source"
 	"lazaret/quarantine/source/fleet"
 	"lazaret/quarantine/source/intune"
 	"lazaret/quarantine/source/jamf"
@@ -28,7 +31,11 @@ const reread = 15 * time.Second
 
 // pollers runs a poller for each source that is asked, and follows what is configured.
 type pollers struct {
-	*control
+	store       *store.Store
+	gate        source.Gate
+	ledger      *source.Ledger
+	log         *slog.Logger
+	proxy       func(*http.Request) (*url.URL, error)
 	connections connections
 	doors       *poll.Doors
 	changed     chan struct{} // capacity 1
@@ -43,12 +50,20 @@ type running struct {
 
 // makePollers asks Fleet, Intune and Jamf Pro servers, and takes their webhooks.
 func (k *control) makePollers(context.Context) (part, error) {
-	p := &pollers{control: k, doors: &poll.Doors{}, changed: make(chan struct{}, 1), running: map[string]*running{}}
-	p.connections = connections{store: k.store, url: k.enrollURL(), changed: p.changed}
+	p := newPollers(k.store, k.gate, k.ledger, k.log)
+	p.proxy, p.connections.url = k.config.Firewall.HTTPProxy, k.enrollURL()
 	k.connections = p.connections
 	return part{name: "pollers", run: p.run, public: map[string]http.Handler{
 		"POST /sources/v1/fleet/{name}/{secret}": p.doors, "POST /sources/v1/jamf/{name}": p.doors,
 	}}, nil
+}
+
+func newPollers(s *store.Store, g source.Gate, l *source.Ledger, log *slog.Logger) *pollers {
+	changed := make(chan struct{}, 1)
+	return &pollers{
+		store: s, gate: g, ledger: l, log: log, connections: connections{store: s, changed: changed},
+		doors: &poll.Doors{}, changed: changed, running: map[string]*running{},
+	}
 }
 
 func (p *pollers) run(ctx context.Context) error {
@@ -127,7 +142,7 @@ func (p *pollers) start(ctx context.Context, r *running, kind poll.Kind, src qua
 		return fmt.Errorf("its settings cannot be used: %w", err)
 	}
 	client, err := poll.NewClient(poll.ClientConfig{
-		Base: setup.URL, Auth: setup.Auth, Roots: setup.CA, Agent: "lazaret/" + version.Number, Proxy: p.config.Firewall.HTTPProxy,
+		Base: setup.URL, Auth: setup.Auth, Roots: setup.CA, Agent: "lazaret/" + version.Number, Proxy: p.proxy,
 	})
 	if err != nil {
 		return err

@@ -234,11 +234,11 @@ func (k *control) makeDesk() (*enroll.Desk, error) {
 func (k *control) makeConsole(version string) (*console.Server, error) {
 	c := k.config
 	return console.New(console.Config{
-		Gateway: c.Name, Version: version, EnrollURL: k.enrollURL(), Gate: k.gate, Desk: k.desk,
+		Gateway: c.Name, Version: version, EnrollURL: k.enrollURL(), Gate: heard{k.gate, k.ledger}, Desk: k.desk,
 		Organization: console.Organization{
 			Pools: table[quarantine.Pool]{k.store.PoolTable()}, Profiles: table[quarantine.Profile]{k.store.ProfileTable()},
 			Sources: streamTable{sourceTable{table[quarantine.Source]{k.store.SourceTable()}, hookKeys(k.store)}, signals{k.store, k.signals, k.enrollURL()}}, Tokens: tokens{k.store},
-			TokenBySum: tokenBySum(k.store),
+			TokenBySum: tokenBySum(k.store), Uses: k.store.TokenUses(),
 		},
 		Refused: refusals{k.store},
 		Audit:   k.store.AuditLog(), Root: k.ca.Root(), Administrator: k.ca.VerifyAdministrator,

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"strings"
 
 	"lazaret/enroll"
 	"lazaret/internal/console"
@@ -36,15 +35,13 @@ func (k *control) makeStreams(ctx context.Context) (part, error) {
 }
 
 func (s settings) List(ctx context.Context, prefix string) (map[string]json.RawMessage, error) {
-	all, err := s.store.Settings().List(ctx)
+	all, err := s.store.Settings().ListPrefix(ctx, prefix)
 	if err != nil {
 		return nil, err
 	}
 	out := map[string]json.RawMessage{}
 	for _, it := range all {
-		if strings.HasPrefix(it.Name, prefix) {
-			out[it.Name] = it.Value
-		}
+		out[it.Name] = it.Value
 	}
 	return out, nil
 }

@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -26,6 +27,7 @@ type agentSpec struct {
 	Dir, Socket string
 	Etc         string // directory that becomes the host's /etc; empty: DNS servers are left alone
 	Resolv      string // file that is mounted at /etc/resolv.conf, as in a container; may be empty
+	TPM         string // socket of a software TPM; empty: none is asked
 	KillAt      string // a step at which the process kills itself
 }
 
@@ -43,7 +45,7 @@ func runAgent(ctx context.Context, args []string) error {
 		}
 	}
 	return agent.Run(ctx, agent.Config{
-		Dir: s.Dir, Socket: s.Socket, NoDNS: s.Etc == "", Schedule: agent.Schedule{First: time.Hour, Every: time.Hour, Times: 1},
+		Dir: s.Dir, Socket: s.Socket, NoDNS: s.Etc == "", TPM: cmp.Or(s.TPM, agent.NoTPM), Schedule: agent.Schedule{First: time.Hour, Every: time.Hour, Times: 1},
 		Log: slog.New(slog.NewTextHandler(os.Stderr, nil)),
 		Step: func(name string) {
 			if name == s.KillAt {

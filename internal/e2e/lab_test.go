@@ -143,6 +143,8 @@ type options struct {
 	freshness        time.Duration
 	life             time.Duration // of certificates
 	dual, six        bool          // IPv6 beside IPv4, or in place of it
+	alertEvery       time.Duration // zero: as configured
+	out              []string      // besides, for the host firewall
 	programs         string        // directory of the programs to run; empty: the functions that they run
 }
 
@@ -196,7 +198,14 @@ func newGateway(t testing.TB, o options) *gateway {
 	if o.programs != "" {
 		g.runPrograms(t, o.programs)
 	} else {
-		_, err = daemon.Init(ctx, g.initOptions(lab.Plan, o.freshness), slog.New(slog.DiscardHandler))
+		made := g.initOptions(lab.Plan, o.freshness)
+		if o.alertEvery > 0 {
+			made.Values["alerts.every"] = o.alertEvery.String()
+		}
+		if o.out != nil {
+			made.Values["firewall.out"] = o.out
+		}
+		_, err = daemon.Init(ctx, made, slog.New(slog.DiscardHandler))
 		must(err)
 		g.startPlane(t)
 		g.startServe(t)

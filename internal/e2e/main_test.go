@@ -40,6 +40,7 @@ func TestMain(m *testing.M) {
 		},
 		"door":         runDoor,
 		"nameserver":   runNameServer,
+		"logserver":    runLogServer,
 		"agent":        runAgent,
 		"agent enroll": runAgentEnroll,
 	})

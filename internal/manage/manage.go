@@ -131,7 +131,6 @@ type entry struct {
 	counter uint64        // of the last wake-up
 	woken   time.Time     // when the device was last woken by its long poll
 	changed chan struct{} // closed when something new waits; nil: nobody asked
-	swept   time.Time     // when the record's order was last looked at in vain
 }
 
 // New reads what is stored.
@@ -236,7 +235,12 @@ func (m *Manager) sweep(ctx context.Context) {
 	}
 }
 
+// keepRevoked is how long the commands of a revoked device are shown. What became of each
+// stays in the audit log.
+const keepRevoked = 24 * time.Hour
+
 // tidy ends what is over: expired commands, and all of a device that is revoked or gone.
+// Nothing is kept of one that is gone, or was revoked a while ago.
 func (m *Manager) tidy(ctx context.Context, e *entry) error {
 	r, err := m.Gate.Device(string(e.id))
 	gone := errors.Is(err, quarantine.ErrUnknownDevice)
@@ -246,7 +250,7 @@ func (m *Manager) tidy(ctx context.Context, e *entry) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	now := m.Now()
-	if gone {
+	if gone || r.Revocation.Set() && now.Sub(r.Revocation.At) >= keepRevoked {
 		m.mu.Lock()
 		delete(m.all, e.id)
 		m.mu.Unlock()

@@ -576,7 +576,12 @@ func TestStandingOrder(t *testing.T) {
 		t.Fatalf("ordered again: %v", err)
 	}
 	got := l.greet().say(0)
-	l.greet().say(2, answer(got[0], agentapi.Failed))
+	back := r
+	back.Wipe = quarantine.Decision{}
+	if err := l.Follow(t.Context(), back); err != nil || len(l.greet().say(2)) != 0 {
+		t.Error("taken back after it was sent, and given again")
+	}
+	l.greet().say(2, answer(got[0], agentapi.Failed)) // it had arrived
 	if err := l.Follow(t.Context(), r); err != nil || len(l.List("d-1")) != 2 {
 		t.Error("given anew at once")
 	}
@@ -608,6 +613,33 @@ func TestRevokedDevicesGetNothing(t *testing.T) {
 	l.sweep(t.Context())
 	if len(l.store.items) != 0 {
 		t.Errorf("kept of a device that is gone: %v", l.store.items)
+	}
+}
+
+// TestRevokedDevicesLeaveNothing: a day after its revocation nothing is kept of a device, and
+// the audit log still says what became of its wipe.
+func TestRevokedDevicesLeaveNothing(t *testing.T) {
+	l := newLab(t)
+	c := l.issue(agentapi.Lock)
+	s := l.greet()
+	got := s.say(0)
+	s.say(0, answer(got[0], agentapi.Done))
+	r := l.gate.records["d-1"]
+	r.Revocation = quarantine.Decision{By: admin, At: l.clock}
+	l.gate.records["d-1"] = r
+	l.clock = l.clock.Add(keepRevoked - time.Minute)
+	l.sweep(t.Context())
+	if l.state(c.ID) != Done || len(l.store.items) != 1 {
+		t.Errorf("within a day it is %s, of %v", l.state(c.ID), l.store.items)
+	}
+	l.clock = l.clock.Add(time.Minute)
+	l.sweep(t.Context())
+	if len(l.store.items) != 0 || l.knows("d-1") {
+		t.Errorf("kept after a day: %v", l.store.items)
+	}
+	i := slices.IndexFunc(l.audit, func(e Event) bool { return e.Action == "command.result" && e.ID == c.ID })
+	if i < 0 || l.audit[i].Detail["state"] != string(Done) || l.audit[i].Device != "d-1" {
+		t.Errorf("the audit log says %+v", l.audit)
 	}
 }
 

@@ -68,13 +68,18 @@ func (m *Manager) add(ctx context.Context, by quarantine.Actor, id quarantine.ID
 func (m *Manager) addLocked(ctx context.Context, e *entry, by quarantine.Actor, c Command, life time.Duration) (Command, error) {
 	now := m.Now().UTC().Truncate(time.Millisecond)
 	c.ID, c.By, c.Issued, c.Expires, c.State = "c-"+hex.EncodeToString(random(12)), by, now, now.Add(life), Queued
-	detail := map[string]string{"kind": c.Kind, "why": c.Why, "expires": c.Expires.Format(time.RFC3339)}
+	token, err := m.wakeup(e)
+	if err != nil {
+		return Command{}, fmt.Errorf("issuing a command: %w", err)
+	}
+	// Who follows the log can wake the device: a wake-up is no secret, and soon worth nothing.
+	detail := map[string]string{"kind": c.Kind, "why": c.Why, "expires": c.Expires.Format(time.RFC3339), "wake": token}
 	// The log comes first: an entry without a command can be explained, a command without an
 	// entry cannot.
 	if err := m.Audit(ctx, Event{By: by, Action: "command.issue", Device: e.id, ID: c.ID, Detail: detail}); err != nil {
 		return Command{}, fmt.Errorf("issuing a command: %w", err)
 	}
-	err := m.save(ctx, e, by, func(b *book) error {
+	err = m.save(ctx, e, by, func(b *book) error {
 		b.expire(now)
 		return b.add(c)
 	})
@@ -86,10 +91,6 @@ func (m *Manager) addLocked(ctx context.Context, e *entry, by quarantine.Actor, 
 	if e.changed != nil {
 		close(e.changed)
 		e.changed = nil
-	}
-	token, err := m.wakeup(e)
-	if err != nil {
-		m.Log.Error("making a wake-up", "device", e.id, "err", err)
 	}
 	m.mu.Lock()
 	wakers := slices.Clone(m.wakers)
@@ -166,7 +167,7 @@ func (m *Manager) follow(ctx context.Context, r quarantine.Record) (Command, err
 		}
 	}
 	if !r.Wipe.Set() {
-		if last == nil || last.State != Queued {
+		if last == nil || !last.open(now) { // one that was sent may not have arrived: it is not given again
 			return Command{}, nil
 		}
 		return Command{}, m.save(ctx, e, m.self(), func(b *book) error {

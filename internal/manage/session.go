@@ -153,7 +153,7 @@ func (m *Manager) enter(ctx context.Context, e *entry, p Peer, x agentapi.Exchan
 			return nil, err
 		}
 	}
-	e.last, e.live, s.number, s.heard = s.hello.Sequence, s, 1, now
+	e.last, e.live, s.number, s.heard = max(e.last, s.hello.Sequence), s, 1, now
 	return s, nil
 }
 

@@ -78,14 +78,14 @@ func (s *Store) storedHead(ctx context.Context) (audit.Head, int64, error) {
 func (s *Store) headMoves(ctx context.Context, after int64) error {
 	watching, stop := context.WithCancel(ctx)
 	defer stop()
-	for r := range s.client.Watch(watching, headKey, clientv3.WithRev(after+1)) {
-		if r.CompactRevision == 0 && r.Err() != nil {
-			return r.Err()
-		}
-		return nil // a compacted revision tells that it has moved, too
-	}
-	if ctx.Err() != nil {
+	r, ok := <-s.client.Watch(watching, headKey, clientv3.WithRev(after+1))
+	switch {
+	case ctx.Err() != nil:
 		return ctx.Err()
+	case !ok:
+		return errClosed
+	case r.CompactRevision != 0: // it has moved, then
+		return nil
 	}
-	return errClosed
+	return r.Err()
 }

@@ -19,7 +19,7 @@ const mostSetBytes = 256 << 10
 // SetTable keeps policy sets. The store gives each save a Version that is higher than every
 // one that a set of that name ever had, also before it was deleted. A set must have a form
 // (PolicySet.Check) and pass Config.CheckSet; in strict mode one that is assigned must be
-// marked stig (ErrInvalid).
+// marked stig; there are no more than quarantine.MaxSets (ErrInvalid).
 func (s *Store) SetTable() *Table[quarantine.PolicySet] {
 	return &Table[quarantine.PolicySet]{s: s, noun: "set", prefix: setPrefix, state: true, put: s.putSet,
 		drop: func(ctx context.Context, _ Item[quarantine.PolicySet], ch *change) error {
@@ -27,7 +27,7 @@ func (s *Store) SetTable() *Table[quarantine.PolicySet] {
 		}}
 }
 
-func (s *Store) putSet(ctx context.Context, _, it *Item[quarantine.PolicySet], ch *change) error {
+func (s *Store) putSet(ctx context.Context, old, it *Item[quarantine.PolicySet], ch *change) error {
 	if it.Value.Name == "" {
 		it.Value.Name = it.Name
 	}
@@ -36,6 +36,11 @@ func (s *Store) putSet(ctx context.Context, _, it *Item[quarantine.PolicySet], c
 	}
 	if err := s.serializeSets(ctx, ch); err != nil {
 		return err
+	}
+	if old == nil {
+		if err := s.roomForSet(ctx); err != nil {
+			return err
+		}
 	}
 	conduct, err := s.Conduct(ctx)
 	if err != nil {
@@ -53,6 +58,19 @@ func (s *Store) putSet(ctx context.Context, _, it *Item[quarantine.PolicySet], c
 	}
 	it.Value.Version, err = s.nextVersion(ctx, it.Name, ch)
 	return err
+}
+
+// roomForSet refuses one set more than decisions are made by. Whoever asks changes the sets
+// alone (serializeSets).
+func (s *Store) roomForSet(ctx context.Context) error {
+	r, err := s.client.Get(ctx, setPrefix, countOnly()...)
+	if err != nil {
+		return fmt.Errorf("counting policy sets: %w", err)
+	}
+	if r.Count >= quarantine.MaxSets {
+		return fmt.Errorf("there are %d policy sets, and no more can be: delete one, or add the rules to another: %w", r.Count, ErrInvalid)
+	}
+	return nil
 }
 
 // checkSet refuses a set that cannot stand.

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"time"
 
 	"lazaret/enroll"
 	"lazaret/firewall"
@@ -148,94 +147,6 @@ func (s *Store) SourceTable() *Table[quarantine.Source] {
 func (s *Store) Settings() *Table[json.RawMessage] {
 	return &Table[json.RawMessage]{s: s, noun: "setting", prefix: settingPrefix,
 		describe: func(v json.RawMessage) map[string]string { return nil }}
-}
-
-// Token is an API token; of its text only the SHA-256 is kept.
-type Token struct {
-	Name    string
-	Sum     [32]byte
-	Scope   string // what it may do; empty: nothing
-	Source  string // scope "report": the source it speaks for
-	Created time.Time
-	By      string
-}
-
-// storedToken is a Token at rest.
-type storedToken struct {
-	Sum     sum       `json:"sum"`
-	Scope   string    `json:"scope"`
-	Source  string    `json:"source,omitempty"`
-	Created time.Time `json:"created"`
-	By      string    `json:"by,omitempty"`
-}
-
-func (s *Store) tokenTable() *Table[storedToken] {
-	return &Table[storedToken]{s: s, noun: "token", prefix: tokenPrefix,
-		put: func(_ context.Context, _, it *Item[storedToken], ch *change) error {
-			key := tokenSumKey(it.Value.Sum)
-			ch.require(absent(key))
-			ch.put(key, it.Name)
-			return nil
-		},
-		drop: func(_ context.Context, old Item[storedToken], ch *change) error {
-			ch.delete(tokenSumKey(old.Value.Sum))
-			return nil
-		},
-		describe: func(t storedToken) map[string]string {
-			return map[string]string{"scope": t.Scope, "source": t.Source}
-		},
-	}
-}
-
-// PutToken keeps a new token; enroll.ErrExists if the name is taken.
-func (s *Store) PutToken(ctx context.Context, by quarantine.Actor, t Token) error {
-	if t.Sum == ([32]byte{}) {
-		return fmt.Errorf("saving token %q: no sum: %w", t.Name, ErrInvalid)
-	}
-	_, err := s.tokenTable().Put(ctx, by, Item[storedToken]{Name: t.Name, Value: storedToken{t.Sum, t.Scope, t.Source, t.Created, t.By}})
-	return err
-}
-
-// DeleteToken removes a token; ErrNotFound. It is refused from the next request on.
-func (s *Store) DeleteToken(ctx context.Context, by quarantine.Actor, name string) error {
-	return s.tokenTable().Delete(ctx, by, name, Any)
-}
-
-// Tokens lists all tokens, by name.
-func (s *Store) Tokens(ctx context.Context) ([]Token, error) {
-	items, err := s.tokenTable().List(ctx)
-	if err != nil {
-		return nil, err
-	}
-	out := make([]Token, len(items))
-	for i, it := range items {
-		out[i] = token(it)
-	}
-	return out, nil
-}
-
-// TokenBySum finds a token by the SHA-256 of its text, or ErrNotFound.
-func (s *Store) TokenBySum(ctx context.Context, sum [32]byte) (Token, error) {
-	kv, err := s.get(ctx, tokenSumKey(sum))
-	if err != nil {
-		return Token{}, fmt.Errorf("finding token: %w", err)
-	}
-	if kv == nil {
-		return Token{}, fmt.Errorf("finding token: %w", ErrNotFound)
-	}
-	it, err := s.tokenTable().Get(ctx, string(kv.Value))
-	if err != nil {
-		return Token{}, err
-	}
-	if t := token(it); t.Sum == sum {
-		return t, nil
-	}
-	return Token{}, fmt.Errorf("finding token: %w", ErrNotFound)
-}
-
-func token(it Item[storedToken]) Token {
-	v := it.Value
-	return Token{Name: it.Name, Sum: v.Sum, Scope: v.Scope, Source: v.Source, Created: v.Created, By: v.By}
 }
 
 // Pools returns every pool by name.

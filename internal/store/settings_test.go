@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"net/netip"
+	"slices"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -213,5 +214,47 @@ func TestSettings(t *testing.T) {
 	entries, err := s.AuditLog().List(ctx, "", epochStart, 1)
 	if err != nil || len(entries) != 1 || entries[0].Action != "setting.put" || entries[0].Detail["value"] != "" {
 		t.Errorf("audit %+v, %v", entries, err)
+	}
+}
+
+// A listing by prefix reads what begins so, and nothing else: 100,000 devices' settings beside
+// it must not be read with each look at three others.
+func TestSettingsByPrefix(t *testing.T) {
+	t.Parallel()
+	s, ctx := fresh(t), t.Context()
+	table := s.Settings()
+	for _, name := range []string{"a", "a/1", "a/2", "a0", "b/1"} {
+		if _, err := table.Put(ctx, admin, Item[json.RawMessage]{Name: name, Value: json.RawMessage(`"` + name + `"`)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for prefix, want := range map[string][]string{"a/": {"a/1", "a/2"}, "a": {"a", "a/1", "a/2", "a0"}, "b/1": {"b/1"}, "c/": nil, "": {"a", "a/1", "a/2", "a0", "b/1"}} {
+		items, err := table.ListPrefix(ctx, prefix)
+		var got []string
+		for _, it := range items {
+			got = append(got, it.Name)
+			if string(it.Value) != `"`+it.Name+`"` || it.Revision == 0 {
+				t.Errorf("%s is %s at %d", it.Name, it.Value, it.Revision)
+			}
+		}
+		if err != nil || !slices.Equal(got, want) {
+			t.Errorf("under %q: %q, %v; want %q", prefix, got, err, want)
+		}
+		if names, err := table.Names(ctx, prefix); err != nil || !slices.Equal(names, want) {
+			t.Errorf("names under %q: %q, %v; want %q", prefix, names, err, want)
+		}
+	}
+	// A value that cannot be read would fail a listing that reads it.
+	if _, err := s.client.Put(ctx, settingPrefix+"z/broken", "{"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := table.ListPrefix(ctx, ""); err == nil {
+		t.Error("a broken value is listed")
+	}
+	if _, err := table.ListPrefix(ctx, "a/"); err != nil {
+		t.Errorf("values beside it are not: %v", err)
+	}
+	if names, err := table.Names(ctx, "z/"); err != nil || len(names) != 1 {
+		t.Errorf("its name: %q, %v", names, err)
 	}
 }

@@ -118,7 +118,7 @@ func Open(ctx context.Context, c Config) (*Store, error) {
 	if err := private(c.Dir); err != nil {
 		return nil, fmt.Errorf("opening store: %w", err)
 	}
-	lock, err := lockDir(c.Dir)
+	lock, err := lockDir(ctx, c.Dir)
 	if err != nil {
 		return nil, fmt.Errorf("opening store: %w", err)
 	}
@@ -244,19 +244,38 @@ func private(dir string) error {
 	return nil
 }
 
+// lockWait is how long the lock is waited for: one that was killed a moment ago, and what it
+// was about to start, may hold it still.
+const lockWait = 2 * time.Second
+
 // lockDir makes sure that one program at a time has the store open. etcd would wait for
 // the other without a word. The lock ends with the program, however it ends.
-func lockDir(dir string) (*os.File, error) {
+func lockDir(ctx context.Context, dir string) (*os.File, error) {
 	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("locking data directory: %w", err)
 	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		f.Close()
-		if errors.Is(err, unix.EWOULDBLOCK) {
-			return nil, fmt.Errorf("%w (%s)", ErrLocked, dir)
+	again := time.NewTicker(20 * time.Millisecond)
+	defer again.Stop()
+	enough := time.NewTimer(lockWait)
+	defer enough.Stop()
+	for {
+		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		switch {
+		case err == nil:
+			return f, nil
+		case !errors.Is(err, unix.EWOULDBLOCK):
+			f.Close()
+			return nil, fmt.Errorf("locking data directory: %w", err)
 		}
-		return nil, fmt.Errorf("locking data directory: %w", err)
+		select {
+		case <-again.C:
+		case <-enough.C:
+			f.Close()
+			return nil, fmt.Errorf("%w (%s)", ErrLocked, dir)
+		case <-ctx.Done():
+			f.Close()
+			return nil, fmt.Errorf("%w (%s): %w", ErrLocked, dir, ctx.Err())
+		}
 	}
-	return f, nil
 }

@@ -44,10 +44,35 @@ func (t *Table[T]) List(ctx context.Context) ([]Item[T], error) {
 	return items, err
 }
 
+// ListPrefix returns those whose names begin with prefix, by name, at one revision. Nothing
+// else is read.
+func (t *Table[T]) ListPrefix(ctx context.Context, prefix string) ([]Item[T], error) {
+	items, _, err := t.under(ctx, prefix, 0)
+	return items, err
+}
+
+// Names returns the names that begin with prefix, in order. Values are not read.
+func (t *Table[T]) Names(ctx context.Context, prefix string) ([]string, error) {
+	var names []string
+	_, err := t.s.scan(ctx, t.prefix+prefix, 0, func(kv *mvccpb.KeyValue) error {
+		names = append(names, string(kv.Key[len(t.prefix):]))
+		return nil
+	}, clientv3.WithKeysOnly())
+	if err != nil {
+		return nil, fmt.Errorf("listing names of %ss: %w", t.noun, err)
+	}
+	return names, nil
+}
+
 // at lists the table as it was at a revision (zero: now), which it returns.
 func (t *Table[T]) at(ctx context.Context, revision int64) ([]Item[T], int64, error) {
+	return t.under(ctx, "", revision)
+}
+
+// under is at for names that begin with prefix.
+func (t *Table[T]) under(ctx context.Context, prefix string, revision int64) ([]Item[T], int64, error) {
 	var items []Item[T]
-	revision, err := t.s.scan(ctx, t.prefix, revision, func(kv *mvccpb.KeyValue) error {
+	revision, err := t.s.scan(ctx, t.prefix+prefix, revision, func(kv *mvccpb.KeyValue) error {
 		it, err := t.item(kv)
 		items = append(items, it)
 		return err

@@ -144,13 +144,14 @@ const page = 4000
 
 // scan calls f for every key of a prefix, in order, all at one revision (zero: now),
 // and returns that revision.
-func (s *Store) scan(ctx context.Context, prefix string, revision int64, f func(*mvccpb.KeyValue) error) (int64, error) {
+func (s *Store) scan(ctx context.Context, prefix string, revision int64, f func(*mvccpb.KeyValue) error, more ...clientv3.OpOption) (int64, error) {
 	end := clientv3.GetPrefixRangeEnd(prefix)
 	for from := prefix; ; {
 		opts := []clientv3.OpOption{clientv3.WithRange(end), clientv3.WithLimit(page), clientv3.WithSerializable()} // see get
 		if revision > 0 {
 			opts = append(opts, clientv3.WithRev(revision))
 		}
+		opts = append(opts, more...)
 		r, err := s.client.Get(ctx, from, opts...)
 		if err != nil {
 			return revision, fmt.Errorf("reading %s: %w", prefix, err)

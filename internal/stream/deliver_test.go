@@ -248,7 +248,7 @@ func TestUnverifiedServersAreToldNothing(t *testing.T) {
 	}
 	for text, refused := range map[string]bool{
 		"127.0.0.1": true, "::1": true, "169.254.169.254": true, "fe80::1": true, "0.0.0.0": true, "0.1.2.3": true, "255.255.255.255": true, "224.0.0.1": true, "ff02::1": true, "::": true,
-		"fd00:ec2::254": true, "100.100.100.200": true, "::ffff:169.254.169.254": true, "64:ff9b::a9fe:a9fe": true, "::ffff:127.0.0.1": true,
+		"fd00:ec2::254": true, "100.100.100.200": true, "::ffff:169.254.169.254": true, "::ffff:100.100.100.200": true, "::ffff:0.1.2.3": true, "64:ff9b::a9fe:a9fe": true, "::ffff:127.0.0.1": true,
 		"10.0.0.1": false, "192.168.1.1": false, "192.0.2.1": false, "2001:db8::1": false, "fd00::1": false, "64:ff9b::808:808": false,
 	} {
 		if err := checkAddr(netip.MustParseAddr(text), nil, false); (err != nil) != refused {

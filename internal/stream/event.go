@@ -10,7 +10,7 @@ import (
 // Types are the names of all events.
 var Types = []string{
 	"device.enrolled", "device.moved", "device.blocked", "device.unblocked", "device.revoked", "device.renewed", "device.lapsed",
-	"command.issued", "command.cancelled", "command.result", "alert.raised", "alert.resolved", "ping",
+	"command.issued", "command.cancelled", "command.result", "alert.raised", "alert.acknowledged", "alert.resolved", "ping",
 }
 
 // follows are the events that follow from an action in the audit log, whatever it moved.
@@ -18,7 +18,7 @@ var follows = map[string]string{
 	"device.enroll": "device.enrolled", "device.reenroll": "device.enrolled", "device.block": "device.blocked",
 	"device.unblock": "device.unblocked", "device.revoke": "device.revoked", "device.renew": "device.renewed", "device.lapse": "device.lapsed",
 	"command.issue": "command.issued", "command.cancel": "command.cancelled", "command.result": "command.result",
-	"alert.raise": "alert.raised", "alert.resolve": "alert.resolved",
+	"alert.raise": "alert.raised", "alert.acknowledge": "alert.acknowledged", "alert.resolve": "alert.resolved",
 }
 
 // Event is what a receiver is told: the body of a webhook. Its form only ever grows while

@@ -112,7 +112,12 @@ func (cs *captures) ask(ctx context.Context, id uint64, stop bool) (CaptureStat,
 	case st := <-a.answer:
 		return st, nil
 	case <-c.ended:
-		return CaptureStat{}, errors.New("the capture has ended")
+		select { // its last act may have been to answer
+		case st := <-a.answer:
+			return st, nil
+		default:
+			return CaptureStat{}, errors.New("the capture has ended")
+		}
 	case <-ctx.Done():
 		return CaptureStat{}, ctx.Err()
 	}

@@ -263,14 +263,14 @@ func Cost(expression string) uint64 {
 }
 
 // costOf bounds what an evaluation takes: texts have at most 256 bytes, lists 64 items.
-func costOf(tree *cel.Ast) cost.CostEstimate {
+func costOf(tree *cel.Ast) cost.Estimate {
 	env, err := environment()
 	if err != nil {
-		return cost.CostEstimate{Max: maxCost + 1}
+		return cost.Estimate{Max: maxCost + 1}
 	}
 	c, err := env.EstimateCost(tree, sizes{})
 	if err != nil {
-		return cost.CostEstimate{Max: maxCost + 1}
+		return cost.Estimate{Max: maxCost + 1}
 	}
 	return c
 }
@@ -295,7 +295,7 @@ func (sizes) EstimateSize(n cost.AstNode) *cost.SizeEstimate {
 
 func (sizes) EstimateCallCost(function, _ string, _ *cost.AstNode, _ []cost.AstNode) *cost.CallEstimate {
 	if function == factCall {
-		return &cost.CallEstimate{CostEstimate: cost.CostEstimate{Min: 1, Max: 1}, ResultSize: &cost.SizeEstimate{Min: 0, Max: 256}}
+		return &cost.CallEstimate{CostEstimate: cost.Estimate{Min: 1, Max: 1}, ResultSize: &cost.SizeEstimate{Min: 0, Max: 256}}
 	}
 	return nil
 }

@@ -128,6 +128,8 @@ func TestRules(t *testing.T) {
 		// The later of two sources of the same rank is believed; the other still tightens.
 		{`disk.encrypted`, all(mdm("disk.encrypted=true"), report("second", quarantine.Compliant, time.Minute, "disk.encrypted=false")), no, "disk.encrypted", "second"},
 		{`disk.encrypted`, all(mdm("disk.encrypted=false"), report("second", quarantine.Compliant, time.Minute, "disk.encrypted=true")), no, "disk.encrypted", "mdm"},
+		{`disk.encrypted`, all(report("scanner", "", time.Minute, "disk.encrypted=true"), mdm("disk.encrypted=true"), agent("disk.encrypted=true")), yes, "disk.encrypted", "mdm"},
+		{`disk.encrypted`, all(mdm("disk.encrypted=true"), report("second", quarantine.Compliant, time.Minute, "disk.encrypted=true")), yes, "disk.encrypted", "second"},
 		// What cannot be evaluated.
 		{`os.versoin > version("1")`, all(mdm()), fault, "", ""},
 		{`os.version > 3`, all(mdm("os.version=14")), fault, "", ""},
@@ -157,7 +159,7 @@ func TestRules(t *testing.T) {
 			if len(reasons) != 1 || reasons[0].Rule != "rule" || reasons[0].Version != 7 || reasons[0].Fault != (c.want == fault) || reasons[0].Holds != (c.want == yes) {
 				t.Fatalf("reasons %+v", j.Reasons)
 			}
-			live := c.reports[0].At.After(noon.Add(-time.Hour))
+			live := quarantine.PlainPolicy{}.Judge(f).Release
 			if j.Release != (c.want == yes && live) || j.Clear != (c.want != no) || (len(j.Failing) > 0) != (c.want != yes) || j.Demand != "" {
 				t.Errorf("judged %+v", j)
 			}
@@ -203,7 +205,12 @@ func TestWhichSetsApply(t *testing.T) {
 		if j := e.Judge(f); j.Release || j.Clear {
 			t.Errorf("%s, strict: %+v", name, j)
 		}
-		s.STIG, s.Rules = true, one(`disk.encrypted`)
+		s.Rules = one(`disk.encrypted`)
+		f.Sets["set"] = s
+		if j := e.Judge(f); j.Release || j.Clear || j.Reasons[0].Rule != RuleStrict {
+			t.Errorf("%s, strict and every rule holds: %+v", name, j)
+		}
+		s.STIG = true
 		f.Sets["set"] = s
 		if j := e.Judge(f); j.Release != c.selects {
 			t.Errorf("%s, strict and marked: released %v: %+v", name, j.Release, j.Reasons)
@@ -291,6 +298,24 @@ func TestLifeOfFacts(t *testing.T) {
 	if text := j.Reasons[0].Text; !strings.Contains(text, "older than 5m0s") {
 		t.Errorf("told %q", text)
 	}
+	// A source that comes to matter later is heard then.
+	short := report("mdm", quarantine.Compliant, 10*time.Minute, "disk.encrypted=true")
+	short.Validity = 30 * time.Minute
+	second, scanner := report("second", quarantine.Compliant, 10*time.Minute, "screen.lock=true"), report("scanner", "", 10*time.Minute, "screen.lock=false")
+	if j = e.Judge(of(one(`disk.encrypted || screen.lock`), short, second)); !j.Until.Equal(noon.Add(50 * time.Minute)) {
+		t.Errorf("one fact takes the other's place: until %s", j.Until)
+	}
+	if j = e.Judge(of(one(`disk.encrypted || screen.lock`), short, second, scanner)); !j.Until.Equal(noon.Add(20*time.Minute)) || !j.Release {
+		t.Errorf("and a third source denies it: %+v", j)
+	}
+	// A source whose scope was narrowed since is not heard any more.
+	f := of(one(`disk.encrypted`), report("mdm", quarantine.Compliant, 10*time.Minute), report("scanner", "", time.Minute, "disk.encrypted=true"))
+	for platform, want := range map[string]bool{"linux": true, "macos": false} {
+		f.Sources["scanner"] = quarantine.Source{Name: "scanner", Facts: []string{"*"}, For: quarantine.Selection{Platforms: []string{platform}}}
+		if j = e.Judge(f); j.Release != want {
+			t.Errorf("a source for %s: released %v", platform, j.Release)
+		}
+	}
 	// A report dated ahead of its arrival gains nothing.
 	ahead := report("mdm", quarantine.Compliant, -2*time.Minute, "disk.encrypted=true")
 	ahead.Received = noon
@@ -302,6 +327,10 @@ func TestLifeOfFacts(t *testing.T) {
 	j = e.Judge(of(one(`age(os.patched_at) < duration("12h")`), old))
 	if !j.Release || !j.Until.Equal(noon.Add(30*time.Minute)) {
 		t.Errorf("patched 11h30 ago: %+v", j)
+	}
+	j = e.Judge(of(one(`age(os.patched_at) <= duration("11h30m")`), old))
+	if !j.Release || !j.Until.Equal(noon.Add(1)) {
+		t.Errorf("patched 11h30 ago, at that very instant: %+v", j)
 	}
 	j = e.Judge(of(one(`age(os.patched_at) > duration("12h")`), old))
 	if j.Release || !j.Again.Equal(noon.Add(30*time.Minute)) {

@@ -174,8 +174,8 @@ func (j *judging) releases() {
 	}
 	for i := range j.view.words {
 		w := &j.view.words[i]
-		if w.name != quarantine.AgentSource || !w.live(j.facts.Now) || w.report.Verdict == quarantine.NonCompliant {
-			continue
+		if w.name != quarantine.AgentSource || !w.live(j.facts.Now) {
+			continue // one that says noncompliant, live, does not leave it clear
 		}
 		if w.until.After(j.until) {
 			j.until = w.until

@@ -17,7 +17,7 @@ var expressions = []string{
 	`disk.encrypted`, `!device.tampered`, `disk.encrypted && screen.lock`, `disk.encrypted || screen.lock`, `os.version >= version("14.2")`,
 	`os.version < version("15")`, `age(os.patched_at) < duration("3h")`, `age(os.patched_at) >= duration("70m")`, `screen.lock ? disk.encrypted : device.tampered`,
 	`custom("x") == "y" || disk.encrypted`, `custom("x") in ["y", "z"]`, `known(os.version) && disk.encrypted`, `device.groups.all(g, g != custom("x"))`,
-	`age(os.patched_at) < duration("2h") || os.version > version("14") && screen.lock`, `true`, `dyn(custom("x")) > 3`,
+	`age(os.patched_at) < duration("2h") || os.version > version("14") && screen.lock`, `true`, `dyn(custom("x")) > 3`, `age(os.patched_at) <= duration("150m")`, `age(os.patched_at) > duration("1h")`,
 }
 
 // values that a fact may have; some are none of its type.

@@ -228,24 +228,6 @@ type Profile struct {
 	Revision       int64    `json:"revision,omitempty"`
 }
 
-// TokenRequest asks for an API token. Scope "report" with a source posts that source's
-// reports and nothing else (D4); "read" reads; "admin" is an administrator.
-type TokenRequest struct {
-	Name   string `json:"name"`
-	Scope  string `json:"scope"`
-	Source string `json:"source,omitempty"`
-}
-
-// Token is a token without its secret; Secret is set in the answer to its creation only.
-type Token struct {
-	Name    string    `json:"name"`
-	Scope   string    `json:"scope"`
-	Source  string    `json:"source,omitempty"`
-	Created time.Time `json:"created"`
-	By      string    `json:"by"`
-	Secret  string    `json:"secret,omitempty"`
-}
-
 // AuditEntry is one line of the audit log.
 type AuditEntry struct {
 	Revision int64             `json:"revision"` // of the store

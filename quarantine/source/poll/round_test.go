@@ -65,6 +65,9 @@ func TestBadWordsStand(t *testing.T) {
 	if n := l.gate.Last("dev1"); !n.At.Add(n.Validity).After(l.at.Add(10 * time.Minute)) {
 		t.Errorf("it does not stand until the next rounds: %+v", n)
 	}
+	if n := l.health(t).Refused; n != 0 {
+		t.Errorf("%d reports were refused", n)
+	}
 	told := l.gate.Told()
 	l.product.set(nil, host(30*24*time.Hour).bad(quarantine.NonCompliant))
 	for range 30 { // it goes on standing for as long as it is said
@@ -201,12 +204,12 @@ func TestOneSerialOfTwo(t *testing.T) {
 		}
 	}
 	// A round that saw one of them only cannot know.
-	l.product.set(errors.New("cut"), host(-20*time.Minute).named(1))
+	l.product.set(errors.New("cut"), host(-14*time.Minute).named(1))
 	if err := l.ask(t, 5*time.Minute); err == nil || l.gate.Released("d00001") {
-		t.Error("released by half a list")
+		t.Errorf("released by half a list: %v, %+v", err, l.gate.Last("d00001"))
 	}
 	other.Verdict = quarantine.Compliant
-	l.product.set(nil, host(-20*time.Minute).named(1), other)
+	l.product.set(nil, host(-14*time.Minute).named(1), other)
 	if err := l.ask(t, 5*time.Minute); err != nil || !l.gate.Released("d00001") || !l.gate.Last("d00001").At.Equal(noon) {
 		t.Errorf("both compliant: %v, %+v", err, l.gate.Last("d00001"))
 	}
@@ -281,6 +284,8 @@ func TestGone(t *testing.T) {
 	if !l.gate.Released("d00001") {
 		t.Error("gone after one round")
 	}
+	round(nil, both...) // there again
+	round(nil, both[1])
 	round(errors.New("cut"), both[1])
 	round(errors.New("cut"), both[1])
 	if !l.gate.Released("d00001") {

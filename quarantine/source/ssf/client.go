@@ -76,7 +76,7 @@ func newClient(s Settings, proxy func(*http.Request) (*url.URL, error), secret f
 	t := &http.Transport{TLSClientConfig: config, DialContext: dialer.DialContext, ForceAttemptHTTP2: true,
 		MaxConnsPerHost: 4, IdleConnTimeout: idleTime, TLSHandshakeTimeout: dialTime, MaxResponseHeaderBytes: 64 << 10}
 	if proxy != nil {
-		if through, err := proxy(nil); err == nil && through != nil {
+		if through, err := proxy(&http.Request{URL: &url.URL{Scheme: "https", Host: "transmitter.invalid"}}); err == nil && through != nil {
 			// The proxy resolves names then, and it is the administrator's.
 			t.Proxy, t.DialContext = proxy, (&net.Dialer{Timeout: dialTime}).DialContext
 		}
@@ -117,7 +117,11 @@ func (c *client) call(ctx context.Context, method, at string, auth bool, in, out
 			header = "Bearer " + token
 		}
 	}
-	return c.send(ctx, method, at, header, in, out, maxAnswer)
+	err := c.send(ctx, method, at, header, in, out, maxAnswer)
+	if f, ok := errors.AsType[*failure](err); ok && f.status == http.StatusUnauthorized && auth {
+		c.forget()
+	}
+	return err
 }
 
 func (c *client) send(ctx context.Context, method, at, authorization string, in, out any, most int64) error {

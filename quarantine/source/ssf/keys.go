@@ -25,46 +25,69 @@ type keyring struct {
 	client *client
 	now    func() time.Time
 
-	mu      sync.Mutex
-	keys    set.Keys
-	fetched time.Time // when keys were
-	tried   time.Time // when it was tried last
-	err     error     // of that attempt
+	mu       sync.Mutex
+	keys     set.Keys
+	fetched  time.Time     // when keys were
+	tried    time.Time     // when it was tried last
+	err      error         // of that attempt
+	fetching chan struct{} // closed when the present attempt ends; nil: there is none
 }
 
 // find returns keys, with the one of that kid if the issuer has it. Strangers can ask for
-// any kid: they cause one request a minute at most.
+// any kid: they cause one request a minute at most, and nobody whose key is known waits for it.
 func (k *keyring) find(ctx context.Context, kid string) (set.Keys, error) {
 	if k.given.Len() > 0 {
 		return k.given, nil
 	}
 	k.mu.Lock()
-	defer k.mu.Unlock()
 	now := k.now()
-	have := k.keys.Has(kid)
-	if have && now.Sub(k.fetched) < keysFresh {
+	if k.keys.Has(kid) && now.Sub(k.fetched) < keysFresh {
+		defer k.mu.Unlock()
 		return k.keys, nil
 	}
-	if now.Sub(k.tried) >= keysPause || now.Before(k.tried) {
-		k.tried = now
-		keys, err := k.fetch(ctx)
-		if k.err = err; err == nil {
-			k.keys, k.fetched = keys, now
-			return keys, nil
+	if k.fetching == nil && (now.Sub(k.tried) >= keysPause || now.Before(k.tried)) {
+		k.tried, k.fetching = now, make(chan struct{})
+		go k.refresh(context.WithoutCancel(ctx), now, k.fetching) // ends within callTime
+	}
+	fetching := k.fetching
+	k.mu.Unlock()
+	if fetching != nil {
+		select {
+		case <-fetching:
+		case <-ctx.Done():
+			return set.Keys{}, ctx.Err()
 		}
 	}
+	return k.known(kid)
+}
+
+// refresh fetches the keys. The one who caused it may go away; the next one wants them, too.
+func (k *keyring) refresh(ctx context.Context, now time.Time, done chan struct{}) {
+	keys, err := k.fetch(ctx)
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.err = err; err == nil {
+		k.keys, k.fetched = keys, now
+	}
+	k.fetching = nil
+	close(done)
+}
+
+// known is what there is after an attempt.
+func (k *keyring) known(kid string) (set.Keys, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
 	switch {
 	case k.err == nil:
 		return k.keys, nil // fetched less than a minute ago
-	case have && now.Sub(k.fetched) < keysStale:
+	case k.keys.Has(kid) && k.now().Sub(k.fetched) < keysStale:
 		return k.keys, nil
 	}
 	return set.Keys{}, fmt.Errorf("fetching the issuer's keys: %w", k.err)
 }
 
 func (k *keyring) fetch(ctx context.Context) (set.Keys, error) {
-	// The caller may go away; the keys are wanted by the next one, too.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), callTime)
+	ctx, cancel := context.WithTimeout(ctx, callTime)
 	defer cancel()
 	at, err := k.locate(ctx)
 	if err != nil {

@@ -153,6 +153,60 @@ func TestKeysAreFetched(t *testing.T) {
 	}
 }
 
+// TestKnownKeysDoNotWait: while keys are fetched for a stranger's kid, tokens of a known key
+// are taken, and a token of a new key waits for the answer.
+func TestKnownKeysDoNotWait(t *testing.T) {
+	published := &jwks{}
+	arrived, goOn := make(chan struct{}, 1), make(chan struct{})
+	first := true
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /keys", func(w http.ResponseWriter, r *http.Request) {
+		if !first {
+			arrived <- struct{}{}
+			<-goOn
+		}
+		first = false
+		published.ServeHTTP(w, r)
+	})
+	srv := newServer(t, mux)
+	l := newLab(t, func(s *Settings) { s.JWKS, s.JWKSURI = nil, srv.URL+"/keys"; srv.reach(s) })
+	published.set(false, l.key)
+	text := func(k *set.Key) string {
+		out, err := k.Sign(l.token(set.DeviceComplianceChange, device("d1"), bad()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return out
+	}
+	next := must(t)
+	strange, fresh, known := text(must(t)), text(next), []string{text(l.key), text(l.key)}
+	take := func(text string) error { return l.take(t.Context(), l.idp(), text, "") }
+	if err := take(known[0]); err != nil {
+		t.Fatal(err)
+	}
+	l.pass(keysPause)
+	published.set(false, l.key, next)
+	answers := make(chan error, 2)
+	go func() { answers <- take(strange) }()
+	<-arrived
+	go func() { answers <- take(fresh) }()
+	if err := take(known[1]); err != nil {
+		t.Errorf("a known key, meanwhile: %v", err)
+	}
+	close(goOn)
+	codes := 0
+	for range 2 {
+		if err := <-answers; isCode(err, set.InvalidKey) {
+			codes++
+		} else if err != nil {
+			t.Errorf("a new key: %v", err)
+		}
+	}
+	if codes != 1 {
+		t.Errorf("%d of the stranger's token and the new key's were refused, want 1", codes)
+	}
+}
+
 func must(t *testing.T) *set.Key {
 	t.Helper()
 	k, err := set.GenerateKey()

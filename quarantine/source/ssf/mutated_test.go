@@ -153,8 +153,11 @@ func (f *forge) next() mutant {
 // of RFC 8935 that fits, and the gate is asked nothing. 100,000 with LONG=1.
 func TestMutatedTokens(t *testing.T) {
 	total := 8000
-	if os.Getenv("LONG") == "1" {
+	switch {
+	case os.Getenv("LONG") == "1":
 		total = 100_000
+	case testing.Short():
+		total = 2000
 	}
 	l := newLab(t, nil)
 	der, err := l.key.PKCS8()

@@ -28,6 +28,10 @@ type pollRequest struct {
 	SetErrs           map[string]refusalForm `json:"setErrs,omitempty"`
 }
 
+// tells reports whether the request says what became of tokens. It asks to be answered at
+// once, so that an empty answer to it says nothing of the transmitter's patience.
+func (q pollRequest) tells() bool { return len(q.Ack)+len(q.SetErrs) > 0 }
+
 // pollAnswer is RFC 8936 section 2.3.
 type pollAnswer struct {
 	Sets map[string]string `json:"sets"`
@@ -54,7 +58,7 @@ func (r *Receiver) poll(ctx context.Context, st *stream) {
 			r.cfg.Log.Warn("polling a stream", "stream", st.name, "failures", failures, "wait", wait, "err", err)
 		default:
 			failures = 0
-			if !more && len(next.Ack)+len(next.SetErrs) == 0 && time.Since(began) < quick {
+			if !more && !told.tells() && !next.tells() && time.Since(began) < quick {
 				wait = jitter(st.settings.pollEvery())
 			}
 		}
@@ -69,7 +73,7 @@ func (r *Receiver) poll(ctx context.Context, st *stream) {
 // the same again.
 func (r *Receiver) pollOnce(ctx context.Context, st *stream, told pollRequest) (next pollRequest, more bool, err error) {
 	told.MaxEvents = st.settings.maxEvents()
-	told.ReturnImmediately = len(told.Ack)+len(told.SetErrs) > 0 // acknowledgements are not held back
+	told.ReturnImmediately = told.tells() // acknowledgements are not held back
 	var got pollAnswer
 	if err := st.client.poll(ctx, told, &got); err != nil {
 		return told, false, fmt.Errorf("polling: %w", err)

@@ -23,7 +23,8 @@ const (
 	PushPattern = "POST " + PushPath + "{stream}"
 )
 
-// maxAtOnce bounds pushes that are being worked on; more get 503.
+// maxAtOnce bounds tokens that are being worked on; more get 503. Who is slow in sending
+// one holds no place.
 const maxAtOnce = 64
 
 // Handler serves PushPattern (RFC 8935). It is reached by strangers.
@@ -32,17 +33,11 @@ func (r *Receiver) Handler() http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		w.Header().Set("Cache-Control", "no-store")
 		w.Header().Set("X-Content-Type-Options", "nosniff")
-		select {
-		case places <- struct{}{}:
-			defer func() { <-places }()
-			r.push(w, req)
-		default:
-			later(w)
-		}
+		r.push(w, req, places)
 	})
 }
 
-func (r *Receiver) push(w http.ResponseWriter, req *http.Request) {
+func (r *Receiver) push(w http.ResponseWriter, req *http.Request, places chan struct{}) {
 	st, err := r.stream(req.PathValue("stream"))
 	switch {
 	case errors.Is(err, ErrNotReady):
@@ -52,7 +47,17 @@ func (r *Receiver) push(w http.ResponseWriter, req *http.Request) {
 		http.NotFound(w, req)
 		return
 	}
-	if err := r.pushed(w, req, st); err == nil {
+	text, err := r.pushed(w, req, st)
+	if err == nil {
+		select {
+		case places <- struct{}{}:
+			defer func() { <-places }()
+			err = r.take(req.Context(), st, text, req.RemoteAddr)
+		default:
+			err = errors.New("too many at once")
+		}
+	}
+	if err == nil {
 		w.WriteHeader(http.StatusAccepted)
 	} else if refusal, ok := errors.AsType[*set.Error](err); ok {
 		refuse(w, refusal)
@@ -61,20 +66,20 @@ func (r *Receiver) push(w http.ResponseWriter, req *http.Request) {
 	}
 }
 
-// pushed takes the token of a request.
-func (r *Receiver) pushed(w http.ResponseWriter, req *http.Request, st *stream) error {
+// pushed is the token of a request.
+func (r *Receiver) pushed(w http.ResponseWriter, req *http.Request, st *stream) (string, error) {
 	if err := r.authorized(req.Context(), st, req.Header.Values("Authorization")); err != nil {
-		return r.unheard(req, st, err)
+		return "", r.unheard(req, st, err)
 	}
 	kind, _, err := mime.ParseMediaType(req.Header.Get("Content-Type"))
 	if err != nil || kind != set.ContentType {
-		return r.unheard(req, st, set.Refuse(set.InvalidRequest, "the body is not of type %s", set.ContentType))
+		return "", r.unheard(req, st, set.Refuse(set.InvalidRequest, "the body is not of type %s", set.ContentType))
 	}
 	body, err := io.ReadAll(http.MaxBytesReader(w, req.Body, set.MaxBytes))
 	if err != nil {
-		return r.unheard(req, st, set.Refuse(set.InvalidRequest, "the token could not be read, or is longer than %d bytes", set.MaxBytes))
+		return "", r.unheard(req, st, set.Refuse(set.InvalidRequest, "the token could not be read, or is longer than %d bytes", set.MaxBytes))
 	}
-	return r.take(req.Context(), st, string(body), req.RemoteAddr)
+	return string(body), nil
 }
 
 // authorized compares the whole Authorization header with the stream's, if it has one, in

@@ -266,6 +266,34 @@ func TestPollsByItself(t *testing.T) {
 	l.stop() // waits for the poll
 }
 
+// TestPollsOnAfterTelling: a poll that tells what became of tokens asks to be answered at once
+// (RFC 8936 section 2.4), so that its empty answer says nothing: the next one, which may be held
+// back, follows without a wait.
+func TestPollsOnAfterTelling(t *testing.T) {
+	x := newTransmitter(t)
+	l := x.polled(t, func(s *Settings) { s.PollEvery = "1h" })
+	x.hold(l, l.token(set.DeviceComplianceChange, device("d1"), bad()))
+	ctx, stop := context.WithCancel(t.Context())
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		l.poll(ctx, l.idp())
+	}()
+	defer func() { stop(); <-ended }()
+	for range 2 {
+		select {
+		case <-x.emptied:
+		case <-time.After(30 * time.Second):
+			t.Fatal("waits after telling what became of a token")
+		}
+	}
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if len(x.polls) != 3 || !x.polls[1].ReturnImmediately || len(x.polls[1].Ack) != 1 || x.polls[2].ReturnImmediately || x.polls[2].tells() {
+		t.Errorf("polled with %+v", x.polls)
+	}
+}
+
 // TestRetryWait: longer after every failure, with jitter, bounded, and as told.
 func TestRetryWait(t *testing.T) {
 	for failures, want := range map[int]time.Duration{1: time.Second, 2: 2 * time.Second, 5: 16 * time.Second, 9: 256 * time.Second, 10: lastRetry, 1000: lastRetry} {

@@ -9,26 +9,31 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
 	"lazaret/internal/testneed"
 )
 
-// send is what docs/webhooks.md shows, but for the address and the file of the root.
-const send = `
-set -eu
-key=$(printf %s "${SECRET#whsec_}" | base64 -d | od -An -v -tx1 | tr -d ' \n')
-id=msg_$(openssl rand -hex 16)
-at=$(date +%s)
-sig=$({ printf '%s.%s.' "$id" "$at"; cat report.json; } |
-  openssl dgst -sha256 -mac HMAC -macopt "hexkey:$key" -binary | base64 -w0)
-curl -sS --cacert root.pem -H "webhook-id: $id" -H "webhook-timestamp: $at" -H "webhook-signature: v1,$sig" \
-  -H 'content-type: application/json' --data-binary @report.json -w '\n%{http_code}' "$URL"
-`
+// shown returns a block of shell of docs/webhooks.md: the first that contains a word.
+func shown(t *testing.T, word string) string {
+	t.Helper()
+	text, err := os.ReadFile("../../../docs/webhooks.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, block := range strings.Split(string(text), "```sh\n") {
+		code, _, _ := strings.Cut(block, "```")
+		if i > 0 && strings.Contains(code, word) {
+			return "set -eu\n" + code
+		}
+	}
+	t.Fatalf("docs/webhooks.md shows no shell with %q", word)
+	return ""
+}
 
-// TestOpenSSLAndCurlAreEnough sends with nothing but a shell, openssl and curl to a real
-// listener.
+// TestOpenSSLAndCurlAreEnough sends with the shell that the docs show to a real listener.
 func TestOpenSSLAndCurlAreEnough(t *testing.T) {
 	testneed.Program(t, "openssl")
 	testneed.Program(t, "curl")
@@ -48,7 +53,7 @@ func TestOpenSSLAndCurlAreEnough(t *testing.T) {
 		if err := os.WriteFile(filepath.Join(dir, "report.json"), []byte(body), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		c := exec.CommandContext(t.Context(), "/bin/sh", "-c", send)
+		c := exec.CommandContext(t.Context(), "/bin/sh", "-c", shown(t, "curl"))
 		c.Dir = dir
 		c.Env = append(os.Environ(), "SECRET="+secret.String(), "URL="+server.URL+"/hooks/v1/mdm")
 		c.Stderr = os.Stderr
@@ -76,5 +81,31 @@ func TestOpenSSLAndCurlAreEnough(t *testing.T) {
 	}
 	if status, _ := run(NewSecret(), body); status != 401 || len(l.gate.got) != 1 {
 		t.Errorf("another key: %d", status)
+	}
+}
+
+// TestOpenSSLChecksWhatIsSent: the shell that the docs show to receivers knows our signatures.
+func TestOpenSSLChecksWhatIsSent(t *testing.T) {
+	testneed.Program(t, "openssl")
+	secret, body := NewSecret(), []byte("{\"type\":\"ping\"}\n")
+	h := http.Header{}
+	Sign(h, "evt_1", time.Unix(1772366400, 0), body, NewSecret(), secret)
+	var head bytes.Buffer
+	if err := h.Write(&head); err != nil {
+		t.Fatal(err)
+	}
+	for said, body := range map[string][]byte{"signed": body, "forged": append([]byte(" "), body...)} {
+		dir := t.TempDir()
+		for name, text := range map[string][]byte{"head": head.Bytes(), "body": body} {
+			if err := os.WriteFile(filepath.Join(dir, name), text, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		c := exec.CommandContext(t.Context(), "/bin/sh", "-c", shown(t, "signed"))
+		c.Dir, c.Env = dir, append(os.Environ(), "SECRET="+secret.String())
+		out, err := c.Output()
+		if strings.TrimSpace(string(out)) != said || (err != nil) != (said == "forged") {
+			t.Errorf("%s, %v; want %s", out, err, said)
+		}
 	}
 }
