@@ -10,9 +10,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Flows deletes connection tracking entries: tidying, never enforcement. Placement is
-// looked up for every packet, so what is cut is cut with its entries in place; they only
-// hold memory, for up to five days, and the address translation of flows that are over.
+// Flows deletes connection tracking entries: tidying, never enforcement. A cut ends the
+// generation that entries may have been remembered in, and placement is looked up again, so
+// what is cut is cut with its entries in place; they only hold memory, for up to five days, and the address translation of flows that are over.
 //
 // The kernel picks the entries itself, by a filter in the request, so that nothing is
 // read into this process. Each address costs two walks of the kernel's table, some 0.2 us

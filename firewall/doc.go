@@ -5,7 +5,8 @@
 // # The table
 //
 // Every packet that enters or leaves the tunnel is placed before anything else is
-// asked of it, by its own address on the tunnel's side: source on the way up,
+// asked of it, unless the same was asked for its flow and nothing was taken away since (see
+// below): by its own address on the tunnel's side: source on the way up,
 // destination on the way down. The chains forward, down and visit look it up in routed4 or
 // routed6, timed sets of the addresses that are routed in their own pool, and go to that
 // pool's chain, which the prefix tells. An address that is routed in another pool than its
@@ -20,6 +21,19 @@
 // anything open. Elements hold no verdicts: one that did would have the kernel look
 // through all of them at every change. Most addresses stand in plain sets, and every rule
 // asks first what is cheap: a packet pays for each step.
+//
+// # What is remembered
+//
+// The look-up among very many devices is most of what a packet pays. So a flow that a device
+// opened, and has had an answer to, may have its verdict remembered: the number of the
+// present generation, in the mark of its connection tracking entry. While @verified holds
+// that number, its packets need no look-up. The number is replaced in the very transaction
+// that takes or changes a placement, @verified never outlives the first lease that ends, nor
+// freshness, and a number never comes twice; so a remembered verdict says what a look-up
+// would. See remembered for the rules and memory for the number. Empty sets, after doubt or
+// in a hurry, only mean that everything is looked up.
+//
+// # Answers, fragments, the gateway itself
 //
 // What comes back to a device must be an answer: established, in the direction of
 // reply, from an address that its pool reaches, in a flow that was opened to an

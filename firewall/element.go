@@ -82,33 +82,41 @@ type batch map[string][]nftables.SetElement
 
 // routed sorts in what may be written of list. What may not is left out, that is not
 // routed: silently when its time is over, with a fault when it names no address or
-// mark of r, or contradicts another one.
-func (b batch) routed(r Ruleset, list []Routed, now Deadline, slack time.Duration) (faults []error) {
-	marks, seen := r.marks(), make(map[netip.Addr]Routed, len(list))
+// mark of r, or contradicts another one. in is what was written.
+func (b batch) routed(r Ruleset, list []Routed, now Deadline, slack time.Duration) (in map[netip.Addr]lease, faults []error) {
+	marks := r.marks()
+	in = make(map[netip.Addr]lease, len(list))
 	for _, x := range list {
-		if was, twice := seen[x.Addr]; twice && was != x {
-			x.Mark = 0 // neither of them is right, and mark zero is refused below
+		l := lease{x.Mark, x.Until}
+		if was, twice := in[x.Addr]; twice && was != l {
+			l.mark = 0 // neither of them is right, and mark zero is refused below
 		}
-		seen[x.Addr] = x
+		in[x.Addr] = l
 	}
-	for _, x := range seen {
+	for a, l := range in {
+		x := Routed{a, l.mark, l.until}
 		err := r.known(x.Addr)
 		if err == nil && !marks[x.Mark] {
 			err = fmt.Errorf("mark %d is no pool's, or the address is given twice", x.Mark)
 		}
 		if err != nil {
 			faults = append(faults, fmt.Errorf("routing %s: %w", x.Addr, err))
+			delete(in, a)
 			continue
 		}
 		name, val := r.routedIn(x), []byte(nil)
 		if name == fixedMap(familyOf(x.Addr)) {
 			val = binary.BigEndian.AppendUint32(nil, uint32(x.Mark))
 		}
-		if e, err := timed(x.Addr.AsSlice(), val, x.Until, now, slack, longest); err == nil {
-			b[name] = append(b[name], e)
+		e, err := timed(x.Addr.AsSlice(), val, x.Until, now, slack, longest)
+		if err != nil {
+			delete(in, a)
+			continue
 		}
+		in[a] = lease{l.mark, min(l.until, now+Deadline(longest))}
+		b[name] = append(b[name], e)
 	}
-	return faults
+	return in, faults
 }
 
 // quarantined sorts in the addresses of list that belong to r's quarantine pool. No other
@@ -129,10 +137,13 @@ func (b batch) quarantined(r Ruleset, list []netip.Addr) (faults []error) {
 	return faults
 }
 
+// inKernel is a as it would stand in a set.
+func inKernel(a netip.Addr) netip.Addr { return a.Unmap().WithZone("") }
+
 // keys sorts in bare keys, for deletion. What cannot stand in a set is skipped.
 func (b batch) keys(names func(netip.Addr) []string, list []netip.Addr) {
 	for _, a := range list {
-		if a = a.Unmap().WithZone(""); !a.IsValid() {
+		if a = inKernel(a); !a.IsValid() {
 			continue
 		}
 		for _, n := range names(a) {

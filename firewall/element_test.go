@@ -74,7 +74,8 @@ func TestNoTimeoutIsPermanent(t *testing.T) {
 func TestTimedSets(t *testing.T) {
 	for _, s := range fullRuleset().sets() {
 		k := s.kernel(kernelTable("lazaret"))
-		timed := map[string]bool{"fresh": true, "alive": true, "routed4": true, "routed6": true, "fixed4": true, "fixed6": true}[s.name]
+		timed := map[string]bool{"fresh": true, "alive": true, "routed4": true, "routed6": true, "fixed4": true, "fixed6": true,
+			"verified": true, "generation": true}[s.name]
 		if k.HasTimeout != timed || (k.Timeout >= time.Second) != timed {
 			t.Errorf("set %s: timeout %v of %s", s.name, k.HasTimeout, k.Timeout)
 		}

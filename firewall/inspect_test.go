@@ -194,7 +194,7 @@ func TestEverySettingMakesADifference(t *testing.T) {
 		"should be ip saddr 203.0.113.0/25 tcp dport 22":                            func(r *Ruleset) { r.Outside[1].From[0] = pfx("203.0.113.0/25") },
 		"chain output, rule":                                                        func(r *Ruleset) { r.Out[0].Protocol = "tcp" },
 		"chain forward, rule 1":                                                     func(r *Ruleset) { r.Tunnel = "lz1" },
-		"udp dport 5000-5011 accept":                                                func(r *Ruleset) { r.Pools[0].Reach[2].Up++ },
+		"udp dport 5000-5011 goto remember":                                         func(r *Ruleset) { r.Pools[0].Reach[2].Up++ },
 		"chain departure, rule 1":                                                   func(r *Ruleset) { r.Pools[1].Masquerade, r.Pools[2].Masquerade = false, true },
 		"chain services":                                                            func(r *Ruleset) { r.Gateway[0] = addr("10.99.0.2") },
 		"set fresh is defined in another way":                                       func(r *Ruleset) { r.Freshness += time.Second },

@@ -39,6 +39,8 @@ func (r Ruleset) layout() layout {
 		chain{"forward", &base{"filter", "forward", "filter", true}, r.forward()},
 		chain{"output", &base{"filter", "output", "filter", true}, r.output()},
 		chain{"down", nil, r.down()},
+		chain{"recall", nil, recall()},
+		chain{rememberChain, nil, remember()},
 		chain{"visit", nil, r.visit()},
 		chain{"home_up", nil, homeUp()},
 		chain{"home_down", nil, homeDown()},
@@ -207,7 +209,7 @@ func (r Ruleset) upRules(p Pool) []*rule {
 		rules = append(rules, r.keepOut()...)
 	}
 	if p.open() {
-		return append(rules, new(rule).accept())
+		return append(rules, toRemember(new(rule)))
 	}
 	for _, x := range p.Reach {
 		rules = append(rules, x.up()...)

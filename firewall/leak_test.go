@@ -273,6 +273,7 @@ func TestLeaks(t *testing.T) {
 			t.Run(w.name+"/"+name, func(t *testing.T) {
 				g.t, control.t = t, t
 				must(t, g.table.Fill(leakRuleset(), leakElements()))
+				g.remember()
 				for _, s := range steps {
 					if !control.passes(s) && s.fits != nil {
 						t.Errorf("%s: does not even pass without a firewall", s.name)

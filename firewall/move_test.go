@@ -55,6 +55,7 @@ func TestMoves(t *testing.T) {
 				g.t = t
 				must(t, g.table.Adopt(baseRuleset())) // no flow of an earlier case is placed
 				must(t, g.table.Fill(leakRuleset(), leakElements()))
+				g.remember()
 				move(t, g, w)
 			})
 		}
@@ -253,6 +254,7 @@ func TestLeaseEndsOnTime(t *testing.T) {
 			before := Now()
 			must(t, g.table.Fill(leakRuleset(), leakElements()))
 			slowest = max(slowest, time.Duration(Now()-before))
+			g.remember()
 			deadline := After(life)
 			c.arm(deadline)
 			slowest = max(slowest, life-time.Duration(deadline-Now()))
@@ -298,6 +300,7 @@ func TestMasquerade(t *testing.T) {
 	r := leakRuleset()
 	r.Pools[1].Masquerade = true
 	must(t, g.table.Fill(r, leakElements()))
+	g.remember()
 	for _, w := range worlds {
 		f := flow{w.routed, w.other, 30070, 9}
 		out := g.send("lz0", f.udp())["out0"]

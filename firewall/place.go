@@ -66,14 +66,14 @@ const (
 // up places what comes out of the tunnel and does not go back into it.
 func (r Ruleset) up() []*rule {
 	own := func(f byte) []*rule { return r.own(source, f, "up") }
-	rules := append([]*rule{new(rule).clamp()}, r.place(source, "home_up", own, byPoolUp)...)
+	rules := append([]*rule{new(rule).clamp(), remembered(original), new(rule).state("established").direction(original).call("recall")}, r.place(source, "home_up", own, byPoolUp)...)
 	return append(rules, nowhere(nowhereUp))
 }
 
 // down places what goes into the tunnel and does not come out of it.
 func (r Ruleset) down() []*rule {
 	own := func(f byte) []*rule { return r.own(destination, f, "down") }
-	rules := []*rule{new(rule).iif(r.Tunnel).count().drop().note("device to device"), new(rule).clamp()}
+	rules := []*rule{new(rule).iif(r.Tunnel).count().drop().note("device to device"), new(rule).clamp(), remembered(reply)}
 	return append(append(rules, r.place(destination, "home_down", own, byPoolDown)...), nowhere(nowhereDown))
 }
 

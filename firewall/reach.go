@@ -10,11 +10,14 @@ var families = []byte{unix.NFPROTO_IPV4, unix.NFPROTO_IPV6}
 
 // up are the rules that let a device reach what it may: the packet's own destination
 // decides. An ICMP error of the device passes when the flow it quotes is one it may
-// have, and goes to the flow's other end.
-func (x Reach) up() []*rule { return x.upFrom(netip.Prefix{}) }
+// have, and goes to the flow's other end. What passes by its own destination may be remembered.
+func (x Reach) up() []*rule { return x.upFrom(netip.Prefix{}, toRemember) }
 
-// upFrom is up for sources within near only; the zero Prefix is any source.
-func (x Reach) upFrom(near netip.Prefix) []*rule {
+func toRemember(x *rule) *rule { return x.enter(rememberChain) }
+
+// upFrom is up for sources within near only; the zero Prefix is any source. A packet that
+// may pass by its own destination ends as end says.
+func (x Reach) upFrom(near netip.Prefix, end func(*rule) *rule) []*rule {
 	f := familyOf(x.To.Addr())
 	open, fault := new(rule), new(rule)
 	if near.IsValid() {
@@ -25,13 +28,13 @@ func (x Reach) upFrom(near netip.Prefix) []*rule {
 	case "icmp":
 		open.icmp(f, echoRequest[f]).addr(destination, x.To)
 	case "":
-		return []*rule{open.addr(destination, x.To).accept()}
+		return []*rule{end(open.addr(destination, x.To))}
 	default:
 		from, up := x.ports()
 		open.addr(destination, x.To).port(x.Protocol, from, up)
 	}
 	fault.state("related").direction(original).icmp(f, narrowErrors[f]).addr(destination, x.To)
-	return []*rule{open.accept(), x.quoted(fault).accept()}
+	return []*rule{end(open), x.quoted(fault).accept()}
 }
 
 // down are the rules for what comes back: the packet's own source, and the flow as
@@ -82,12 +85,12 @@ func (x Reach) ports() (from, up uint16) {
 // visits are the rules that let devices reach s at one of the gateway's addresses.
 func (s Service) visits(at netip.Addr) []*rule {
 	if len(s.From) == 0 {
-		return s.reach(at).up()
+		return s.reach(at).upFrom(netip.Prefix{}, (*rule).accept)
 	}
 	var rules []*rule
 	for _, p := range s.From {
 		if familyOf(p.Addr()) == familyOf(at) {
-			rules = append(rules, s.reach(at).upFrom(p)...)
+			rules = append(rules, s.reach(at).upFrom(p, (*rule).accept)...)
 		}
 	}
 	return rules

@@ -121,6 +121,8 @@ func (r Ruleset) sets() []set {
 		{name: "routed6", key: name6, timeout: routedDefault},
 		{name: "fixed4", key: name4, data: "mark", timeout: routedDefault},
 		{name: "fixed6", key: name6, data: "mark", timeout: routedDefault},
+		{name: "verified", key: mark, timeout: r.Freshness},
+		{name: "generation", key: family, data: "mark", timeout: r.Freshness},
 		{name: "quarantined4", key: name4},
 		{name: "quarantined6", key: name6},
 		{name: "inside4", key: name4, interval: true, prefixes: r.inside(unix.NFPROTO_IPV4)},

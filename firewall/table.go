@@ -33,6 +33,9 @@ type Table struct {
 	conn *nftables.Conn
 	held *Ruleset // what the kernel holds for certain; nil: nothing is certain
 
+	memory  *memory // what flows may be remembered by
+	numbers numbers
+
 	pace  time.Duration // what an element of the last slow Fill took
 	limit int           // this many elements do not fit in one transaction; zero: not met yet
 }
@@ -46,7 +49,9 @@ func Open(c Config) (*Table, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening the firewall table: %w", err)
 	}
-	return &Table{log: c.Log, conn: conn}, nil
+	t := &Table{log: c.Log, conn: conn, memory: &memory{}, numbers: newNumbers()}
+	t.memory.lose()
+	return t, nil
 }
 
 // Adopt makes the kernel hold r without any element, in one transaction: no device
@@ -59,13 +64,14 @@ func (t *Table) Adopt(r Ruleset) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.held = nil
+	t.memory.lose()
 	if err := t.constant(r); err != nil {
 		return fmt.Errorf("adopting table %s: %w", r.Table, t.discard(err))
 	}
 	if err := t.commit(); err != nil {
 		return fmt.Errorf("adopting table %s: %w", r.Table, err)
 	}
-	t.held = &r
+	t.held, t.memory = &r, newMemory(nil, 0)
 	t.log.Info("firewall table adopted", "table", r.Table, "pools", len(r.Pools))
 	return nil
 }
@@ -103,6 +109,7 @@ func (t *Table) commit() error {
 	if err == nil {
 		return nil
 	}
+	t.memory.lose()
 	if !errors.Is(err, unix.EMSGSIZE) {
 		t.held = nil
 	}
@@ -152,24 +159,40 @@ func (t *Table) Fill(r Ruleset, e Elements) error {
 // fill is one attempt. left names what was left out; err says that nothing is certain.
 func (t *Table) fill(r Ruleset, e Elements, now Deadline, need time.Duration) (left []error, err error) {
 	b := batch{}
-	left = append(b.routed(r, e.Routed, now, need), b.quarantined(r, e.Quarantined)...)
+	leases, left := b.routed(r, e.Routed, now, need)
+	left = append(left, b.quarantined(r, e.Quarantined)...)
 	b.freshness(r, e.Fresh, e.Alive, now, need)
+	m := newMemory(leases, r.freshness(e.Fresh, e.Alive, now))
 	n := len(e.Routed) + len(e.Quarantined)
 	if t.limit != 0 && n >= t.limit {
-		return left, t.steps(r, b)
+		err := t.steps(r, b)
+		if err == nil {
+			t.memory = m
+		}
+		return left, err
 	}
+	b.remember(t.renew(m, r, now, need))
 	if err := errors.Join(t.constant(r), t.add(r, b)); err != nil {
 		return nil, t.discard(err)
 	}
 	if err = t.commit(); !errors.Is(err, unix.EMSGSIZE) {
+		if err == nil {
+			t.memory = m
+		}
 		return left, err
 	}
 	t.limit = n
 	t.log.Warn("socket buffer too small for one transaction, filling in steps", "elements", n)
-	return left, t.steps(r, b)
+	m.forget()
+	err = t.steps(r, b)
+	if err == nil {
+		t.memory = m
+	}
+	return left, err
 }
 
-// steps empties everything and then adds, a few messages at a time, freshness last.
+// steps empties everything and then adds, a few messages at a time, freshness last. Nothing is
+// remembered until the next Refresh.
 func (t *Table) steps(r Ruleset, b batch) error {
 	if err := t.constant(r); err != nil {
 		return t.discard(err)
@@ -231,7 +254,9 @@ func (t *Table) Apply(c Change) error {
 	var left []error
 	err := t.exchange(r, gone, func(now Deadline, need time.Duration) batch {
 		come := batch{}
-		left = append(come.routed(r, c.AddRouted, now, need), come.quarantined(r, c.AddQuarantined)...)
+		in, faults := come.routed(r, c.AddRouted, now, need)
+		left = append(faults, come.quarantined(r, c.AddQuarantined)...)
+		t.memory.change(r, c, in)
 		return come
 	})
 	if err != nil {
@@ -253,6 +278,7 @@ func (t *Table) Refresh(fresh, alive Deadline) error {
 	err := t.exchange(r, batch{"fresh": both, "alive": both}, func(now Deadline, need time.Duration) batch {
 		come := batch{}
 		come.freshness(r, fresh, alive, now, need)
+		t.memory.refresh(r.freshness(fresh, alive, now))
 		return come
 	})
 	if err != nil {
@@ -266,10 +292,25 @@ func (t *Table) Refresh(fresh, alive Deadline) error {
 // late; then they are exchanged again with more room.
 func (t *Table) exchange(r Ruleset, gone batch, come func(now Deadline, need time.Duration) batch) error {
 	need := moment
-	for range 3 {
+	for attempt := range 3 {
 		start := Now()
+		ended := batch{}
+		ended.keys(r.routedMaybe, t.memory.expire(start+Deadline(need), chunk))
 		b := come(start, need)
-		if err := errors.Join(t.destroy(r, gone), t.add(r, b)); err != nil {
+		due := t.memory.due() || attempt > 0
+		switch {
+		case attempt > 0: // a change that needs no timeout must not fail for one
+			t.memory.forget()
+		case due:
+			b.remember(t.renew(t.memory, r, start, need))
+		}
+		if err := errors.Join(t.destroy(r, ended), t.destroy(r, gone)); err != nil {
+			return t.discard(err)
+		}
+		if due {
+			t.unremember(r)
+		}
+		if err := t.add(r, b); err != nil {
 			return t.discard(err)
 		}
 		if err := t.commit(); err != nil {
@@ -288,6 +329,7 @@ func (t *Table) exchange(r Ruleset, gone batch, come func(now Deadline, need tim
 // discard throws away what is queued, so that no later commit takes half a change along.
 func (t *Table) discard(err error) error {
 	t.held = nil
+	t.memory.lose()
 	// The library has no call for this, but refuses a transaction with an impossible set.
 	_ = t.conn.AddSet(&nftables.Set{Anonymous: true, Table: &nftables.Table{}}, nil)
 	_ = t.conn.Flush()

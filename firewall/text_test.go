@@ -158,12 +158,14 @@ var (
 	progname = regexp.MustCompile(`(?m)^(table inet \w+ \{) # progname .*$`)
 	counters = regexp.MustCompile(`counter packets \d+ bytes \d+`)
 	expiry   = regexp.MustCompile(`( timeout \w+)? expires \w+`)
+	memories = regexp.MustCompile(`((?:set verified|map generation) \{\n[^}]*)\t\telements = \{[^}]*\}\n`)
 )
 
 // normal is what nft prints, without what changes by itself.
 func normal(listing string) string {
 	listing = progname.ReplaceAllString(listing, "$1")
 	listing = counters.ReplaceAllString(listing, "counter packets 0 bytes 0")
+	listing = memories.ReplaceAllString(listing, "$1")
 	return expiry.ReplaceAllString(listing, "")
 }
 

@@ -112,9 +112,18 @@ func (w *words) meta(o object) {
 }
 
 func (w *words) tracked(o object) {
+	if _, sets := o.attrs[unix.NFTA_CT_SREG]; sets {
+		if w.kind != "mark" || w.given != nil || o.number(unix.NFTA_CT_KEY) != unix.NFT_CT_MARK || o.number(unix.NFTA_CT_SREG) != unix.NFT_REG_1 {
+			w.forget("ct set")
+			return
+		}
+		w.say("ct mark set " + w.load)
+		return
+	}
 	x := map[uint32][2]string{
 		unix.NFT_CT_STATE: {"ct state", "state"}, unix.NFT_CT_DIRECTION: {"ct direction", "direction"}, unix.NFT_CT_PROTOCOL: {"ct protocol", "protocol"},
 		unix.NFT_CT_PROTO_DST: {"proto-dst", "port"}, uint32(expr.CtKeyDSTIP): {"ip daddr", "address"}, uint32(expr.CtKeyDSTIP6): {"ip6 daddr", "address"},
+		unix.NFT_CT_MARK: {"ct mark", "mark"}, unix.NFT_CT_STATUS: {"ct status", "status"},
 	}[o.number(unix.NFTA_CT_KEY)]
 	if d, ok := o.attrs[unix.NFTA_CT_DIRECTION]; ok && len(d) == 1 {
 		if x[0] != "" {
@@ -176,6 +185,8 @@ func (w *words) compare(op uint32, value []byte) {
 	switch {
 	case w.kind == "state" && op == unix.NFT_CMP_NEQ && strings.Trim(string(value), "\x00") == "":
 		w.state()
+	case w.kind == "status" && op == unix.NFT_CMP_NEQ && strings.Trim(string(value), "\x00") == "" && string(w.mask) == string(native(translatedStatus)):
+		w.say("ct status dnat")
 	case op == unix.NFT_CMP_GTE && w.kind == "port":
 		w.low = value
 	case op == unix.NFT_CMP_LTE && w.low != nil:
@@ -284,13 +295,18 @@ func (w *words) network(b []byte) string {
 func (w *words) lookup(o object) {
 	set := o.text(unix.NFTA_LOOKUP_SET)
 	_, mapped := o.attrs[unix.NFTA_LOOKUP_DREG]
-	if mapped || o.number(unix.NFTA_LOOKUP_FLAGS) != 0 || o.number(unix.NFTA_LOOKUP_SREG) != unix.NFT_REG_1 || w.mask != nil {
+	flags := o.number(unix.NFTA_LOOKUP_FLAGS)
+	if mapped || flags > unix.NFT_LOOKUP_F_INV || o.number(unix.NFTA_LOOKUP_SREG) != unix.NFT_REG_1 || w.mask != nil {
 		w.forget(w.load + " looked up in @" + set)
 		return
 	}
 	elements := w.elements(set)
+	not := ""
+	if flags != 0 {
+		not = "!= "
+	}
 	if elements == nil {
-		w.say(w.load + " @" + set)
+		w.say(w.load + " " + not + "@" + set)
 		return
 	}
 	names := make([]string, len(elements))
@@ -298,7 +314,7 @@ func (w *words) lookup(o object) {
 	for i, e := range elements {
 		names[i] = w.value(e.key)
 	}
-	w.say(w.load + " { " + strings.Join(names, ", ") + " }")
+	w.say(w.load + " " + not + "{ " + strings.Join(names, ", ") + " }")
 }
 
 func (w *words) verdict(o object) {
@@ -321,8 +337,9 @@ func (w *words) verdict(o object) {
 		w.forget("verdict")
 		return
 	}
-	w.accepts = w.accepts || code == 1
-	if chain := (object{0, v}).text(unix.NFTA_VERDICT_CHAIN); chain != "" {
+	chain := object{0, v}.text(unix.NFTA_VERDICT_CHAIN)
+	w.accepts = w.accepts || code == 1 || chain == rememberChain
+	if chain != "" {
 		word += " " + chain
 	}
 	w.say(word)

@@ -83,16 +83,23 @@ func measurePackets(ctx context.Context, s *session) error {
 		return err
 	}
 	defer r.lab.Close()
-	paths, names := []string{"routed up", "routed down", "quarantined up", "quarantined down"}, []string{noRules, ctRules, ourRules}
+	paths, names := []string{"routed up", "routed down", "quarantined up", "quarantined down"}, []string{noRules, ctRules, ourRules, freshRules}
 	took := make(map[string]map[string]rounds)
 	for _, path := range paths {
 		took[path] = make(map[string]rounds)
 	}
 	for t := range s.rounds + 1 { // the first is for warming up
 		for i := range names {
-			name := names[(i+t)%len(names)] // none is always the first
-			if err := r.each[0].ask(ctx, order{Do: "use " + name}, nil); err != nil {
-				return err
+			name := names[(i+t)%len(names)]               // none is always the first
+			for _, use := range []string{noRules, name} { // two tables of ours cannot be there at once
+				if err := r.each[0].ask(ctx, order{Do: "use " + use}, nil); err != nil {
+					return err
+				}
+			}
+			for _, path := range paths { // every flow once, with each ruleset: none begins with flows that it has not seen
+				if err := r.each[0].ask(ctx, order{Do: path, N: n}, nil); err != nil {
+					return err
+				}
 			}
 			for _, path := range paths {
 				var got samples
@@ -109,6 +116,7 @@ func measurePackets(ctx context.Context, s *session) error {
 	for _, path := range paths {
 		s.add(perPacket("packet, "+path+", connection tracking alone", took[path][ctRules], took[path][noRules], how+"forwarding without any rule", nil))
 		s.add(perPacket(fmt.Sprintf("packet, %s, %d devices", path, n), took[path][ourRules], took[path][ctRules], how+"connection tracking alone", number(1.4)))
+		s.add(perPacket(fmt.Sprintf("packet, %s, %d devices, looked up", path, n), took[path][freshRules], took[path][ctRules], how+"connection tracking alone; nothing remembered", nil))
 	}
 	return nil
 }

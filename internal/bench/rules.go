@@ -25,6 +25,7 @@ const (
 	noRules    = ""
 	ctRules    = "connection tracking"
 	ourRules   = "sets"
+	freshRules = "sets, nothing remembered" // as it is right after something was tightened
 	eachRules  = "a rule for each device"
 	mapRules   = "a verdict map with goto"
 	plainRules = "sets, one connection"
@@ -35,6 +36,7 @@ var rulesets = map[string]func(n int) (rules, error){
 	noRules:    func(int) (rules, error) { return nothing{}, nil },
 	ctRules:    loadTracking,
 	ourRules:   loadOurs,
+	freshRules: loadForgetful,
 	eachRules:  loadEach,
 	mapRules:   loadMap,
 	plainRules: func(n int) (rules, error) { return loadPlain(n, false) },
@@ -113,7 +115,35 @@ func loadOurs(n int) (rules, error) {
 	if err := o.table.Fill(rigRules(), e); err != nil {
 		return nil, err
 	}
-	return o, inKernel("lazaret", map[string]int{"routed4": n, "quarantined4": n})
+	if err := inKernel("lazaret", map[string]int{"routed4": n, "quarantined4": n}); err != nil {
+		return nil, err
+	}
+	for inKernel("lazaret", map[string]int{"verified": 1}) != nil { // the table gives a number to each tick only
+		if err := o.table.Refresh(e.Fresh, e.Alive); err != nil {
+			return nil, err
+		}
+	}
+	return o, nil
+}
+
+// loadForgetful is ours after a lease has ended that nobody saw to: until the next refresh,
+// which does not come, every packet is looked up.
+func loadForgetful(n int) (rules, error) {
+	r, err := loadOurs(n)
+	if err != nil {
+		return nil, err
+	}
+	a, _, err := moverPools()[fullPool].Address(quarantine.Seat(n + 2))
+	if err != nil {
+		return nil, err
+	}
+	o := r.(*ours)
+	ends := firewall.After(1100 * time.Millisecond)
+	if err := o.table.Apply(firewall.Change{AddRouted: []firewall.Routed{{Addr: a, Mark: 1, Until: ends}}}); err != nil {
+		return nil, err
+	}
+	time.Sleep(time.Duration(ends - firewall.Now()))
+	return o, nil
 }
 
 // move does to one address what the others do: out of one set and into the other.

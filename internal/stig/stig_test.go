@@ -191,7 +191,7 @@ func TestWeaknessesAreFound(t *testing.T) {
 	if out := g.report()["reach.out"]; !slices.Contains(out.Found, "output: udp dport 123 accept") {
 		t.Errorf("what it may open: %q", out.Found)
 	}
-	if tunnel := g.report()["reach.tunnel"]; !slices.Contains(tunnel.Found, "quarantine_up: ip daddr 192.0.2.10 tcp dport 443 accept") {
+	if tunnel := g.report()["reach.tunnel"]; !slices.Contains(tunnel.Found, "quarantine_up: ip daddr 192.0.2.10 tcp dport 443 goto remember") {
 		t.Errorf("what devices may reach: %q", tunnel.Found)
 	}
 	for _, w := range []struct {
