@@ -379,7 +379,9 @@ func showOutlet(it store.Item[alert.OutletSettings], password bool) api.Outlet {
 		Roots: s.RootsPEM, Password: password, Revision: it.Revision}
 }
 
-// PutOutlet implements console.Alerts.
+// PutOutlet implements console.Alerts. A password that is not given stays, unless it would go
+// elsewhere: whoever may say where a secret goes could have it otherwise. The old one goes
+// before the settings change and a new one comes after, so that neither meets the wrong server.
 func (a *alerts) PutOutlet(ctx context.Context, by quarantine.Actor, name string, q api.OutletRequest) (api.Outlet, error) {
 	s := alert.OutletSettings{V: 1, Name: name, URL: q.URL, From: q.From, To: q.To, User: q.User, Least: alert.Severity(q.Least), RootsPEM: q.Roots}
 	if err := s.Check(); err != nil {
@@ -389,17 +391,37 @@ func (a *alerts) PutOutlet(ctx context.Context, by quarantine.Actor, name string
 	if err != nil {
 		return api.Outlet{}, err
 	}
-	if q.Password != nil {
-		if err := a.store.Secrets().Put(ctx, outletPrefix+name, []byte(*q.Password)); err != nil {
-			return api.Outlet{}, err
-		}
+	if err := a.partPassword(ctx, s, q.Revision); err != nil {
+		return api.Outlet{}, err
 	}
 	it, err := a.store.Settings().Put(ctx, by, store.Item[json.RawMessage]{Name: outletPrefix + name, Value: text, Revision: q.Revision})
 	if err != nil {
 		return api.Outlet{}, translate(err)
 	}
+	if q.Password != nil {
+		if err := a.store.Secrets().Put(ctx, outletPrefix+name, []byte(*q.Password)); err != nil {
+			return api.Outlet{}, err
+		}
+	}
 	_, has, err := a.password(ctx, name)
 	return showOutlet(store.Item[alert.OutletSettings]{Name: name, Value: s, Revision: it.Revision}, has), err
+}
+
+// partPassword deletes the password of an outlet that is about to become now, unless now sends
+// it where it went before. quarantine.ErrConflict where the outlet has another revision.
+func (a *alerts) partPassword(ctx context.Context, now alert.OutletSettings, revision int64) error {
+	it, err := a.store.Settings().Get(ctx, outletPrefix+now.Name)
+	if err != nil && !errors.Is(err, store.ErrNotFound) {
+		return err
+	}
+	if revision != store.Any && it.Revision != revision {
+		return quarantine.ErrConflict
+	}
+	was, err := alert.ParseOutlet(it.Value)
+	if err == nil && was.URL == now.URL && was.User == now.User && was.RootsPEM == now.RootsPEM {
+		return nil
+	}
+	return secrets{a.store.Secrets()}.Delete(ctx, outletPrefix+now.Name)
 }
 
 // DeleteOutlet implements console.Alerts.

@@ -228,9 +228,18 @@ type Change struct {
 	Allow             *[]netip.Prefix
 }
 
-// Update alters a receiver. Errors: ErrNotFound, ErrInvalid, quarantine.ErrConflict.
+// leadsElsewhere reports whether what is sent would reach somebody else, or be read by them.
+func leadsElsewhere(was, now Receiver) bool {
+	return was.URL != now.URL || was.CA != now.CA || !slices.Equal(was.Allow, now.Allow)
+}
+
+// Update alters a receiver. The header Authorization that tokens are pushed with is dropped
+// where it would go elsewhere: whoever may say where a secret goes could have it otherwise. A
+// receiver that needs one there is removed and added anew.
+// Errors: ErrNotFound, ErrInvalid, quarantine.ErrConflict.
 func (m *Manager) Update(ctx context.Context, by quarantine.Actor, name string, c Change) (Receiver, error) {
 	return m.change(ctx, by, name, func(r *Receiver) error {
+		was := *r
 		for _, f := range []struct{ to, from *string }{{&r.URL, c.URL}, {&r.Audience, c.Audience}, {&r.CA, c.CA}} {
 			if f.from != nil {
 				*f.to = *f.from
@@ -245,7 +254,11 @@ func (m *Manager) Update(ctx context.Context, by quarantine.Actor, name string, 
 		if c.Allow != nil {
 			r.Allow = *c.Allow
 		}
-		return nil
+		if err := r.Check(m.cfg.Loopback); err != nil || !leadsElsewhere(was, *r) {
+			return err
+		}
+		// Before the change is kept, so that an old secret never meets a new server.
+		return m.cfg.Secrets.Delete(ctx, secretName(name, pushSecret))
 	})
 }
 
