@@ -196,11 +196,20 @@ func (r *Receiver) account(ctx context.Context, st *stream, by quarantine.Actor,
 		return nil // something newer is known; where the store does not answer, it is taken for new
 	}
 	on := r.ownedBy(names)
-	if err := r.reportAccount(ctx, st, by, a, on, w); err != nil {
+	told := r.reportAccount(ctx, st, by, a, on, w)
+	refusal, refused := errors.AsType[*set.Error](told)
+	if told != nil && !refused {
+		return told // it comes again
+	}
+	// The word is about the account, and is kept also where the source may not speak for a
+	// device that the user has today: another that is enrolled later rests on it.
+	if _, err := r.keep(ctx, st, by, names, w, len(on) > 0); err != nil {
 		return err
 	}
-	_, err := r.keep(ctx, st, by, names, w, len(on) > 0)
-	return err
+	if refused && refusal.Code != set.AccessDenied {
+		return told
+	}
+	return nil
 }
 
 // reportAccount reports a bad word on a user's devices. What the source said of a device

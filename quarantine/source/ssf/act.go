@@ -54,8 +54,8 @@ func (r *Receiver) note(st *stream, a act, why string) {
 // tightens may concern several, or all of a user where it names no device.
 func (r *Receiver) comply(ctx context.Context, st *stream, by quarantine.Actor, a act) error {
 	found, named := r.devices(st, *a.subject)
-	if !named && a.verdict != quarantine.Compliant {
-		found = r.ownedBy(owners(st.settings, *a.subject))
+	if a.verdict != quarantine.Compliant && (!named || len(found) == 0 && a.subject.Format != set.FormatComplex) {
+		found = r.ownedBy(owners(st.settings, *a.subject)) // a simple subject that is no device of ours may be a user
 	}
 	switch {
 	case len(found) == 0:
@@ -188,16 +188,21 @@ func (r *Receiver) signOut(ctx context.Context, st *stream, by quarantine.Actor,
 
 func (r *Receiver) endSessions(ctx context.Context, st *stream, by quarantine.Actor, a act, on []quarantine.Record) error {
 	var errs []error
+	forbidden := 0
 	for _, rec := range on {
 		if rec.Session.At.After(a.at.Add(slack)) {
 			continue // it began, or was ended, after the event
 		}
 		_, err := r.cfg.Gate.Change(ctx, by, quarantine.Change{Kind: quarantine.SignOut, Device: rec.ID, Why: sessionEnd(a)})
 		if errors.Is(err, quarantine.ErrForbidden) {
+			forbidden++
 			r.refused(ctx, by, rec.ID, "sign-out: "+err.Error())
-			return set.Refuse(set.AccessDenied, "this stream may not speak for that device")
+			continue
 		}
 		errs = append(errs, r.settled(st, rec.ID, err))
+	}
+	if forbidden == len(on) {
+		return set.Refuse(set.AccessDenied, "this stream may not speak for that device")
 	}
 	return worst(errs...)
 }
