@@ -22,7 +22,7 @@ type State struct {
 	EK          []byte     `json:"ek"`                    // TPMT_PUBLIC
 	Certificate []byte     `json:"certificate,omitempty"` // of the EK, DER
 	AK          []byte     `json:"ak"`
-	Since       time.Time  `json:"since"`          // when the AK was tied to the TPM
+	Since       time.Time  `json:"since"`          // when the TPM was bound
 	Baseline    Registers  `json:"baseline"`       // the PCRs that are right
 	Seen        *Registers `json:"seen,omitempty"` // the last ones that differed from it
 	SeenAt      time.Time  `json:"seen_at,omitzero"`
@@ -245,20 +245,27 @@ func (v *Verifier) check(ctx context.Context, device string, evidence []byte, fa
 	return v.compare(ctx, device, trust, p, e, q)
 }
 
-// tie makes the TPM the device's: the AK is in the TPM with the EK, and the PCRs of this
-// first quote are the right ones.
+// tie makes the AK the device's: it is in the TPM with the EK. The PCRs of a device's first
+// quote are the right ones. Another AK of the TPM that it has is judged by what is
+// remembered: a new key makes no PCR right.
 func (v *Verifier) tie(ctx context.Context, device string, t Trust, p pending, e Evidence, q quote) (string, error) {
 	if subtle.ConstantTimeCompare(e.Opened, p.secret) != 1 {
 		return "", errors.New("the attestation key is not in the TPM that the endorsement key is in")
 	}
-	old, err := v.cfg.Store.State(ctx, device) // may have changed since the challenge
+	s, err := v.cfg.Store.State(ctx, device) // may have changed since the challenge
 	if err != nil && !errors.Is(err, ErrNone) {
 		return "", err
 	}
-	if err := v.admits(t, old, p.hello); err != nil {
+	if err := v.admits(t, s, p.hello); err != nil {
 		return "", err
 	}
-	s := State{Version: version, EK: p.hello.EK, Certificate: p.hello.Certificate, AK: p.hello.AK, Since: v.cfg.Now(), Baseline: e.PCRs, Clock: q.clock, Revision: old.Revision}
+	if len(s.EK) > 0 {
+		if len(t.Makers) > 0 { // who vouch for the certificate that was shown now
+			s.Certificate = p.hello.Certificate
+		}
+		return v.judge(ctx, device, t, s, p.hello.AK, e, q)
+	}
+	s = State{Version: version, EK: p.hello.EK, Certificate: p.hello.Certificate, AK: p.hello.AK, Since: v.cfg.Now(), Baseline: e.PCRs, Clock: q.clock, Revision: s.Revision}
 	if err := v.cfg.Store.Save(ctx, device, s); err != nil {
 		return "", err
 	}
@@ -281,11 +288,17 @@ func (v *Verifier) compare(ctx context.Context, device string, t Trust, p pendin
 	if err := t.endorsed(ek, s.Certificate, v.cfg.Now()); err != nil { // the trust may have changed
 		return "", err
 	}
+	return v.judge(ctx, device, t, s, s.AK, e, q)
+}
+
+// judge holds a quote of the device's TPM, by that AK of it, against what is remembered,
+// and remembers what is new. The counts in a quote are the TPM's, whichever AK signs.
+func (v *Verifier) judge(ctx context.Context, device string, t Trust, s State, ak []byte, e Evidence, q quote) (string, error) {
 	if !q.clock.follows(s.Clock) {
 		return "", errors.New("the TPM's clock went back: it was cleared, or an old state of it was brought back")
 	}
 	last := s
-	s.Clock = q.clock
+	s.AK, s.Clock = ak, q.clock
 	changed := differing(s.Baseline, e.PCRs)
 	if len(changed) > 0 {
 		if s.Seen == nil || *s.Seen != e.PCRs {
@@ -294,7 +307,7 @@ func (v *Verifier) compare(ctx context.Context, device string, t Trust, p pendin
 	} else {
 		s.Seen, s.SeenAt = nil, time.Time{}
 	}
-	if s.Clock.Resets != last.Clock.Resets || s.Clock.Restarts != last.Clock.Restarts || s.Clock.Millis-last.Clock.Millis >= clockStep || s.Seen != last.Seen {
+	if !bytes.Equal(s.AK, last.AK) || s.Clock.Resets != last.Clock.Resets || s.Clock.Restarts != last.Clock.Restarts || s.Clock.Millis-last.Clock.Millis >= clockStep || s.Seen != last.Seen {
 		if err := v.cfg.Store.Save(ctx, device, s); err != nil {
 			return "", err
 		}
