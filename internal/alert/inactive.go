@@ -74,11 +74,13 @@ func (w Watched) Silence(seen, now time.Time) time.Duration {
 	return max(0, silent)
 }
 
-// LastSeen is when a device was last heard of, as far as its record tells: its own contact,
-// and at the latest when its certificate was made.
+// LastSeen is when a device was last heard of, as far as its record tells: its own contact, at
+// the latest when its certificate was made, or when a person spoke for it, whose word would be
+// undone at once else.
 func LastSeen(r quarantine.Record) time.Time {
 	seen := r.Seen
-	for _, t := range []time.Time{r.Certificate.NotBefore, r.Reports[quarantine.AgentSource].Received} {
+	for _, t := range []time.Time{r.Certificate.NotBefore, r.Reports[quarantine.AgentSource].Received,
+		r.Approval.At, r.Unblocking.At, r.Unwiping.At} {
 		if t.After(seen) {
 			seen = t
 		}
@@ -86,35 +88,23 @@ func LastSeen(r quarantine.Record) time.Time {
 	return seen
 }
 
-// few is how many devices may be acted on at once whatever share of all that is; above it,
-// no more than one in share.
-const (
-	few   = 10
-	share = 10
-)
+// daily is how long a device is silent before somebody asks whether it shook hands.
+const daily = 24 * time.Hour
 
-// Due are the devices to wipe or block for their silence (G10), and what to do. Where they
-// are so many that the fault is likely to be ours, none, and deferred says how many.
-func Due(devices []quarantine.Record, silence func(quarantine.Record) time.Duration, c quarantine.Conduct) (due []quarantine.Record, action quarantine.FailureAction, deferred Deferred) {
-	action = c.OnInactive
-	if action == "" {
-		action = quarantine.FailWipe
-	}
-	if action != quarantine.FailWipe && action != quarantine.FailBlock {
-		return nil, action, Deferred{}
-	}
-	all := 0
-	for _, r := range devices {
-		if !counts(r) {
-			continue
-		}
-		all++
-		if silence(r) >= actAfter(c) {
-			due = append(due, r)
+// Unheard are the devices, by their place, of which nothing was heard but perhaps by the
+// tunnel, which is to be asked: must, that would be told of or acted on else, and may, of which
+// nothing was heard for a day.
+func Unheard(devices []quarantine.Record, c quarantine.Conduct, now time.Time) (must, may []int) {
+	sure := min(alertAfter(c), actAfter(c))
+	for i, r := range devices {
+		silent := now.Sub(LastSeen(r))
+		switch {
+		case !counts(r):
+		case silent >= sure:
+			must = append(must, i)
+		case silent >= daily:
+			may = append(may, i)
 		}
 	}
-	if len(due) > few && len(due) > all/share {
-		return nil, action, Deferred{Devices: len(due), Action: action}
-	}
-	return due, action, Deferred{}
+	return must, may
 }

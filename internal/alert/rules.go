@@ -26,6 +26,7 @@ type View struct {
 	Gate     *quarantine.Status
 	Streams  []StreamHealth // receivers of events
 	Many     *Deferred
+	Deaf     bool // the tunnel could not be asked, so that nobody's silence is known
 }
 
 // Expiry is a certificate of the gateway's own.

@@ -105,7 +105,7 @@ func TestDue(t *testing.T) {
 			all = append(all, device(fmt.Sprint("old", i), 90*day))
 		}
 		for i := range others {
-			all = append(all, device(fmt.Sprint("new", i), 89*day))
+			all = append(all, device(fmt.Sprint("new", i), time.Duration(i%40)*day))
 		}
 		return all
 	}
@@ -122,10 +122,69 @@ func TestDue(t *testing.T) {
 		{5, 5, 0, 0, quarantine.Conduct{OnInactive: quarantine.FailReport}, quarantine.FailReport},
 		{5, 0, 0, 0, quarantine.Conduct{ActAfter: 91 * day}, quarantine.FailWipe},
 	} {
-		due, action, deferred := Due(fleet(c.silent, c.others), silence, c.conduct)
+		due, action, deferred := Due(fleet(c.silent, c.others), silence, c.conduct, noon)
 		if len(due) != c.due || action != c.action || deferred.Devices != c.deferred {
 			t.Errorf("%d silent of %d: %d due to %s, %d deferred; want %d, %s, %d", c.silent, c.silent+c.others,
 				len(due), action, deferred.Devices, c.due, c.action, c.deferred)
+		}
+	}
+}
+
+// TestDueOneByOne lets nobody hear of 200 devices, which were last heard of within some hours,
+// minutes apart: the fault is not theirs.
+func TestDueOneByOne(t *testing.T) {
+	for name, apart := range map[string]time.Duration{"within a working day": 3 * time.Minute, "within a month": 3 * time.Hour} {
+		var devices []quarantine.Record
+		for i := range 200 {
+			devices = append(devices, quarantine.Record{Device: quarantine.Device{ID: quarantine.ID(fmt.Sprint("d", i)), Stage: quarantine.Routed},
+				Seen: noon.Add(time.Duration(i) * apart)})
+		}
+		wiped, deferrals := 0, 0
+		for now := noon.Add(90*day - time.Hour); now.Before(noon.Add(90*day + 200*apart)); now = now.Add(apart) {
+			due, _, deferred := Due(devices, func(r quarantine.Record) time.Duration { return now.Sub(LastSeen(r)) }, quarantine.Conduct{}, now)
+			if deferred.Devices > 0 {
+				deferrals++
+			}
+			for _, d := range due {
+				i := slices.IndexFunc(devices, func(r quarantine.Record) bool { return r.ID == d.ID })
+				devices[i].Wipe = quarantine.Decision{By: inactivity, At: now}
+				wiped++
+			}
+		}
+		if wiped > 0 || deferrals == 0 {
+			t.Errorf("%s: %d of 200 devices wiped for our own silence, %d deferrals; want none", name, wiped, deferrals)
+		}
+	}
+}
+
+// TestDueWithThoseActedOnLately counts the devices of the last week with those that are due.
+func TestDueWithThoseActedOnLately(t *testing.T) {
+	for ago, want := range map[time.Duration]int{7 * day: 0, 7*day + time.Minute: 1} {
+		devices := []quarantine.Record{device("due", 90*day)}
+		for i := range 10 {
+			r := device(fmt.Sprint("wiped", i), time.Duration(100+5*i)*day)
+			r.Wipe = quarantine.Decision{By: inactivity, At: noon.Add(-ago)}
+			devices = append(devices, r)
+		}
+		if due, _, deferred := Due(devices, silence, quarantine.Conduct{}, noon); len(due) != want || deferred.Devices != 1-want {
+			t.Errorf("with 10 wiped %s ago: %d due, %d deferred; want %d due", ago, len(due), deferred.Devices, want)
+		}
+	}
+}
+
+// TestDueNotAgainstAPerson leaves a device alone that a person just spoke for.
+func TestDueNotAgainstAPerson(t *testing.T) {
+	word := quarantine.Decision{By: quarantine.Actor{Kind: "administrator", Name: "ann"}, At: noon.Add(-time.Minute)}
+	for name, speak := range map[string]func(r *quarantine.Record){
+		"unblocked": func(r *quarantine.Record) { r.Unblocking = word },
+		"unwiped":   func(r *quarantine.Record) { r.Unwiping = word },
+		"approved":  func(r *quarantine.Record) { r.Approval = word },
+	} {
+		r := device("d", 91*day)
+		speak(&r)
+		due, action, _ := Due([]quarantine.Record{r}, func(r quarantine.Record) time.Duration { return noon.Sub(LastSeen(r)) }, quarantine.Conduct{}, noon)
+		if len(due) > 0 {
+			t.Errorf("%s by a person a minute ago, and to %s again", name, action)
 		}
 	}
 }

@@ -103,8 +103,10 @@ func (w *Watcher) round(ctx context.Context) error {
 	var faults []error
 	if untrusted == nil {
 		faults = append(faults, w.beat(ctx, now))
-		v.Silence = func(r quarantine.Record) time.Duration { return w.watched.Silence(LastSeen(r), now) }
-		faults = append(faults, w.act(ctx, &v))
+		if !v.Deaf {
+			v.Silence = func(r quarantine.Record) time.Duration { return w.watched.Silence(LastSeen(r), now) }
+			faults = append(faults, w.act(ctx, &v))
+		}
 	}
 	looked, found := Look(v)
 	faults = append(faults, w.Book.Observe(ctx, v.Now, looked, found))
@@ -140,7 +142,7 @@ func (w *Watcher) act(ctx context.Context, v *View) error {
 	if v.Devices == nil {
 		return nil
 	}
-	due, action, deferred := Due(v.Devices, v.Silence, v.Conduct)
+	due, action, deferred := Due(v.Devices, v.Silence, v.Conduct, v.Now)
 	v.Many = &deferred
 	kind := map[quarantine.FailureAction]quarantine.Kind{quarantine.FailWipe: quarantine.Wipe, quarantine.FailBlock: quarantine.Block}[action]
 	var faults []error
