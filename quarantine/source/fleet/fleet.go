@@ -156,7 +156,8 @@ func (f *Fleet) judge(h *poll.Host, policies []*poll.Object) {
 		if state == "" {
 			state = "unknown"
 		}
-		poll.Put(h.Facts, "fleet.policy."+slug(name), state)
+		fact := "fleet.policy." + slug(name)
+		poll.Put(h.Facts, fact, worse(h.Facts[fact], state))
 		found[id], found[name] = true, true
 		if len(f.policies) > 0 && !slices.Contains(f.policies, id) && !slices.Contains(f.policies, name) {
 			continue
@@ -183,6 +184,16 @@ func (f *Fleet) judge(h *poll.Host, policies []*poll.Object) {
 	default:
 		h.Verdict, h.Detail = quarantine.Compliant, "all its policies pass"
 	}
+}
+
+// worse is what two policies say whose names make one fact: a good word hides no bad one.
+func worse(a, b string) string {
+	for _, state := range []string{"fail", "unknown"} {
+		if a == state || b == state {
+			return state
+		}
+	}
+	return b
 }
 
 // slug is a policy's name as part of a fact's name: lower case letters, digits and "_".

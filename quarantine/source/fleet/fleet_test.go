@@ -335,3 +335,22 @@ func FuzzReadHook(f *testing.F) {
 		}
 	})
 }
+
+// Names that differ in what a fact's name leaves out, or behind its end, make one fact; in
+// whatever order they come, the worse state is told.
+func TestPoliciesOfOneFactTellTheWorse(t *testing.T) {
+	long := strings.Repeat("x", 48)
+	for _, names := range [][2]string{{"Disk: encrypted", "disk encrypted"}, {long + "a", long + "b"}} {
+		for _, c := range [][3]string{{"fail", "pass", "fail"}, {"pass", "fail", "fail"}, {"", "pass", "unknown"}, {"pass", "", "unknown"}, {"", "fail", "fail"}, {"pass", "pass", "pass"}} {
+			o, err := poll.ReadObject(fmt.Appendf(nil, `{"policies":[{"id":1,"name":%q,"response":%q},{"id":2,"name":%q,"response":%q}]}`, names[0], c[0], names[1], c[1]))
+			if err != nil {
+				t.Fatal(err)
+			}
+			h := poll.Host{Facts: map[string]string{}}
+			(&Fleet{}).judge(&h, o.Objects("policies"))
+			if fact := "fleet.policy." + slug(names[0]); h.Facts[fact] != c[2] || len(h.Facts) != 1 {
+				t.Errorf("%q and %q: facts %v, want %s %s", c[0], c[1], h.Facts, fact, c[2])
+			}
+		}
+	}
+}

@@ -22,10 +22,11 @@ const (
 	goneDetail = "it is not managed there any more"
 )
 
-// Put adds a fact, unless it would not fit into a report.
+// Put adds a fact, or changes it, unless it would not fit into a report.
 func Put(facts map[string]string, name, value string) {
 	value = strings.TrimSpace(strings.ToValidUTF8(value, ""))
-	if name == "" || value == "" || len(name) > maxFact || len(value) > maxValue || len(facts) >= maxFacts {
+	_, had := facts[name]
+	if name == "" || value == "" || len(name) > maxFact || len(value) > maxValue || len(facts) >= maxFacts && !had {
 		return
 	}
 	facts[name] = value
