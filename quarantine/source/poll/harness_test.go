@@ -46,6 +46,13 @@ func (p *product) Host(_ context.Context, _ *Client, id string) (Host, error) {
 	return p.one(id)
 }
 
+// single is how many hosts were asked for one by one.
+func (p *product) single() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.ones)
+}
+
 func (p *product) set(err error, hosts ...Host) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -96,16 +96,25 @@ func (p *Poller) askSome(ctx context.Context, ids []string) bool {
 		}
 		hosts = append(hosts, h)
 	}
-	p.note(at, p.take(ctx, hosts, false), nil)
+	if r := p.take(ctx, hosts, false); r.senseless() { // of some hosts that says little: the next round will
+		p.Ledger.Counted(p.Name, p.Source.Kind, r.accepted, r.refused)
+	} else {
+		p.note(at, r, nil)
+	}
 	return true
 }
 
 // result is what became of a round.
 type result struct {
 	accepted, refused int
+	hosts             int
 	faults            tally // of hosts
 	remarks           []string
 }
+
+// senseless reports whether most of what was answered cannot be believed, as when the product
+// has other answers than it had: nothing was heard of it then.
+func (r result) senseless() bool { return 2*r.faults.n > r.hosts }
 
 // tally counts things and keeps an example.
 type tally struct {
@@ -131,6 +140,9 @@ func (p *Poller) note(at time.Time, r result, err error) {
 		r.remarks = append(r.remarks, fmt.Sprintf("%d hosts are unknown, as of %s", r.faults.n, r.faults.example))
 	}
 	kind := p.Source.Kind
+	if err == nil && r.senseless() {
+		err = fmt.Errorf("most of what %s answers makes no sense", p.Client.Host())
+	}
 	if err != nil {
 		p.Ledger.Counted(p.Name, kind, r.accepted, r.refused)
 		err = errors.Join(append([]error{err}, texts(r.remarks)...)...)
@@ -157,6 +169,7 @@ func texts(remarks []string) []error {
 func (p *Poller) take(ctx context.Context, hosts []Host, complete bool) (r result) {
 	now, skew := p.Now(), p.Client.Skew()
 	byKey := map[string][]Host{}
+	r.hosts = len(hosts)
 	for _, h := range hosts {
 		h, problem := h.settle(now, skew)
 		if problem != "" {

@@ -434,3 +434,37 @@ type ctx = context.Context
 type panicking struct{}
 
 func (panicking) Hosts(ctx, *Client, func([]Host) error) error { panic("index out of range") }
+
+// A product of whose hosts most make no sense, as when its answers have another form, fails:
+// it was not heard of. With half of them it was, and what is wrong is told.
+func TestMostlySenselessIsFailure(t *testing.T) {
+	for _, c := range []struct {
+		faulty, hosts, failures int
+	}{{1, 1, 1}, {2, 2, 1}, {2, 3, 1}, {1, 2, 0}, {1, 3, 0}, {0, 0, 0}} {
+		l := newLab(t, noon, nil)
+		var hosts []Host
+		for n := range c.hosts {
+			h := host(time.Minute).named(n)
+			if n < c.faulty {
+				h.Fault = "field complianceState is missing"
+			}
+			hosts = append(hosts, h)
+		}
+		l.product.set(nil, hosts...)
+		if err := l.ask(t, 0); err != nil {
+			t.Fatal(err)
+		}
+		h := l.health(t)
+		if h.Failures != c.failures || h.Heard.IsZero() != (c.failures > 0) || strings.Contains(h.Problem, "complianceState") != (c.faulty > 0) {
+			t.Errorf("%d of %d hosts are faulty: %+v", c.faulty, c.hosts, h)
+		}
+		if len(hosts) == 0 {
+			continue
+		}
+		l.product.one = func(string) (Host, error) { return hosts[0], nil }
+		l.askSome(t.Context(), []string{"0"})
+		if again := l.health(t); c.faulty > 0 && again.Failures != c.failures {
+			t.Errorf("after a faulty host was asked for by itself: %+v", again)
+		}
+	}
+}

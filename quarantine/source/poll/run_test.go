@@ -118,7 +118,7 @@ func TestHints(t *testing.T) {
 			l.Hint("2")
 			time.Sleep(100 * time.Millisecond)
 		}
-		if n := len(l.product.ones); n > 25 {
+		if n := l.product.single(); n > 25 {
 			t.Errorf("%d hosts asked for in 100 seconds", n)
 		}
 		if n := len(l.product.rounds()); n != 1 {
@@ -128,10 +128,10 @@ func TestHints(t *testing.T) {
 		for n := range 1000 { // too many to ask one by one
 			l.Hint("host", string(rune('a'+n%26))+string(rune('a'+n/26)))
 		}
-		ones := len(l.product.ones)
+		ones := l.product.single()
 		synctest.Wait()
-		if len(l.product.rounds()) != 2 || len(l.product.ones) != ones {
-			t.Errorf("%d rounds, %d hosts one by one", len(l.product.rounds()), len(l.product.ones)-ones)
+		if len(l.product.rounds()) != 2 || l.product.single() != ones {
+			t.Errorf("%d rounds, %d hosts one by one", len(l.product.rounds()), l.product.single()-ones)
 		}
 		l.product.set(errors.New("down"))
 		time.Sleep(6 * time.Minute)
