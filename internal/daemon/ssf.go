@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/http"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"lazaret/internal/audit"
@@ -149,14 +150,21 @@ func (s signals) PutStream(ctx context.Context, by quarantine.Actor, source stri
 	if err != nil {
 		return fmt.Errorf("%w: %w", console.ErrInvalid, err)
 	}
-	if _, err := ssf.ParseSettings(raw); err != nil {
+	next, err := ssf.ParseSettings(raw)
+	if err != nil {
 		return fmt.Errorf("%w: %w", console.ErrInvalid, err)
+	}
+	if err := s.alone(ctx, source, next); err != nil {
+		return err
 	}
 	given := map[ssf.Secret]*string{ssf.Authorization: q.Authorization, ssf.Bearer: q.Bearer, ssf.ClientSecret: q.ClientSecret}
 	for kind, text := range given {
 		if text != nil && (len(*text) > ssf.MaxSecret || strings.ContainsAny(*text, "\r\n")) {
 			return fmt.Errorf("%w: %s is longer than %d bytes, or more than a line", console.ErrInvalid, kind, ssf.MaxSecret)
 		}
+	}
+	if err := s.moved(ctx, source, next, q.Revision, given); err != nil {
+		return err
 	}
 	if err := (settings{s.store}).Put(ctx, by, streamPrefix+source, raw, q.Revision); err != nil {
 		return err
@@ -167,6 +175,59 @@ func (s signals) PutStream(ctx context.Context, by quarantine.Actor, source stri
 			continue
 		}
 		if err := s.keepSecret(ctx, streamSecret(source, kind), *text); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// alone refuses a second stream of one issuer and audience: each would take the other's
+// tokens, with other rights.
+func (s signals) alone(ctx context.Context, source string, next ssf.Settings) error {
+	all, err := streams{s.store}.Streams(ctx)
+	if err != nil {
+		return err
+	}
+	for name, raw := range all {
+		other, err := ssf.ParseSettings(raw)
+		if name == source || err != nil || other.Issuer != next.Issuer {
+			continue
+		}
+		if i := slices.IndexFunc(next.Audience, func(a string) bool { return slices.Contains(other.Audience, a) }); i >= 0 {
+			return fmt.Errorf("%w: stream %s is of the same issuer and of audience %.80q: agree on another audience", console.ErrInvalid, name, next.Audience[i])
+		}
+	}
+	return nil
+}
+
+// moved guards the secrets that are sent to a transmitter where a change leads elsewhere:
+// each that is kept must be given anew, and goes before the settings change, so that it
+// reaches none but whom it was given for.
+func (s signals) moved(ctx context.Context, source string, next ssf.Settings, revision int64, given map[ssf.Secret]*string) error {
+	raw, at, err := settings{s.store}.Get(ctx, streamPrefix+source)
+	if err != nil {
+		return err
+	}
+	before, err := ssf.ParseSettings(raw)
+	if at != revision || err == nil && before.SameServers(next) {
+		return nil // a conflict, which is told when it is saved; or it stays where it was
+	}
+	var drop []string
+	for _, kind := range []ssf.Secret{ssf.Bearer, ssf.ClientSecret} {
+		text, err := streams{s.store}.Secret(ctx, source, kind)
+		if err != nil {
+			return err
+		}
+		if text == "" {
+			continue
+		}
+		if given[kind] == nil {
+			return fmt.Errorf("%w: give %s again, or empty: the stream leads elsewhere now, or trusts others", console.ErrInvalid, kind)
+		}
+		drop = append(drop, streamSecret(source, kind))
+	}
+	for _, name := range drop {
+		if err := s.keepSecret(ctx, name, ""); err != nil {
 			return err
 		}
 	}

@@ -207,6 +207,13 @@ func (s Settings) userIssuer() string {
 	return s.UserIssuer
 }
 
+// SameServers reports whether secrets that are sent under s reach the same servers under next: its
+// URLs, those that the issuer publishes, and who vouches for them are the same.
+func (s Settings) SameServers(next Settings) bool {
+	return s.Issuer == next.Issuer && s.JWKSURI == next.JWKSURI && s.TokenURL == next.TokenURL && s.PollURL == next.PollURL &&
+		s.Roots == next.Roots && slices.Equal(s.Allow, next.Allow)
+}
+
 // httpsURL reads an absolute https URL without credentials or fragment.
 func httpsURL(text string) (*url.URL, error) {
 	u, err := url.Parse(text)
