@@ -3,21 +3,41 @@ package daemon
 import (
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 )
 
-// limitEach accepts at most n connections at once of one address, where n is not 0; others
+// limitEach accepts at most n connections at once of one holder, where n is not 0; others
 // are closed, so that a device that holds many leaves the rest of a listener's to the others.
-func limitEach(l net.Listener, n int) net.Listener {
+// holder says whose an address is; nil: each is its own, the zero Addr: it is not bounded.
+func limitEach(l net.Listener, n int, holder func(netip.Addr) netip.Addr) net.Listener {
 	if n == 0 {
 		return l
 	}
-	return &eachListener{Listener: l, most: n, held: make(map[netip.Addr]int)}
+	if holder == nil {
+		holder = func(a netip.Addr) netip.Addr { return a }
+	}
+	return &eachListener{Listener: l, most: n, holder: holder, held: make(map[netip.Addr]int)}
+}
+
+// outside says whose an address of the Internet is: an IPv6 host has a whole /64 of them. A
+// proxy brings the connections of many, and is not bounded.
+func outside(proxies []netip.Prefix) func(netip.Addr) netip.Addr {
+	return func(a netip.Addr) netip.Addr {
+		if slices.ContainsFunc(proxies, func(p netip.Prefix) bool { return p.Contains(a) }) {
+			return netip.Addr{}
+		}
+		if a.Is6() {
+			return netip.PrefixFrom(a, 64).Masked().Addr()
+		}
+		return a
+	}
 }
 
 type eachListener struct {
 	net.Listener
-	most int
+	most   int
+	holder func(netip.Addr) netip.Addr
 
 	mu   sync.Mutex
 	held map[netip.Addr]int
@@ -31,8 +51,16 @@ func (l *eachListener) Accept() (net.Conn, error) {
 			return nil, err
 		}
 		from, err := netip.ParseAddrPort(c.RemoteAddr().String())
-		if err == nil && l.enter(from.Addr().Unmap()) {
-			return &eachConn{Conn: c, leave: sync.OnceFunc(func() { l.leave(from.Addr().Unmap()) })}, nil
+		if err != nil {
+			c.Close()
+			continue
+		}
+		holder := l.holder(from.Addr().Unmap().WithZone(""))
+		if !holder.IsValid() {
+			return c, nil
+		}
+		if l.enter(holder) {
+			return &eachConn{Conn: c, leave: sync.OnceFunc(func() { l.leave(holder) })}, nil
 		}
 		c.Close()
 	}

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"os"
 	"slices"
 	"testing"
 	"time"
@@ -111,5 +112,70 @@ func TestSitesInsideAreBoundedPerDevice(t *testing.T) {
 		if s.each == 0 || s.each > s.most/64 {
 			t.Errorf("%s: %d of %d", s.name, s.each, s.most)
 		}
+	}
+}
+
+// TestEnrollmentIsBoundedPerHost: no host of the Internet holds more than a small part of the
+// enrollment listener, which takes webhooks and security events too. A /64 is one host; a
+// trusted proxy is bounded by nothing but the listener.
+func TestEnrollmentIsBoundedPerHost(t *testing.T) {
+	if enrollEach == 0 || enrollEach > 2048/16 {
+		t.Errorf("one address holds %d of 2048 connections", enrollEach)
+	}
+	holder := outside([]netip.Prefix{netip.MustParsePrefix("192.0.2.0/28"), netip.MustParsePrefix("2001:db8:1::/64")})
+	for address, want := range map[string]string{
+		"192.0.2.15": "", "192.0.2.16": "192.0.2.16", "2001:db8:1::5": "", "2001:db8:2::5": "2001:db8:2::", "2001:db8:2::ffff:1": "2001:db8:2::", "2001:db8:2:1::1": "2001:db8:2:1::",
+	} {
+		var w netip.Addr
+		if want != "" {
+			w = netip.MustParseAddr(want)
+		}
+		if got := holder(netip.MustParseAddr(address)); got != w {
+			t.Errorf("%s counts to %v, want %q", address, got, want)
+		}
+	}
+}
+
+// TestOneAddressLeavesEnrollmentToOthers: who holds all connections that one may have is
+// refused the next, and another is answered.
+func TestOneAddressLeavesEnrollmentToOthers(t *testing.T) {
+	l, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := netip.MustParseAddrPort(l.Addr().String())
+	l.Close()
+	ctx, cancel := context.WithCancel(t.Context())
+	group, ctx := errgroup.WithContext(ctx)
+	defer func() { cancel(); _ = group.Wait() }()
+	s := enrollSite(config.Config{Enroll: config.Enroll{Listen: []netip.AddrPort{at}}})
+	s.handler = http.NotFoundHandler()
+	if err := s.serve(ctx, group, slog.New(slog.DiscardHandler)); err != nil {
+		t.Fatal(err)
+	}
+	dial := func(from byte) net.Conn {
+		t.Helper()
+		c, err := (&net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, from)}}).Dial("tcp4", at.String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { c.Close() })
+		if err := c.SetDeadline(time.Now().Add(20 * time.Second)); err != nil { // to fail rather than hang
+			t.Fatal(err)
+		}
+		return c
+	}
+	for range enrollEach {
+		dial(2)
+	}
+	if _, err := dial(2).Read(make([]byte, 1)); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("one more of the same address: %v", err)
+	}
+	c := dial(3)
+	if _, err := fmt.Fprint(c, "GET / HTTP/1.0\r\nHost: x\r\n\r\n"); err != nil {
+		t.Fatal(err)
+	}
+	if line, err := bufio.NewReader(c).ReadString('\n'); err != nil || line != "HTTP/1.0 404 Not Found\r\n" {
+		t.Errorf("another address is answered %q, %v", line, err)
 	}
 }

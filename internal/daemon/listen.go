@@ -101,7 +101,8 @@ const longest = time.Minute
 type site struct {
 	name    string
 	most    int
-	each    int // of one address; 0: as many as most
+	each    int                         // of one holder; 0: as many as most
+	holder  func(netip.Addr) netip.Addr // as in limitEach
 	idle    time.Duration
 	at      []netip.AddrPort
 	free    bool
@@ -140,7 +141,7 @@ func (s site) serve(ctx context.Context, group *errgroup.Group, log *slog.Logger
 			if s.tls == nil {
 				serve = server.Serve
 			}
-			if err := serve(limitEach(netutil.LimitListener(l, s.most), s.each)); !errors.Is(err, http.ErrServerClosed) {
+			if err := serve(limitEach(netutil.LimitListener(l, s.most), s.each, s.holder)); !errors.Is(err, http.ErrServerClosed) {
 				return fmt.Errorf("serving %s on %s: %w", s.name, l.Addr(), err)
 			}
 			return nil

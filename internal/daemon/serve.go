@@ -344,6 +344,15 @@ func (k *control) openTLS() *tls.Config {
 	return &tls.Config{MinVersion: tls.VersionTLS13, GetCertificate: k.listener.GetCertificate}
 }
 
+// enrollEach is how many connections to the enrollment listener one address may hold: enough for
+// an office behind one, and far from all that there are.
+const enrollEach = 64
+
+// enrollSite is the enrollment listener without what answers on it.
+func enrollSite(c config.Config) site {
+	return site{name: "enroll", most: 2048, each: enrollEach, holder: outside(c.Enroll.TrustedProxies), idle: 15 * time.Second, at: c.Enroll.Listen}
+}
+
 // sites are the three HTTPS services that there always are.
 func (k *control) sites() []site {
 	c := k.config
@@ -358,8 +367,10 @@ func (k *control) sites() []site {
 	for _, a := range k.tunnel {
 		inside = append(inside, netip.AddrPortFrom(a, c.Tunnel.AgentPort))
 	}
+	enroll := enrollSite(c)
+	enroll.tls, enroll.handler = base(tls.NoClientCert), k.public()
 	return []site{
-		{name: "enroll", most: 2048, idle: 15 * time.Second, at: c.Enroll.Listen, tls: base(tls.NoClientCert), handler: k.public()},
+		enroll,
 		{name: "api", most: 512, idle: 2 * time.Minute, at: c.API.Listen, tls: base(tls.RequestClientCert), handler: k.console.API()},
 		{name: "agent", most: 1 << 16, each: 16, idle: 2 * time.Minute, at: inside, free: true, tls: agent, handler: k.console.Agent()},
 	}
