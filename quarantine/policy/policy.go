@@ -194,6 +194,7 @@ func (j *judging) set(s quarantine.PolicySet, rules []rule) {
 			Remedy: "an administrator marks the set, or takes it back"})
 	}
 	if len(rules) > quarantine.MaxRules {
+		j.clear = false
 		j.deny(quarantine.Reason{Rule: "rules", Set: s.Name, Version: s.Version, Fault: true,
 			Text: fmt.Sprintf("policy set %s has %d rules, and %d at most are asked", s.Name, len(rules), quarantine.MaxRules)})
 		return
@@ -235,7 +236,7 @@ func (j *judging) rule(s quarantine.PolicySet, r *rule) {
 		return
 	}
 	j.denied = true
-	if o.result == broken {
+	if o.result == broken || o.result == faulty { // an error means no
 		j.clear = false
 	}
 	switch {

@@ -1,0 +1,58 @@
+package quarantine_test
+
+import (
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"lazaret/quarantine"
+	"lazaret/quarantine/policy"
+	"lazaret/quarantine/storetest"
+)
+
+// withEngine runs a test with a gate that judges by the policy engine.
+func withEngine(t *testing.T, change func(*storetest.Settings), test func(t *testing.T, b *bench)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t)
+		b.policy = policy.New(policy.Config{})
+		b.save(change)
+		b.run()
+		defer func() { b.stop() }()
+		test(t, b)
+	})
+}
+
+// tell brings a report of a source, with facts in pairs.
+func (b *bench) tell(source string, v quarantine.Verdict, validity time.Duration, facts ...string) {
+	b.t.Helper()
+	r := quarantine.Report{Device: "d1", Source: source, Verdict: v, At: time.Now(), Validity: validity, Facts: map[string]string{}}
+	for i := 0; i < len(facts); i += 2 {
+		r.Facts[facts[i]] = facts[i+1]
+	}
+	by := token
+	if source == quarantine.AgentSource {
+		by = agent("d1")
+	}
+	if _, err := b.gate.Report(b.t.Context(), by, r); err != nil {
+		b.t.Errorf("report of %s: %v", source, err)
+	}
+	synctest.Wait()
+}
+
+// A rule that cannot be evaluated keeps a device in quarantine, also one whose profile skips it.
+func TestFaultIsNoWhereTheProfileSkips(t *testing.T) {
+	for _, expression := range []string{`100 / os.updates_pending > 10`, `disk.encryptd`} {
+		set := func(s *storetest.Settings) {
+			s.Sets["set"] = oneRule("set", expression, quarantine.FailBlock, 0)
+			m := s.Sources["mdm"]
+			m.Facts = []string{"*"}
+			s.Sources["mdm"] = m
+		}
+		withEngine(t, set, func(t *testing.T, b *bench) {
+			b.enroll(enrolled(1, "skip", time.Now()))
+			b.tell("mdm", "", time.Hour, "os.updates_pending", "0")
+			b.stands(quarantine.Quarantined, "under a rule that is in error: "+expression)
+		})
+	}
+}
