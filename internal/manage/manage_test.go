@@ -16,6 +16,7 @@ import (
 	"math/big"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -67,12 +68,15 @@ func (s *memory) Delete(_ context.Context, _ quarantine.Actor, name string) erro
 
 // fakeGate has devices, and remembers changes.
 type fakeGate struct {
+	mu      sync.Mutex // guards what follows while Run is running
 	records map[quarantine.ID]quarantine.Record
 	changes []quarantine.Change
 	fail    error
 }
 
 func (g *fakeGate) Change(_ context.Context, _ quarantine.Actor, c quarantine.Change) (quarantine.Placement, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
 	g.changes = append(g.changes, c)
 	r := g.records[c.Device]
 	d := quarantine.Decision{By: c.By, At: c.At, Why: c.Why}
@@ -88,13 +92,33 @@ func (g *fakeGate) Change(_ context.Context, _ quarantine.Actor, c quarantine.Ch
 	return quarantine.Placement{}, g.fail
 }
 func (g *fakeGate) Device(id string) (quarantine.Record, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
 	r, ok := g.records[quarantine.ID(id)]
 	if !ok {
 		return r, quarantine.ErrUnknownDevice
 	}
 	return r, nil
 }
-func (g *fakeGate) Devices() (all []quarantine.Record) { return slices.Collect(maps.Values(g.records)) }
+func (g *fakeGate) Devices() (all []quarantine.Record) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return slices.Collect(maps.Values(g.records))
+}
+
+// failing has changes fail from now on, or no more.
+func (g *fakeGate) failing(err error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.fail = err
+}
+
+// told returns the changes so far.
+func (g *fakeGate) told() []quarantine.Change {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return slices.Clone(g.changes)
+}
 
 // lab is a command desk, and one device with what it takes to speak to it.
 type lab struct {
@@ -515,29 +539,30 @@ func TestWipeRevokes(t *testing.T) {
 		done := make(chan error, 1)
 		go func() { done <- l.Run(ctx) }()
 		c := l.issue(agentapi.Wipe)
-		if len(l.gate.changes) != 1 || l.gate.changes[0].Kind != quarantine.Wipe || !c.Standing {
-			t.Fatalf("issued as %+v with %+v", c, l.gate.changes)
+		if all := l.gate.told(); len(all) != 1 || all[0].Kind != quarantine.Wipe || !c.Standing {
+			t.Fatalf("issued as %+v with %+v", c, all)
 		}
 		if _, err := l.Cancel(ctx, admin, "d-1", c.ID); !errors.Is(err, ErrInvalid) {
 			t.Errorf("cancelled although the record orders it: %v", err)
 		}
 		s := l.greet()
 		got := s.say(0)
-		l.gate.fail = errors.New("store down")
+		l.gate.failing(errors.New("store down"))
 		l.greet().say(1, answer(got[0], agentapi.Begun))
-		if l.state(c.ID) != Done || len(l.gate.changes) != 1 {
-			t.Errorf("%s, and at once %+v", l.state(c.ID), l.gate.changes)
+		if all := l.gate.told(); l.state(c.ID) != Done || len(all) != 1 {
+			t.Errorf("%s, and at once %+v", l.state(c.ID), all)
 		}
 		time.Sleep(farewell + time.Millisecond)
 		synctest.Wait()
-		if len(l.gate.changes) != 2 {
-			t.Fatalf("after a moment: %+v", l.gate.changes)
+		if all := l.gate.told(); len(all) != 2 {
+			t.Fatalf("after a moment: %+v", all)
 		}
-		l.gate.fail = nil
+		l.gate.failing(nil)
 		time.Sleep(2 * sweepEvery)
 		synctest.Wait()
-		last := l.gate.changes[len(l.gate.changes)-1]
-		if last.Kind != quarantine.Revoke || last.By != admin || !l.gate.records["d-1"].Revocation.Set() {
+		all := l.gate.told()
+		last := all[len(all)-1]
+		if last.Kind != quarantine.Revoke || last.By != admin || !must(l.gate.Device("d-1")).Revocation.Set() {
 			t.Errorf("in the end: %+v", last)
 		}
 		cancel()
