@@ -262,6 +262,7 @@ func TestSignedMessages(t *testing.T) {
 	for name, edit := range map[string]func(*Result){
 		"another device": func(r *Result) { r.Device = "d-2" }, "another session": func(r *Result) { r.Session = nil },
 		"no such state": func(r *Result) { r.State = "splendid" }, "no state": func(r *Result) { r.State = "" }, "of no command": func(r *Result) { r.Command = "" },
+		"no number": func(r *Result) { r.Sequence = 0 }, "a number too high": func(r *Result) { r.Sequence = MaxSequence + 1 },
 		"long": func(r *Result) { r.Detail = strings.Repeat("x", MaxText+1) },
 	} {
 		r := result()

@@ -121,7 +121,7 @@ func OpenResult(s Signed, pub crypto.PublicKey, device string, session []byte) (
 		return Result{}, fmt.Errorf("result: %w", err)
 	}
 	switch {
-	case r.Version != 1, r.Command == "", len(r.Command) > 64, len(r.Kind) > 32, len(r.Detail) > MaxText, !utf8.ValidString(r.Detail):
+	case r.Version != 1, r.Command == "", len(r.Command) > 64, r.Sequence == 0, r.Sequence > MaxSequence, len(r.Kind) > 32, len(r.Detail) > MaxText, !utf8.ValidString(r.Detail):
 		return Result{}, fmt.Errorf("result: %w", ErrMalformed)
 	case r.Device != device, !bytes.Equal(r.Session, session):
 		return Result{}, errors.New("result: it is of another device or session")

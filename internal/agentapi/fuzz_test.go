@@ -47,7 +47,7 @@ func FuzzSigned(f *testing.F) {
 			t.Error("a command passed as a result")
 		}
 		s = Signed{payload, must(sign(key, domainResult, payload))}
-		if r, err := OpenResult(s, key.Public(), "d-1", session); err == nil && (len(r.Detail) > MaxText || r.Command == "") {
+		if r, err := OpenResult(s, key.Public(), "d-1", session); err == nil && (len(r.Detail) > MaxText || r.Command == "" || r.Sequence == 0 || r.Sequence > MaxSequence) {
 			t.Errorf("took %+v", r)
 		}
 	})

@@ -29,6 +29,10 @@ const (
 	// farthest is how far a device's number may be above the gateway's, which a restored
 	// gateway's is: nobody uses up in one step all the numbers that there are.
 	farthest = 1 << 20
+	// beyond is how far the command that a device says it has begun may be above the last one
+	// that this gateway numbered: a restored gateway has forgotten some. Whoever lies moves
+	// the numbers of one command by so much, and each is good for another.
+	beyond = 1 << 10
 )
 
 // State is how far a command is.
@@ -146,6 +150,9 @@ func (b *book) endAll(s State, detail string, now time.Time) {
 	}
 }
 
+// knows says whether a command of that number can have been given to the device.
+func (b *book) knows(sequence uint64) bool { return sequence <= b.Next+beyond }
+
 // meet takes in what the device says that it has begun. A gateway that was restored may
 // hold commands that were never sent under numbers that the device has left behind: they
 // get new ones. Those that were sent keep theirs, since the device may have done them.
@@ -185,6 +192,20 @@ func (b *book) take(r agentapi.Result, now time.Time) (c Command, news bool) {
 	return *known, true
 }
 
+// mend undoes what a lie about numbers left in a book while it was believed. Where no
+// number is left to give, counting begins anew: a device that counted along is refused
+// until it enrolls again, and begins at zero then.
+func (b *book) mend() {
+	if b.Next > agentapi.MaxSequence-beyond {
+		b.Next, b.Executed = 0, 0
+		for i := range b.Commands {
+			b.Next++
+			b.Commands[i].Sequence = b.Next
+		}
+	}
+	b.Executed = min(b.Executed, b.Next+beyond)
+}
+
 // load takes in what is stored.
 func (e *entry) load(it Item) error {
 	var b book
@@ -194,6 +215,7 @@ func (e *entry) load(it Item) error {
 	if b.Version != 1 {
 		return fmt.Errorf("reading commands of device %s: they are of version %d, this gateway reads 1", e.id, b.Version)
 	}
+	b.mend()
 	e.book, e.rev, e.last = b, it.Revision, max(e.last, b.Reserved)
 	return nil
 }

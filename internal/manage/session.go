@@ -40,6 +40,7 @@ type session struct {
 	number  uint64 // of the last message
 	heard   time.Time
 	given   map[string]bool // commands that it has brought
+	unknown bool            // it told of a command that is not known, and the audit log has that
 }
 
 // belongs says whether a message that names the session came on its connection.
@@ -107,10 +108,13 @@ func (m *Manager) Exchange(ctx context.Context, p Peer, x agentapi.Exchange) (ag
 		if err != nil {
 			return agentapi.Orders{}, fmt.Errorf("%w: %w", ErrSession, err)
 		}
+		if !e.book.knows(r.Sequence) {
+			return agentapi.Orders{}, fmt.Errorf("%w: a result of command number %d, and the last was %d", ErrSession, r.Sequence, e.book.Next)
+		}
 		results = append(results, r)
 		out.Taken = append(out.Taken, r.Command)
 	}
-	if err := m.file(ctx, e, p, results); err != nil {
+	if err := m.file(ctx, e, s, p, results); err != nil {
 		return agentapi.Orders{}, err
 	}
 	out.Commands, err = m.give(ctx, e, s, p)
@@ -140,6 +144,9 @@ func (m *Manager) enter(ctx context.Context, e *entry, p Peer, x agentapi.Exchan
 	if s.hello.Sequence <= e.last {
 		return nil, fmt.Errorf("%w: its number was used meanwhile", ErrSession)
 	}
+	if !e.book.knows(x.Executed) {
+		return nil, fmt.Errorf("%w: it has begun command number %d, and the last was %d", ErrSession, x.Executed, e.book.Next)
+	}
 	next := e.book.clone()
 	if s.hello.Sequence > e.book.Reserved || next.meet(x.Executed) {
 		err := m.save(ctx, e, m.self(), func(b *book) error {
@@ -157,8 +164,9 @@ func (m *Manager) enter(ctx context.Context, e *entry, p Peer, x agentapi.Exchan
 	return s, nil
 }
 
-// file keeps results. The caller holds the entry's lock.
-func (m *Manager) file(ctx context.Context, e *entry, p Peer, results []agentapi.Result) error {
+// file keeps results. Of commands that are not known the audit log has one entry a session:
+// a device can invent as many as it likes. The caller holds the entry's lock.
+func (m *Manager) file(ctx context.Context, e *entry, s *session, p Peer, results []agentapi.Result) error {
 	if len(results) == 0 {
 		return nil
 	}
@@ -179,8 +187,11 @@ func (m *Manager) file(ctx context.Context, e *entry, p Peer, results []agentapi
 		return err
 	}
 	for i, f := range all {
-		if !f.news && e.book.find(f.ID) != nil {
-			continue // told before
+		if !f.news {
+			if s.unknown || e.book.find(f.ID) != nil {
+				continue // told before
+			}
+			s.unknown = true
 		}
 		detail := map[string]string{"kind": f.Kind, "state": results[i].State, "detail": f.Detail}
 		if err := m.Audit(ctx, Event{By: p.actor(), Action: "command.result", Device: e.id, ID: f.ID, Detail: detail}); err != nil {
