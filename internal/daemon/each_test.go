@@ -165,8 +165,9 @@ func TestOneAddressLeavesEnrollmentToOthers(t *testing.T) {
 		}
 		return c
 	}
+	var held []net.Conn
 	for range enrollEach {
-		dial(2)
+		held = append(held, dial(2))
 	}
 	if _, err := dial(2).Read(make([]byte, 1)); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Errorf("one more of the same address: %v", err)
@@ -177,5 +178,8 @@ func TestOneAddressLeavesEnrollmentToOthers(t *testing.T) {
 	}
 	if line, err := bufio.NewReader(c).ReadString('\n'); err != nil || line != "HTTP/1.0 404 Not Found\r\n" {
 		t.Errorf("another address is answered %q, %v", line, err)
+	}
+	for _, c := range held { // else the server waits for them before it ends
+		c.Close()
 	}
 }

@@ -141,9 +141,29 @@ type sourceTable struct {
 	keys *webhook.Keys
 }
 
+// Delete implements console.Table. The keys go first: what fails half way leaves a source that
+// nobody speaks for, and is done again.
 func (t sourceTable) Delete(ctx context.Context, by quarantine.Actor, name string, revision int64) error {
-	if err := t.Table.Delete(ctx, by, name, revision); err != nil {
+	if err := atRevision(ctx, t.Table, name, revision); err != nil {
 		return err
 	}
-	return t.keys.Forget(ctx, by, name)
+	if err := t.keys.Forget(ctx, by, name); err != nil {
+		return err
+	}
+	return t.Table.Delete(ctx, by, name, revision)
+}
+
+// atRevision returns quarantine.ErrConflict where a source that is to be deleted is another
+// than was meant; 0: whichever.
+func atRevision(ctx context.Context, t console.Table[quarantine.Source], name string, revision int64) error {
+	all, err := t.List(ctx)
+	if err != nil {
+		return err
+	}
+	for _, it := range all {
+		if it.Name == name && revision != 0 && it.Revision != revision {
+			return fmt.Errorf("source %s: %w", name, quarantine.ErrConflict)
+		}
+	}
+	return nil
 }

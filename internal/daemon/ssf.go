@@ -283,8 +283,9 @@ type streamTable struct {
 	signals signals
 }
 
+// Delete implements console.Table, in the order of sourceTable.
 func (t streamTable) Delete(ctx context.Context, by quarantine.Actor, name string, revision int64) error {
-	if err := t.Table.Delete(ctx, by, name, revision); err != nil {
+	if err := atRevision(ctx, t.Table, name, revision); err != nil {
 		return err
 	}
 	defer t.signals.receiver.Changed()
@@ -293,5 +294,8 @@ func (t streamTable) Delete(ctx context.Context, by quarantine.Actor, name strin
 	for _, kind := range ssf.Secrets {
 		errs = append(errs, t.signals.keepSecret(ctx, streamSecret(name, kind), ""))
 	}
-	return errors.Join(errs...)
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	return t.Table.Delete(ctx, by, name, revision)
 }

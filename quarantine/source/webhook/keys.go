@@ -186,14 +186,17 @@ func (k *Keys) Forget(ctx context.Context, by quarantine.Actor, source string) e
 	if err != nil || revision == 0 {
 		return err
 	}
-	if err := k.Settings.Delete(ctx, by, settingName(source)); err != nil {
-		return fmt.Errorf("forgetting the keys of source %s: %w", source, err)
-	}
 	var faults []error
 	for _, key := range r.Keys {
 		faults = append(faults, k.Secrets.Delete(ctx, secretName(source, key.ID)))
 	}
-	return errors.Join(faults...)
+	if err := errors.Join(faults...); err != nil { // the list stays, so that it is done again
+		return fmt.Errorf("forgetting the keys of source %s: %w", source, err)
+	}
+	if err := k.Settings.Delete(ctx, by, settingName(source)); err != nil {
+		return fmt.Errorf("forgetting the keys of source %s: %w", source, err)
+	}
+	return nil
 }
 
 // secrets are those that a source's messages may be signed with, and its window. A secret
