@@ -56,3 +56,22 @@ func TestFaultIsNoWhereTheProfileSkips(t *testing.T) {
 		})
 	}
 }
+
+// Facts that fail a rule, said again, hold the device for as long as the last word of them lasts.
+func TestRepeatedBadFactsLast(t *testing.T) {
+	set := func(s *storetest.Settings) {
+		s.Sources["mdm"] = quarantine.Source{Name: "mdm", MayRelease: true, Facts: []string{"*"}}
+		s.Sources["scan"] = quarantine.Source{Name: "scan", Facts: []string{"*"}}
+		s.Sets["set"] = oneRule("set", `disk.encrypted`, "", 0)
+	}
+	withEngine(t, set, func(t *testing.T, b *bench) {
+		b.enroll(enrolled(1, "staff", time.Now()))
+		b.tell("mdm", quarantine.Compliant, 2*time.Hour, "disk.encrypted", "true")
+		b.tell("scan", quarantine.Compliant, time.Hour, "disk.encrypted", "false")
+		b.stands(quarantine.Quarantined, "while the scan says no")
+		time.Sleep(25 * time.Minute)
+		b.tell("scan", quarantine.Compliant, time.Hour, "disk.encrypted", "false")
+		time.Sleep(40 * time.Minute)
+		b.stands(quarantine.Quarantined, "40 minutes after the scan said no again, for an hour")
+	})
+}

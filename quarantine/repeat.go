@@ -7,7 +7,7 @@ import (
 )
 
 // Most reports say what the last one said. One that is compliant, in the first half of the
-// life of another, is dropped: the lease stays at what is stored. A bad one is not dropped,
+// life of another, is dropped, unless a rule fails: the lease stays at what is stored. A bad one is not dropped,
 // since it holds the device for longer and keeps older reports out; but as it moves nobody
 // now, it is only remembered, and recorded when half the life of the recorded one is over,
 // or at once when that is no longer as bad. So one device's reports cost the disk, the
@@ -58,8 +58,9 @@ func (g *Gate) repeats(st *state, known Record, c Change, now time.Time) bool {
 
 // refreshes reports whether a report that says what the last one said is worth keeping for
 // being newer: a rule may ask for younger facts than the report's own life allows. Then, where
-// it makes a difference now, or half the time is over until the lack of it would, it is kept.
-// The caller holds mu.
+// it makes a difference now, or half the time is over until the lack of it would, it is kept;
+// and always while a rule fails, since what speaks against the device must last as long as it
+// was said to. The caller holds mu.
 func (g *Gate) refreshes(st *state, known Record, c Change, now time.Time) bool {
 	if len(c.Report.Facts) == 0 || len(g.settings.sets) == 0 {
 		return false
@@ -69,7 +70,7 @@ func (g *Gate) refreshes(st *state, known Record, c Change, now time.Time) bool 
 		return false
 	}
 	before, after := g.look(st, now), placeQuietly(g.facts(next, now))
-	if before.Stage != after.Stage || before.Pool != after.Pool || before.Demand != after.Demand || !slices.Equal(before.Failing, after.Failing) {
+	if len(before.Failing) > 0 || before.Stage != after.Stage || before.Pool != after.Pool || before.Demand != after.Demand || !slices.Equal(before.Failing, after.Failing) {
 		return true
 	}
 	from := lifeOf(known.Reports[c.Report.Source], g.settings.sources[c.Report.Source]).from
