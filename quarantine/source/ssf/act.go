@@ -124,7 +124,7 @@ func (r *Receiver) report(ctx context.Context, st *stream, by quarantine.Actor, 
 	for i, result := range r.cfg.Gate.Reports(ctx, by, reports) {
 		if errors.Is(result.Err, quarantine.ErrForbidden) {
 			forbidden++
-			r.refused(ctx, by, on[i].ID, "report: "+result.Err.Error())
+			r.refused(ctx, st, by, on[i].ID, "report: "+result.Err.Error())
 			continue
 		}
 		errs = append(errs, r.settled(st, on[i].ID, result.Err))
@@ -196,7 +196,7 @@ func (r *Receiver) endSessions(ctx context.Context, st *stream, by quarantine.Ac
 		_, err := r.cfg.Gate.Change(ctx, by, quarantine.Change{Kind: quarantine.SignOut, Device: rec.ID, Why: sessionEnd(a)})
 		if errors.Is(err, quarantine.ErrForbidden) {
 			forbidden++
-			r.refused(ctx, by, rec.ID, "sign-out: "+err.Error())
+			r.refused(ctx, st, by, rec.ID, "sign-out: "+err.Error())
 			continue
 		}
 		errs = append(errs, r.settled(st, rec.ID, err))

@@ -24,6 +24,8 @@ type keyring struct {
 	locate func(ctx context.Context) (string, error)
 	client *client
 	now    func() time.Time
+	failed func(error)     // told of every attempt that failed
+	life   context.Context // of the stream: attempts end with it
 
 	mu       sync.Mutex
 	keys     set.Keys
@@ -45,9 +47,13 @@ func (k *keyring) find(ctx context.Context, kid string) (set.Keys, error) {
 		defer k.mu.Unlock()
 		return k.keys, nil
 	}
+	if err := k.life.Err(); err != nil {
+		defer k.mu.Unlock()
+		return set.Keys{}, fmt.Errorf("the stream ended: %w", err)
+	}
 	if k.fetching == nil && (now.Sub(k.tried) >= keysPause || now.Before(k.tried)) {
 		k.tried, k.fetching = now, make(chan struct{})
-		go k.refresh(context.WithoutCancel(ctx), now, k.fetching) // ends within callTime
+		go k.refresh(now, k.fetching) // ends within callTime, and with life
 	}
 	fetching := k.fetching
 	k.mu.Unlock()
@@ -62,8 +68,11 @@ func (k *keyring) find(ctx context.Context, kid string) (set.Keys, error) {
 }
 
 // refresh fetches the keys. The one who caused it may go away; the next one wants them, too.
-func (k *keyring) refresh(ctx context.Context, now time.Time, done chan struct{}) {
-	keys, err := k.fetch(ctx)
+func (k *keyring) refresh(now time.Time, done chan struct{}) {
+	keys, err := k.fetch(k.life)
+	if err != nil && k.life.Err() == nil {
+		k.failed(fmt.Errorf("fetching the issuer's keys: %w", err))
+	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.err = err; err == nil {
@@ -71,6 +80,16 @@ func (k *keyring) refresh(ctx context.Context, now time.Time, done chan struct{}
 	}
 	k.fetching = nil
 	close(done)
+}
+
+// end waits for an attempt that is under way. life has ended by then.
+func (k *keyring) end() {
+	k.mu.Lock()
+	fetching := k.fetching
+	k.mu.Unlock()
+	if fetching != nil {
+		<-fetching
+	}
 }
 
 // known is what there is after an attempt.
@@ -86,7 +105,12 @@ func (k *keyring) known(kid string) (set.Keys, error) {
 	return set.Keys{}, fmt.Errorf("fetching the issuer's keys: %w", k.err)
 }
 
-func (k *keyring) fetch(ctx context.Context) (set.Keys, error) {
+func (k *keyring) fetch(ctx context.Context) (_ set.Keys, err error) {
+	defer func() {
+		if p := recover(); p != nil { // of what others wrote
+			err = fmt.Errorf("reading the keys: %v", p)
+		}
+	}()
 	ctx, cancel := context.WithTimeout(ctx, callTime)
 	defer cancel()
 	at, err := k.locate(ctx)

@@ -290,12 +290,13 @@ func (s *fakeStore) PutAccounts(_ context.Context, _ quarantine.Actor, stream st
 type fakeAudit struct {
 	mu  sync.Mutex
 	why []string
+	by  []quarantine.Actor
 }
 
-func (a *fakeAudit) Refused(_ context.Context, _ quarantine.Actor, _ quarantine.ID, why string) error {
+func (a *fakeAudit) Refused(_ context.Context, by quarantine.Actor, _ quarantine.ID, why string) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.why = append(a.why, why)
+	a.why, a.by = append(a.why, why), append(a.by, by)
 	return nil
 }
 

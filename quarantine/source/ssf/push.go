@@ -12,7 +12,6 @@ import (
 	"net/http"
 	"time"
 
-	"lazaret/quarantine/source"
 	"lazaret/quarantine/source/set"
 )
 
@@ -23,9 +22,15 @@ const (
 	PushPattern = "POST " + PushPath + "{stream}"
 )
 
-// maxAtOnce bounds tokens that are being worked on; more get 503. Who is slow in sending
-// one holds no place.
-const maxAtOnce = 64
+const (
+	// maxAtOnce bounds tokens that are being worked on; more get 503. Who is slow in sending
+	// one holds none of these places.
+	maxAtOnce = 64
+	// doorTotal and doorEach bound those that are being read, each up to set.MaxBytes: of all,
+	// and of one IPv4 address or IPv6 /64, so that one who is slow keeps nobody else out.
+	doorTotal = 512
+	doorEach  = 32
+)
 
 // Handler serves PushPattern (RFC 8935). It is reached by strangers.
 func (r *Receiver) Handler() http.Handler {
@@ -68,6 +73,11 @@ func (r *Receiver) push(w http.ResponseWriter, req *http.Request, places chan st
 
 // pushed is the token of a request.
 func (r *Receiver) pushed(w http.ResponseWriter, req *http.Request, st *stream) (string, error) {
+	leave := r.door.enter(req.RemoteAddr)
+	if leave == nil {
+		return "", errors.New("too many are being read")
+	}
+	defer leave()
 	if err := r.authorized(req.Context(), st, req.Header.Values("Authorization")); err != nil {
 		return "", r.unheard(req, st, err)
 	}
@@ -125,7 +135,7 @@ func (st *stream) authorization(ctx context.Context, r *Receiver) (string, error
 func (r *Receiver) unheard(req *http.Request, st *stream, err error) error {
 	if refusal, ok := errors.AsType[*set.Error](err); ok {
 		st.state.count(func(c *Counts) { c.Refused[refusal.Code]++ })
-		r.refused(req.Context(), source.Actor(st.name, req.RemoteAddr), "", "push: "+refusal.Error())
+		r.strange(req.Context(), st, req.RemoteAddr, "push: "+refusal.Error())
 	}
 	return err
 }

@@ -49,9 +49,10 @@ type Config struct {
 
 // Receiver receives the tokens of all streams.
 type Receiver struct {
-	cfg   Config
-	nudge chan struct{} // capacity 1: settings changed
-	audit *pace         // of refusals that strangers cause
+	cfg       Config
+	nudge     chan struct{} // capacity 1: settings changed
+	strangers *pace         // entries about those whom no signature vouches for
+	door      door          // of pushes that are being read
 
 	mu      sync.Mutex
 	loaded  bool
@@ -61,9 +62,10 @@ type Receiver struct {
 
 // memory is what outlives a change of a stream's settings.
 type memory struct {
-	turn  chan struct{} // capacity 1: held while a token takes effect, one after the other
-	seen  *seen
-	state state
+	turn    chan struct{} // capacity 1: held while a token takes effect, one after the other
+	seen    *seen
+	state   state
+	entries *pace // about tokens that the transmitter signed
 }
 
 // stream is one transmitter's stream, with its settings as they are now.
@@ -107,7 +109,7 @@ func New(c Config) (*Receiver, error) {
 	if c.Now == nil {
 		c.Now = time.Now
 	}
-	return &Receiver{cfg: c, nudge: make(chan struct{}, 1), audit: &pace{now: c.Now},
+	return &Receiver{cfg: c, nudge: make(chan struct{}, 1), strangers: &pace{now: c.Now},
 		streams: map[string]*stream{}, memory: map[string]*memory{}}, nil
 }
 
@@ -186,7 +188,7 @@ func (r *Receiver) open(name string, raw json.RawMessage) (*stream, error) {
 		if err != nil {
 			return nil, fmt.Errorf("opening stream %s: %w", name, err)
 		}
-		m = &memory{turn: make(chan struct{}, 1), seen: s}
+		m = &memory{turn: make(chan struct{}, 1), seen: s, entries: &pace{now: r.cfg.Now}}
 		r.memory[name] = m
 	}
 	st := &stream{memory: m, name: name, raw: string(raw), done: make(chan struct{})}
@@ -198,7 +200,10 @@ func (r *Receiver) open(name string, raw json.RawMessage) (*stream, error) {
 	st.client = newClient(st.settings, r.cfg.Proxy, func(ctx context.Context, s Secret) (string, error) {
 		return r.cfg.Store.Secret(ctx, name, s)
 	})
-	st.keys = &keyring{client: st.client, now: r.cfg.Now, locate: st.jwksURI}
+	st.keys = &keyring{client: st.client, now: r.cfg.Now, locate: st.jwksURI, failed: func(err error) {
+		r.cfg.Log.Warn("fetching a stream's keys", "stream", name, "err", err)
+		r.cfg.Ledger.Failed(name, quarantine.SourceSSF, r.cfg.Now(), err)
+	}}
 	if len(st.settings.JWKS) > 0 && st.fault == nil {
 		st.keys.given, st.fault = set.ParseKeys(st.settings.JWKS)
 	}
@@ -208,6 +213,7 @@ func (r *Receiver) open(name string, raw json.RawMessage) (*stream, error) {
 // start runs what a stream does by itself. The caller holds mu.
 func (r *Receiver) start(ctx context.Context, st *stream) {
 	ctx, st.cancel = context.WithCancel(ctx)
+	st.keys.life = ctx
 	go func() {
 		defer close(st.done)
 		var parts sync.WaitGroup
@@ -225,6 +231,7 @@ func (r *Receiver) start(ctx context.Context, st *stream) {
 func (st *stream) end() {
 	st.cancel()
 	<-st.done
+	st.keys.end()
 	st.client.close()
 }
 
@@ -252,54 +259,5 @@ func (r *Receiver) stream(name string) (*stream, error) {
 		return nil, ErrNotReady
 	default:
 		return nil, ErrUnknownStream
-	}
-}
-
-// pace lets ten entries through at once, and one every six seconds from then on.
-type pace struct {
-	now func() time.Time
-
-	mu      sync.Mutex
-	room    float64
-	last    time.Time
-	dropped int
-}
-
-const (
-	paceBurst = 10
-	paceEvery = 6 * time.Second
-)
-
-// take reports whether there is room for an entry, and how many were dropped before it.
-func (p *pace) take() (ok bool, dropped int) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	now := p.now()
-	if p.last.IsZero() {
-		p.room = paceBurst
-	} else if d := now.Sub(p.last); d > 0 {
-		p.room = min(paceBurst, p.room+d.Seconds()/paceEvery.Seconds())
-	}
-	p.last = now
-	if p.room < 1 {
-		p.dropped++
-		return false, 0
-	}
-	p.room--
-	dropped, p.dropped = p.dropped, 0
-	return true, dropped
-}
-
-// refused has a refusal audited, if strangers did not fill the log already.
-func (r *Receiver) refused(ctx context.Context, by quarantine.Actor, device quarantine.ID, why string) {
-	ok, dropped := r.audit.take()
-	if !ok {
-		return
-	}
-	if dropped > 0 {
-		why = fmt.Sprintf("%s (and %d refusals before it that are not listed)", why, dropped)
-	}
-	if err := r.cfg.Auditor.Refused(context.WithoutCancel(ctx), by, device, why); err != nil {
-		r.cfg.Log.Error("auditing a refusal", "err", err)
 	}
 }

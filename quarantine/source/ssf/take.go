@@ -27,19 +27,22 @@ func (r *Receiver) take(ctx context.Context, st *stream, text, from string) erro
 			s.Postponed++
 		}
 	})
-	now := r.cfg.Now()
 	switch {
 	case err == nil:
 		r.heard(st, 1)
-	case refused:
-		r.cfg.Log.Warn("refused a token", "stream", st.name, "from", from, "code", refusal.Code, "why", refusal.Text)
-		r.refused(ctx, by, "", "token: "+refusal.Error())
-		if vouched { // strangers do not spoil the health of a source
-			r.cfg.Ledger.Failed(st.name, quarantine.SourceSSF, now, err)
+	case !vouched:
+		// Strangers move neither the health of a source nor its entries. That keys could not be
+		// fetched, or settings are wrong, is told where it happens.
+		if refused {
+			r.strange(ctx, st, from, "token: "+refusal.Error())
 		}
+	case refused:
+		r.refused(ctx, st, by, "", "token: "+refusal.Error())
+		r.cfg.Ledger.Failed(st.name, quarantine.SourceSSF, r.cfg.Now(), err)
+	case ctx.Err() != nil: // whoever sent it hung up
 	default:
 		r.cfg.Log.Error("a token could not be taken in yet", "stream", st.name, "err", err)
-		r.cfg.Ledger.Failed(st.name, quarantine.SourceSSF, now, err)
+		r.cfg.Ledger.Failed(st.name, quarantine.SourceSSF, r.cfg.Now(), err)
 	}
 	return err
 }
