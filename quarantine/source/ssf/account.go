@@ -45,6 +45,9 @@ type accounts map[string]account
 // maxAccounts bounds what is kept of a stream, far below the largest value of the store.
 const maxAccounts = 4000
 
+// errFull reports that a word on an account is not kept.
+var errFull = fmt.Errorf("words stand against %d accounts already, and no more are kept: take some back", maxAccounts)
+
 const (
 	disabled     = "account-disabled"
 	purged       = "account-purged"
@@ -163,6 +166,9 @@ func (r *Receiver) writeAccounts(ctx context.Context, st *stream, by quarantine.
 	if err != nil {
 		return fmt.Errorf("keeping the accounts of %s: %w", st.name, err)
 	}
+	if len(all) < maxAccounts {
+		st.state.fill(false)
+	}
 	return nil
 }
 
@@ -259,9 +265,12 @@ func (r *Receiver) keep(ctx context.Context, st *stream, by quarantine.Actor, na
 		}
 		if !all.put(name, next, oldest) {
 			if !must {
+				if w.bad() {
+					st.state.fill(true) // shown as the source's problem until there is room
+				}
 				continue
 			}
-			return nil, fmt.Errorf("keeping a word on an account: there are %d already; take some back", maxAccounts)
+			return nil, fmt.Errorf("keeping a word on an account: %w", errFull)
 		}
 		changed = append(changed, name)
 	}

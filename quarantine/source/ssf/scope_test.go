@@ -1,6 +1,7 @@
 package ssf
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
@@ -105,5 +106,51 @@ func TestNotCompliantOfSimpleUser(t *testing.T) {
 		if got := l.gate.told(); got != "" {
 			t.Errorf("a user's name releases: %q", got)
 		}
+	}
+}
+
+// TestAccountsAreFull: a word that there is no room for, on a user without a device, is shown
+// as the source's problem until there is room again.
+func TestAccountsAreFull(t *testing.T) {
+	l := newLab(t, nil)
+	all := accounts{}
+	for i := range maxAccounts {
+		all[fmt.Sprint("u", i)] = account{Existence: accountWord{Event: disabled, At: then.Add(-time.Hour)}}
+	}
+	if err := l.writeAccounts(t.Context(), l.idp(), quarantine.Actor{}, all, 0); err != nil {
+		t.Fatal(err)
+	}
+	problem := func() string {
+		t.Helper()
+		st, err := l.Status(t.Context(), "idp")
+		if err != nil {
+			t.Fatal(err)
+		}
+		h := l.ledger.List()
+		if len(h) != 1 || h[0].Problem != st.Problem || h[0].Failures != 0 {
+			t.Errorf("health is %+v, shown is %q", h, st.Problem)
+		}
+		return st.Problem
+	}
+	l.event(set.AccountDisabled, user("eve@example.com"), nil)
+	if got := problem(); !strings.Contains(got, "4000 accounts") {
+		t.Errorf("the problem is %q", got)
+	}
+	l.event(set.SessionRevoked, user("eve@example.com"), nil) // others that go well
+	l.event(set.AccountEnabled, user("zoe@example.com"), nil)
+	if problem() == "" {
+		t.Error("the next token made the problem go")
+	}
+	if err := l.send(l.token(set.AccountDisabled, user("ann@example.com"), nil)); !errors.Is(err, errFull) || isRefusal(err) {
+		t.Errorf("a user with devices: %v", err)
+	}
+	if err := l.Lift(t.Context(), quarantine.Actor{}, "idp", "u0"); err != nil {
+		t.Fatal(err)
+	}
+	l.pass(time.Second)
+	l.event(set.AccountDisabled, user("eve@example.com"), nil)
+	l.event(set.SessionRevoked, user("eve@example.com"), nil)
+	if got := problem(); got != "" {
+		t.Errorf("with room again: %q", got)
 	}
 }

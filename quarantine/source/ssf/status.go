@@ -44,6 +44,7 @@ type state struct {
 	mu      sync.Mutex
 	status  Status
 	waiting []waiting // verifications that were asked for
+	full    bool      // a word on an account was not kept, since there are too many
 }
 
 // waiting is a verification that has not come back.
@@ -61,6 +62,13 @@ func (s *state) count(add func(*Counts)) {
 		s.status.Refused = map[set.Code]uint64{}
 	}
 	add(&s.status.Counts)
+}
+
+// fill notes whether there is room for words on accounts.
+func (s *state) fill(full bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.full = full
 }
 
 func (s *state) set(change func(*Status)) {
@@ -109,7 +117,7 @@ func (r *Receiver) Status(_ context.Context, name string) (Status, error) {
 		return Status{}, err
 	}
 	st.state.mu.Lock()
-	out := st.state.status
+	out, full := st.state.status, st.state.full
 	out.Refused = maps.Clone(out.Refused)
 	st.state.mu.Unlock()
 	if out.Refused == nil {
@@ -117,6 +125,9 @@ func (r *Receiver) Status(_ context.Context, name string) (Status, error) {
 	}
 	if st.settings.Delivery == Push {
 		out.Endpoint = PushPath + name
+	}
+	if full {
+		out.Problem = errFull.Error()
 	}
 	if st.fault != nil {
 		out.Problem = st.fault.Error()

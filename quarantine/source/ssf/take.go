@@ -96,16 +96,22 @@ func (r *Receiver) taken(ctx context.Context, st *stream, text string, by quaran
 }
 
 // heard notes that the transmitter was heard of. A stream that is paused stays a problem:
-// nothing more comes on it.
+// nothing more comes on it. So does one whose words on accounts are not all kept.
 func (r *Receiver) heard(st *stream, accepted int) {
 	now := r.cfg.Now()
-	r.cfg.Ledger.Heard(st.name, quarantine.SourceSSF, now, accepted, 0)
 	var err error
+	full := false
 	st.state.set(func(s *Status) {
+		full = st.state.full
 		if s.Stream == "paused" || s.Stream == "disabled" {
 			err = &notEnabled{s.Stream, s.Reason}
 		}
 	})
+	if full {
+		r.cfg.Ledger.Noted(st.name, quarantine.SourceSSF, now, accepted, 0, errFull.Error())
+	} else {
+		r.cfg.Ledger.Heard(st.name, quarantine.SourceSSF, now, accepted, 0)
+	}
 	if err != nil {
 		r.cfg.Ledger.Failed(st.name, quarantine.SourceSSF, now, err)
 	}
