@@ -23,6 +23,7 @@ type Client struct {
 	turn   chan struct{} // holds one token: whose order it is
 	ids    uint64        // of orders; guarded by turn
 	events queue
+	asking sync.Mutex // one question at a time
 
 	mu     sync.Mutex
 	wire   *wire                   // nil: not connected
@@ -101,7 +102,7 @@ func (c *Client) run(ctx context.Context, conn net.Conn) {
 		}
 	}
 	for wait := firstWait; ; wait = min(2*wait, lastWait) {
-		w := &wire{conn: conn, answers: make(chan message, 1), closed: make(chan struct{})}
+		w := &wire{conn: conn, answers: make(chan message, 1), told: make(chan message, 1), closed: make(chan struct{})}
 		stop := context.AfterFunc(ctx, w.close)
 		greeted, err := c.listen(w)
 		stop()
@@ -219,20 +220,31 @@ func (c *Client) Faults() (faults map[quarantine.ID]error, more int) {
 	return maps.Clone(c.faults), c.more
 }
 
-// order sends the parts of one order and waits for its answer.
-func (c *Client) order(ctx context.Context, parts ...message) error {
+// begin waits for its turn and returns the connection. The turn lasts until done is called.
+func (c *Client) begin(ctx context.Context) (w *wire, done func(), err error) {
 	select {
 	case <-c.turn:
 	case <-ctx.Done():
-		return ctx.Err()
+		return nil, nil, ctx.Err()
 	}
-	defer func() { c.turn <- struct{}{} }()
+	done = func() { c.turn <- struct{}{} }
 	c.mu.Lock()
 	w, lost := c.wire, c.lost
 	c.mu.Unlock()
 	if w == nil {
-		return fmt.Errorf("no data plane is connected (%w): %w", lost, quarantine.ErrNotEnforced)
+		done()
+		return nil, nil, fmt.Errorf("no data plane is connected (%w): %w", lost, quarantine.ErrNotEnforced)
 	}
+	return w, done, nil
+}
+
+// order sends the parts of one order and waits for its answer.
+func (c *Client) order(ctx context.Context, parts ...message) error {
+	w, done, err := c.begin(ctx)
+	if err != nil {
+		return err
+	}
+	defer done()
 	c.ids++
 	w.expect(c.ids)
 	if err := w.sendAll(ctx, c.ids, parts); err != nil {
@@ -262,11 +274,13 @@ func (c *Client) Close() error {
 type wire struct {
 	conn    net.Conn
 	answers chan message
+	told    chan message
 	closed  chan struct{}
 	once    sync.Once
 
-	mu   sync.Mutex
-	want uint64 // order whose answer is awaited
+	mu       sync.Mutex
+	want     uint64 // order whose answer is awaited
+	wantTold uint64 // question whose answer is
 }
 
 func (w *wire) close() {
@@ -288,6 +302,11 @@ func (w *wire) expect(id uint64) {
 func (w *wire) answer(m message) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if m.ID == w.wantTold {
+		w.wantTold = 0
+		w.told <- m // has room, likewise
+		return
+	}
 	if m.ID != w.want {
 		return
 	}

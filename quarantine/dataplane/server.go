@@ -109,7 +109,9 @@ type session struct {
 	out    chan message // what the data plane says by itself
 	closed chan struct{}
 	once   sync.Once
-	write  sync.Mutex // one frame at a time
+	write  sync.Mutex    // one frame at a time
+	asked  chan struct{} // capacity 1: a question is being answered
+	work   sync.WaitGroup
 }
 
 // unheard is how many events may wait for a control plane that does not read, before
@@ -140,15 +142,14 @@ func (s *session) send(m message) error {
 // talk listens to one connection until it breaks, is replaced by a newer one, or
 // misbehaves. Then nothing changes: what is enforced stays.
 func (p *Plane) talk(conn net.Conn) {
-	s := &session{conn: conn, out: make(chan message, unheard), closed: make(chan struct{})}
+	s := &session{conn: conn, out: make(chan message, unheard), closed: make(chan struct{}), asked: make(chan struct{}, 1)}
 	defer s.close()
 	if !p.welcome(s) {
 		return
 	}
-	var events sync.WaitGroup
-	defer events.Wait()
+	defer s.work.Wait()
 	defer s.close()
-	events.Go(s.sayEvents)
+	s.work.Go(s.sayEvents)
 	err := p.listen(s)
 	p.mu.Lock()
 	if p.current == s {
@@ -227,6 +228,13 @@ func (p *Plane) listen(s *session) error {
 				err = errors.Join(err, s.send(encode(m.ID, fmt.Errorf("%w: %w", ErrRefused, err))))
 			}
 			return err
+		}
+		if m.Kind == ask {
+			plan = nil // an order is sent whole, so there is none
+			if err := p.asked(s, m); err != nil {
+				return err
+			}
+			continue
 		}
 		if plan, err = assemble(plan, m); plan != nil && m.Kind != commit {
 			continue // answered at its commit

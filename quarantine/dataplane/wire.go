@@ -10,6 +10,7 @@ import (
 
 	"lazaret/firewall"
 	"lazaret/quarantine"
+	"lazaret/quarantine/tunnel"
 )
 
 // version is the wire's. Fields may be added under the same version, and an unknown
@@ -20,6 +21,10 @@ const (
 	maxFrame = 1 << 20 // bytes of one frame's JSON
 	maxText  = 4096    // bytes of an answer's text
 	perFrame = 500     // entries of one frame, under 400 bytes each
+
+	// MaxAsked is how many keys' handshakes are asked for at once: each takes less than 100
+	// bytes of a frame, there and back.
+	MaxAsked = 8192
 )
 
 var (
@@ -35,10 +40,11 @@ const (
 	hello   kind = "hello" // data plane, first of a connection
 	apply   kind = "apply"
 	refresh kind = "refresh"
+	ask     kind = "ask"     // when keys last shook hands; since 2026-11, refused before
 	begin   kind = "begin"   // a plan's head
 	entries kind = "entries" // a part of a plan
 	commit  kind = "commit"  // a plan's end
-	answer  kind = "answer"  // to apply, refresh, commit, or to any part of a plan that is refused
+	answer  kind = "answer"  // to apply, refresh, ask, commit, or to any part of a plan that is refused
 	event   kind = "event"   // data plane, by itself
 )
 
@@ -57,6 +63,14 @@ type message struct {
 	Faults  []fault               `json:"faults,omitempty"` // of an answer: devices that are not as the order says
 	More    int                   `json:"more,omitempty"`   // of an answer: faults that it does not list
 	Event   *Event                `json:"event,omitempty"`
+	Keys    []tunnel.Key          `json:"keys,omitempty"`   // of ask
+	Shaken  []shaken              `json:"shaken,omitempty"` // of its answer: those of them that ever shook hands
+}
+
+// shaken is a key's last handshake.
+type shaken struct {
+	Key tunnel.Key `json:"key"`
+	At  int64      `json:"at"` // seconds since 1970 by the wall clock
 }
 
 // planHead is a quarantine.Plan without its entries.

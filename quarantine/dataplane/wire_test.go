@@ -39,6 +39,8 @@ func every() []message {
 		{V: version, ID: 5, Kind: answer, Code: outdated, Text: "why"},
 		{V: version, Kind: event, Event: &Event{Kind: Rotated, Device: id(1), Key: peerKey(2)}},
 		{V: version, Kind: event, Event: &Event{Kind: ClockJump, Detail: "why"}},
+		{V: version, ID: 6, Kind: ask, Keys: []tunnel.Key{peerKey(2)}},
+		{V: version, ID: 6, Kind: answer, Shaken: []shaken{{peerKey(2), 1700000000}}},
 	}
 }
 
