@@ -29,11 +29,15 @@ func (k *control) makeAlerts(ctx context.Context) (part, error) {
 	}
 	began := time.Now()
 	guesses, faults, settling := &guesses{window: time.Hour}, &faults{}, settling{}
+	hands := &handshakes{ask: k.client.Handshakes, contact: func(ctx context.Context, id quarantine.ID) error {
+		_, err := k.gate.Contact(ctx, self, id)
+		return err
+	}}
 	k.alerts = &alerts{store: k.store, book: book, gateway: k.config.Name}
 	watcher, err := alert.NewWatcher(alert.Config{
 		Book: book, Store: k.store.Notes(), Gate: k.gate, Log: k.log, Outlets: k.alerts.outlets, Every: k.config.AlertEvery,
 		View: func(ctx context.Context) (alert.View, error) {
-			return k.alertView(ctx, began, guesses, faults, &settling)
+			return k.alertView(ctx, began, guesses, faults, &settling, hands)
 		},
 		Trusted: func(ctx context.Context) (time.Time, error) {
 			if _, err := k.store.SigningTime(ctx); err != nil {
@@ -68,7 +72,7 @@ func (k *control) auditAlert(ctx context.Context, by quarantine.Actor, action st
 }
 
 // alertView gathers what rules look at.
-func (k *control) alertView(ctx context.Context, began time.Time, g *guesses, f *faults, settle *settling) (alert.View, error) {
+func (k *control) alertView(ctx context.Context, began time.Time, g *guesses, f *faults, settle *settling, h *handshakes) (alert.View, error) {
 	v := alert.View{Now: time.Now().UTC(), Health: k.ledger.List(), Began: began, Expiries: k.expiries(), Guesses: g.now(time.Now())}
 	sources, err := k.store.SourceTable().List(ctx)
 	if err != nil {
@@ -104,6 +108,10 @@ func (k *control) alertView(ctx context.Context, began time.Time, g *guesses, f 
 	if status.Planned {
 		v.Devices = k.gate.Devices()
 		f.look(v.Devices, k.gate.Explain)
+		if err := h.hear(ctx, v.Devices, v.Conduct, v.Now); err != nil {
+			v.Deaf = !errors.Is(err, errNoted)
+			k.log.Warn("asking who shook hands with the tunnel", "deaf", v.Deaf, "err", err)
+		}
 	}
 	return v, nil
 }
