@@ -73,6 +73,7 @@ func (g *Gate) weigh(by Actor, c *Change, now time.Time) (way, Placement, error)
 	}
 	*c = c.completed(g.settings.conduct)
 	known := st.known()
+	*c = g.settings.digested(*c, known)
 	if g.repeats(st, known, *c, now) {
 		return g.nothingNew(st, now)
 	}

@@ -21,8 +21,8 @@ func (p Placement) ordered(now time.Time) Decision {
 	return *p.Order
 }
 
-// overrule waives the rule whose order, by the policy, a person takes back.
-func (r *Record) overrule(order, by Decision) {
+// overrule waives the rule whose order, by the policy, a person takes back, with that digest.
+func (r *Record) overrule(order, by Decision, digest string) {
 	ref, ok := orderedBy(order)
 	if !ok {
 		return
@@ -31,8 +31,8 @@ func (r *Record) overrule(order, by Decision) {
 	if waivers == nil {
 		waivers = make(map[string]Waiver)
 	}
-	if until := by.At.Add(waived); waivers[ref].Until.Before(until) {
-		waivers[ref] = Waiver{by, until}
+	if until := by.At.Add(waived); waivers[ref].Until.Before(until) || !waivers[ref].Waives(digest) {
+		waivers[ref] = Waiver{by, until, digest}
 	}
 	r.Waivers = waivers
 }

@@ -1,6 +1,7 @@
 package quarantine_test
 
 import (
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -73,5 +74,35 @@ func TestRepeatedBadFactsLast(t *testing.T) {
 		b.tell("scan", quarantine.Compliant, time.Hour, "disk.encrypted", "false")
 		time.Sleep(40 * time.Minute)
 		b.stands(quarantine.Quarantined, "40 minutes after the scan said no again, for an hour")
+	})
+}
+
+// A waiver is about the rule that the person saw, not about another that takes its name.
+func TestWaiverEndsWithItsRule(t *testing.T) {
+	set := func(expression string) func(s *storetest.Settings) {
+		return func(s *storetest.Settings) {
+			s.Sources["mdm"] = quarantine.Source{Name: "mdm", MayRelease: true, Facts: []string{"*"}}
+			s.Sets["set"] = oneRule("set", expression, quarantine.FailBlock, 0)
+		}
+	}
+	withEngine(t, set(`screen.lock`), func(t *testing.T, b *bench) {
+		b.enroll(enrolled(1, "staff", time.Now()))
+		until := time.Now().Add(20 * 24 * time.Hour)
+		if _, err := b.gate.Change(t.Context(), admin, quarantine.Change{Kind: quarantine.Clear, Device: "d1", Rule: "set/only", Why: "a screen on a wall", Until: until}); err != nil {
+			t.Fatal(err)
+		}
+		b.tell("mdm", quarantine.Compliant, time.Hour, "screen.lock", "false", "device.jailbroken", "true")
+		b.stands(quarantine.Routed, "with the rule waived")
+		b.save(set(`!device.jailbroken`))
+		synctest.Wait()
+		r := b.stands(quarantine.Blocked, "under a rule that nobody waived")
+		if !strings.Contains(r.Block.Why, "waived was another rule") {
+			t.Errorf("told %q, want a word on the waiver", r.Block.Why)
+		}
+		if _, err := b.gate.Unblock(t.Context(), admin, "d1", "seen to"); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		b.stands(quarantine.Routed, "with the new rule overruled")
 	})
 }

@@ -47,7 +47,7 @@ func (r *Record) fold(c Change) error {
 		r.Block = decision
 	case Unblock:
 		if r.Block.Set() {
-			r.overrule(r.Block, decision)
+			r.overrule(r.Block, decision, c.Digest)
 			r.Block, r.Unblocking = Decision{}, decision
 		}
 	case Revoke:
@@ -78,7 +78,7 @@ func (r *Record) fold(c Change) error {
 		r.Wipe = decision
 	case Unwipe:
 		if r.Wipe.Set() {
-			r.overrule(r.Wipe, decision)
+			r.overrule(r.Wipe, decision, c.Digest)
 			r.Wipe, r.Unwiping = Decision{}, decision
 		}
 	case Contact, Lapse, Review: // no fact but the time

@@ -1,6 +1,8 @@
 package quarantine
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"slices"
 	"time"
 )
@@ -114,4 +116,18 @@ func (s UserSession) Ends(c Conduct) time.Time {
 type Waiver struct {
 	Decision
 	Until time.Time `json:"until"`
+	// Digest is PolicyRule.Digest of the rule that the person saw. A rule that was written anew
+	// since is another one, though its name stays. Waivers from before there were digests have
+	// none, and go by the name.
+	Digest string `json:"digest,omitempty"`
+}
+
+// Waives reports whether the waiver is about a rule of that digest.
+func (w Waiver) Waives(digest string) bool { return w.Digest == "" || w.Digest == digest }
+
+// Digest tells the rule from others of its name: 32 hexadecimal digits of the SHA-256 of its
+// expression.
+func (r PolicyRule) Digest() string {
+	sum := sha256.Sum256([]byte(r.Expression))
+	return hex.EncodeToString(sum[:16])
 }

@@ -107,6 +107,7 @@ type Change struct {
 	Tighten     uint64       `json:"tighten,omitempty"`     // counter of a tightening, else zero
 	Rule        string       `json:"rule,omitempty"`        // Clear: SET/RULE
 	Until       time.Time    `json:"until,omitzero"`        // Clear
+	Digest      string       `json:"digest,omitempty"`      // Clear, Unblock, Unwipe: PolicyRule.Digest of the rule that is waived; the gate's to say
 	Groups      []string     `json:"groups,omitempty"`      // Regroup
 	Session     *UserSession `json:"session,omitempty"`     // SignIn
 }

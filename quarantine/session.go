@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -26,7 +27,7 @@ func (r *Record) clear(c Change) error {
 	}
 	waivers := make(map[string]Waiver, len(r.Waivers)+1)
 	maps.Copy(waivers, r.Waivers)
-	waivers[c.Rule] = Waiver{Decision{By: c.By, At: c.At, Why: c.Why}, c.Until}
+	waivers[c.Rule] = Waiver{Decision{By: c.By, At: c.At, Why: c.Why}, c.Until, c.Digest}
 	if len(waivers) > maxWaivers {
 		return fmt.Errorf("%w: %d rules are waived already", ErrMalformed, maxWaivers)
 	}
@@ -105,6 +106,29 @@ func (c Change) completed(conduct Conduct) Change {
 	}
 	s.Until = s.Until.UTC().Round(0)
 	c.Session = &s
+	return c
+}
+
+// digested is a change that waives a rule, with the digest of the rule in force. Where there is
+// none of that name, it is about none that comes later.
+func (s *settings) digested(c Change, known Record) Change {
+	c.Digest = ""
+	ref := c.Rule
+	switch c.Kind {
+	case Clear:
+	case Unblock:
+		ref, _ = orderedBy(known.Block)
+	case Unwipe:
+		ref, _ = orderedBy(known.Wipe)
+	default:
+		return c
+	}
+	set, name, _ := strings.Cut(ref, "/")
+	var rule PolicyRule
+	if at := slices.IndexFunc(s.sets[set].Rules, func(r PolicyRule) bool { return r.Name == name }); at >= 0 {
+		rule = s.sets[set].Rules[at]
+	}
+	c.Digest = rule.Digest()
 	return c
 }
 

@@ -78,7 +78,7 @@ func find(all []*compiled, rules []quarantine.PolicyRule) *compiled {
 func compile(s quarantine.PolicySet) *compiled {
 	c := &compiled{source: slices.Clone(s.Rules), rules: make([]rule, len(s.Rules))}
 	for i, r := range s.Rules {
-		c.rules[i] = rule{PolicyRule: r, ref: quarantine.RuleRef(s.Name, r.Name)}
+		c.rules[i] = rule{PolicyRule: r, ref: quarantine.RuleRef(s.Name, r.Name), digest: r.Digest()}
 		p, _, _, err := program(r.Expression)
 		if err != nil {
 			c.rules[i].fault = "it does not compile: " + firstLine(err.Error())
@@ -235,6 +235,9 @@ func (j *judging) rule(s quarantine.PolicySet, r *rule) {
 		j.shorten(until)
 		return
 	}
+	if w, ok := j.facts.Record.Waivers[r.ref]; ok && !w.Waives(r.digest) && w.Until.After(now) {
+		reason.Text += fmt.Sprintf("; what %s %s waived was another rule of that name, before it was written anew", w.By.Kind, w.By.Name)
+	}
 	j.denied = true
 	if o.result == broken || o.result == faulty { // an error means no
 		j.clear = false
@@ -253,7 +256,7 @@ func (j *judging) rule(s quarantine.PolicySet, r *rule) {
 // waiver, or the grace of a device that is routed.
 func (j *judging) tolerance(r *rule, from time.Time) (why string, until time.Time) {
 	until = from
-	if w, ok := j.facts.Record.Waivers[r.ref]; ok && w.Set() && w.Until.After(until) {
+	if w, ok := j.facts.Record.Waivers[r.ref]; ok && w.Set() && w.Waives(r.digest) && w.Until.After(until) {
 		why, until = fmt.Sprintf("%s %s waived it", w.By.Kind, w.By.Name), w.Until
 	}
 	if j.facts.Record.Stage == quarantine.Routed && r.Grace > 0 {

@@ -16,6 +16,7 @@ import (
 type rule struct {
 	quarantine.PolicyRule
 	ref     string // SET/RULE
+	digest  string
 	program cel.Program
 	fault   string // why there is no program
 }
