@@ -47,7 +47,7 @@ type door struct {
 
 const (
 	doorTotal = 64
-	doorEach  = 16 // of one IPv4 address, or /64
+	doorEach  = 4 // of one IPv4 address, or /64
 )
 
 // enter takes a place; nil: there is none. leave gives it back.

@@ -6,6 +6,8 @@ package webhook
 
 import (
 	"context"
+	"crypto/hmac"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -39,7 +41,8 @@ type Config struct {
 type Handler struct {
 	cfg  Config
 	seen *seen
-	door door
+	// Two, so that those who know of no source take no place of those who do.
+	door, decoys door
 	// Two, so that no stranger uses up what is for those who hold a key.
 	strangers, holders budget
 }
@@ -85,7 +88,23 @@ type call struct {
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Cache-Control", "no-store")
 	w.Header().Set("X-Content-Type-Options", "nosniff")
-	leave := h.door.enter(r.RemoteAddr)
+	c := &call{h: h, ctx: r.Context(), name: r.PathValue("source"), remote: r.RemoteAddr, now: h.cfg.Now()}
+	if why := c.look(r.Header); why != "" { // whoever has no more than an address takes nobody's place
+		c.refuse(why)
+		unauthenticated(w)
+		return
+	}
+	known, err := c.known()
+	if err != nil {
+		h.cfg.Log.Error("reading a webhook's source", "source", c.name, "err", err)
+		busy(w, "the gateway cannot look up keys at this moment")
+		return
+	}
+	door := &h.door
+	if !known {
+		door = &h.decoys
+	}
+	leave := door.enter(r.RemoteAddr)
 	if leave == nil {
 		busy(w, "too many messages at once")
 		return
@@ -93,8 +112,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	defer leave()
 	// Not every writer can; the server has a limit of its own.
 	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(readTime))
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
-	if err != nil {
+	if c.body, err = arrive(http.MaxBytesReader(w, r.Body, maxBody), known); err != nil {
 		if _, large := errors.AsType[*http.MaxBytesError](err); large {
 			reply(w, http.StatusRequestEntityTooLarge, Problem{"the message is larger than 1 MiB", "send less at a time"})
 			return
@@ -102,8 +120,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		reply(w, http.StatusBadRequest, Problem{"the message did not arrive whole", ""})
 		return
 	}
-	c := &call{h: h, ctx: r.Context(), name: r.PathValue("source"), remote: r.RemoteAddr, now: h.cfg.Now(), body: body}
-	switch why, err := c.authenticate(r.Header); {
+	switch why, err := c.authenticate(known); {
 	case err != nil:
 		h.cfg.Log.Error("reading the keys of a webhook's source", "source", c.name, "err", err)
 		busy(w, "the gateway cannot look up keys at this moment")
@@ -115,39 +132,56 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// authenticate says why the message is not of its source; empty: it is.
-func (c *call) authenticate(header http.Header) (why string, err error) {
-	head, malformed := parseHead(header)
+// look says why the message can be of no source, by what is known before it is read; empty: it
+// may be. It looks at nothing that tells sources apart.
+func (c *call) look(header http.Header) (why string) {
+	var err error
+	if c.head, err = parseHead(header); err != nil {
+		return err.Error()
+	}
+	if off := c.now.Sub(c.head.at); off > MaxWindow || off < -MaxWindow {
+		return fmt.Sprintf("its time stamp is %s off, more than %s", off.Round(time.Second), MaxWindow)
+	}
+	return ""
+}
+
+// known reports whether there is a source of that name that sends webhooks.
+func (c *call) known() (bool, error) {
 	src, known, err := c.h.cfg.Source(c.ctx, c.name)
+	return known && src.Kind == quarantine.SourceWebhook, err
+}
+
+// arrive reads a body. One for a source that does not exist is worked through as the others
+// are, so that nothing tells which there are, and is not kept.
+func arrive(body io.Reader, known bool) ([]byte, error) {
+	if known {
+		return io.ReadAll(body)
+	}
+	_, err := io.Copy(hmac.New(sha256.New, decoy.key), body)
+	return nil, err
+}
+
+// authenticate says why the message is not of its source; empty: it is.
+func (c *call) authenticate(known bool) (why string, err error) {
+	if !known {
+		return fmt.Sprintf("there is no source %.64q that sends webhooks", c.name), nil
+	}
+	secrets, window, err := c.h.cfg.Keys.secrets(c.ctx, c.name)
 	if err != nil {
 		return "", err
 	}
-	known = known && src.Kind == quarantine.SourceWebhook
-	secrets, window := []Secret{decoy}, MaxWindow
-	if known {
-		if secrets, window, err = c.h.cfg.Keys.secrets(c.ctx, c.name); err != nil {
-			return "", err
-		}
-	}
-	signed := head.signed(c.body, secrets)
-	switch {
-	case !known:
-		return fmt.Sprintf("there is no source %.64q that sends webhooks", c.name), nil
-	case malformed != nil:
-		return malformed.Error(), nil
-	case !signed:
+	if !c.head.signed(c.body, secrets) {
 		return "no key of the source signed it", nil
 	}
-	c.head, c.window = head, window
-	if off := c.now.Sub(head.at); off > window || off < -window {
+	c.window = window
+	if off := c.now.Sub(c.head.at); off > window || off < -window {
 		why = fmt.Sprintf("its time stamp is %s off, more than %s", off.Round(time.Second), window)
 		c.failed(errors.New(why))
-		return why, nil
 	}
-	return "", nil
+	return why, nil
 }
 
-// decoy is what messages to sources that do not exist are compared with.
+// decoy is what messages to sources that do not exist are signed with, for the work alone.
 var decoy = NewSecret()
 
 // once takes a message that was not taken before.

@@ -3,7 +3,10 @@ package webhook
 import (
 	"errors"
 	"fmt"
+	"io"
+	"maps"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"sync"
 	"testing"
@@ -360,5 +363,55 @@ func TestBrokenStoreTakesNothing(t *testing.T) {
 	l.now = l.now.Add(MaxWindow + time.Second)
 	if got := send(); got != 200 || l.gate.calls != 1 {
 		t.Errorf("once nothing can be in it any more: %d", got)
+	}
+}
+
+// TestStrangersHoldNoPlaces: who knows no source, or has no headers that may be one's, keeps
+// no place from those who do, however slowly its messages come; and one address keeps few.
+func TestStrangersHoldNoPlaces(t *testing.T) {
+	if doorEach*8 > doorTotal {
+		t.Errorf("one address takes %d of %d places", doorEach, doorTotal)
+	}
+	l := newLab(t)
+	ended := make(chan int, doorTotal)
+	var slow []*io.PipeWriter
+	for a := range doorTotal / doorEach {
+		for i := range doorEach {
+			reader, writer := io.Pipe()
+			slow = append(slow, writer)
+			r := httptest.NewRequest(http.MethodPost, "/hooks/v1/nobody", reader)
+			r.SetPathValue("source", "nobody")
+			maps.Copy(r.Header, l.signed(good))
+			r.RemoteAddr = fmt.Sprintf("198.51.100.%d:%d", a+1, 1000+i)
+			w := httptest.NewRecorder()
+			go func() { l.ServeHTTP(w, r); ended <- w.Code }()
+		}
+	}
+	for _, w := range slow { // each is being read
+		if _, err := w.Write([]byte("x")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if w := l.send("mdm", l.signed(good), good); w.Code != http.StatusOK {
+		t.Errorf("a signed message: %d %s", w.Code, w.Body)
+	}
+	for _, w := range slow {
+		w.Close()
+	}
+	for range slow {
+		if code := <-ended; code != http.StatusUnauthorized {
+			t.Errorf("a message to nobody: %d", code)
+		}
+	}
+	reader, writer := io.Pipe() // never written to: refused without being read
+	defer writer.Close()
+	for what, at := range map[string]time.Time{"old": l.now.Add(-MaxWindow - time.Second), "early": l.now.Add(MaxWindow + time.Second)} {
+		r := httptest.NewRequest(http.MethodPost, "/hooks/v1/mdm", reader)
+		r.SetPathValue("source", "mdm")
+		Sign(r.Header, "m", at, nil, l.secret)
+		w := httptest.NewRecorder()
+		if l.ServeHTTP(w, r); w.Code != http.StatusUnauthorized {
+			t.Errorf("%s: %d", what, w.Code)
+		}
 	}
 }
