@@ -137,8 +137,14 @@ func (m *Manager) fits(ctx context.Context, r Receiver, push string) error {
 	return nil
 }
 
+// A token is its prefix and what rand.Text gives.
+const (
+	tokenPrefix = "lzs_"
+	tokenLength = len(tokenPrefix) + 26
+)
+
 func newToken(r *Receiver) string {
-	token := "lzs_" + strings.ToLower(rand.Text())
+	token := tokenPrefix + strings.ToLower(rand.Text())
 	sum := sha256.Sum256([]byte(token))
 	r.TokenSum = hex.EncodeToString(sum[:])
 	return token
@@ -328,6 +334,9 @@ func (m *Manager) Remove(ctx context.Context, by quarantine.Actor, name string) 
 		return fmt.Errorf("removing stream %s: %w", name, err)
 	}
 	m.end(name)
+	m.mu.Lock()
+	delete(m.sums, name)
+	m.mu.Unlock()
 	return errors.Join(m.forget(ctx, r), m.cfg.Notes.Delete(ctx, notePrefix+name))
 }
 

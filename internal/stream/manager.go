@@ -89,6 +89,7 @@ type Manager struct {
 	ctx     context.Context // of Run; nil: it does not run
 	workers map[string]*worker
 	polls   map[string]*poller
+	sums    map[string]string // of the tokens of those that run, by name
 	signer  signer
 	signers []*set.Key
 }
@@ -114,7 +115,7 @@ func New(ctx context.Context, c Config) (*Manager, error) {
 			*d.to = d.value
 		}
 	}
-	m := &Manager{cfg: c, workers: map[string]*worker{}, polls: map[string]*poller{}}
+	m := &Manager{cfg: c, workers: map[string]*worker{}, polls: map[string]*poller{}, sums: map[string]string{}}
 	return m, m.loadSigner(ctx)
 }
 
@@ -141,7 +142,7 @@ func (m *Manager) Run(ctx context.Context) error {
 	m.mu.Lock()
 	m.ctx = nil
 	workers, polls := m.workers, m.polls
-	m.workers, m.polls = map[string]*worker{}, map[string]*poller{}
+	m.workers, m.polls, m.sums = map[string]*worker{}, map[string]*poller{}, map[string]string{}
 	m.mu.Unlock()
 	for _, w := range workers {
 		<-w.done
@@ -181,6 +182,9 @@ func (m *Manager) start(ctx context.Context, r Receiver) error {
 	defer m.mu.Unlock()
 	if m.ctx == nil {
 		return nil
+	}
+	if r.Kind == SSF && r.TokenSum != "" {
+		m.sums[r.Name] = r.TokenSum
 	}
 	if r.asks() {
 		m.polls[r.Name] = &poller{m: m, r: r, p: p, noted: p, read: p.Cursor, turn: make(chan struct{}, 1)}

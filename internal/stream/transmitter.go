@@ -96,25 +96,32 @@ func (e refusal) Error() string { return e.text }
 var errWho = refusal{http.StatusUnauthorized, "send the stream's token as bearer"}
 
 // authenticate finds the receiver whose token is sent. Every one is compared, with what is
-// no secret: the sum.
+// no secret: the sum. They are compared in memory, so that a stranger costs no look at the store;
+// what is then read of the one that was found says whether the token is still its.
 func (m *Manager) authenticate(r *http.Request) (Receiver, error) {
 	token, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
-	if !ok || len(token) > 256 {
+	if !ok || !strings.HasPrefix(token, tokenPrefix) || len(token) != tokenLength {
 		return Receiver{}, errWho
 	}
-	sum := sha256.Sum256([]byte(token))
-	all, err := m.receivers(r.Context())
-	if err != nil {
-		return Receiver{}, err
-	}
-	var found Receiver
-	for _, c := range all {
-		want, err := hex.DecodeString(c.TokenSum)
-		if err == nil && c.Kind == SSF && subtle.ConstantTimeCompare(want, sum[:]) == 1 {
-			found = c
+	raw := sha256.Sum256([]byte(token))
+	sum, name := hex.EncodeToString(raw[:]), ""
+	m.mu.Lock()
+	for n, want := range m.sums {
+		if subtle.ConstantTimeCompare([]byte(want), []byte(sum)) == 1 {
+			name = n
 		}
 	}
-	if found.Name == "" {
+	m.mu.Unlock()
+	if name == "" {
+		return Receiver{}, errWho
+	}
+	found, _, err := m.load(r.Context(), name)
+	switch {
+	case errors.Is(err, ErrNotFound):
+		return Receiver{}, errWho
+	case err != nil:
+		return Receiver{}, err
+	case found.Kind != SSF || subtle.ConstantTimeCompare([]byte(found.TokenSum), []byte(sum)) != 1:
 		return Receiver{}, errWho
 	}
 	return found, nil
