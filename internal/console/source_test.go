@@ -154,6 +154,30 @@ func TestReleaseIsGrantedByWhoHasIt(t *testing.T) {
 	ask(clerk, "/api/v1/sources/fleet", fmt.Sprintf(`{"kind":"fleet","revision":%d}`, kept0(l)), 200) // to take it away is nobody's privilege
 }
 
+type anySignals struct{ Signals }
+
+func (anySignals) LiftAccount(context.Context, quarantine.Actor, string, string) error { return nil }
+
+// TestAccountsAreLiftedByWhoMayGrantRelease: what a releasing source holds against an account
+// is taken back by nobody who may not let it release.
+func TestAccountsAreLiftedByWhoMayGrantRelease(t *testing.T) {
+	scopes["clerk"] = []Permission{ReadOrganization, WriteOrganization, ReadTokens, WriteTokens, WriteReports}
+	t.Cleanup(func() { delete(scopes, "clerk") })
+	l := newLab(t)
+	l.cfg.Signals = anySignals{}
+	l.tokens.items["odd"] = Item[Token]{Name: "odd", Value: Token{Name: "odd", Scope: "clerk"}, Revision: 1}
+	for _, releases := range []bool{true, false} {
+		l.sources.items["idp"] = Item[quarantine.Source]{Name: "idp", Value: quarantine.Source{Name: "idp", Kind: quarantine.SourceSSF, MayRelease: releases}, Revision: 1}
+		want := http.StatusNoContent
+		if releases {
+			want = http.StatusForbidden
+		}
+		if got := l.ask(l.API(), who{token: "lzt_odd"}, "DELETE", "/api/v1/sources/idp/ssf/accounts/ann", ""); got.Code != want {
+			t.Errorf("releases %v: %d %s", releases, got.Code, got.Body)
+		}
+	}
+}
+
 func TestConnections(t *testing.T) {
 	l, wires := newSourceLab(t)
 	root := who{cert: l.admin}

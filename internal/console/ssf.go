@@ -123,6 +123,9 @@ func (s *Server) liftAccount(w http.ResponseWriter, r *http.Request, who identit
 	if err != nil {
 		return err
 	}
+	if err := s.mayGrantTo(r, who, name); err != nil {
+		return err
+	}
 	if err := s.cfg.Signals.LiftAccount(r.Context(), who.actor, name, r.PathValue("account")); err != nil {
 		return err
 	}
