@@ -336,6 +336,7 @@ func (m *Manager) Remove(ctx context.Context, by quarantine.Actor, name string) 
 	m.end(name)
 	m.mu.Lock()
 	delete(m.sums, name)
+	delete(m.toggles, name)
 	m.mu.Unlock()
 	return errors.Join(m.forget(ctx, r), m.cfg.Notes.Delete(ctx, notePrefix+name))
 }

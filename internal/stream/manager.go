@@ -90,6 +90,7 @@ type Manager struct {
 	workers map[string]*worker
 	polls   map[string]*poller
 	sums    map[string]string // of the tokens of those that run, by name
+	toggles map[string][]time.Time // when streams changed their own status, of late
 	signer  signer
 	signers []*set.Key
 }
@@ -115,7 +116,7 @@ func New(ctx context.Context, c Config) (*Manager, error) {
 			*d.to = d.value
 		}
 	}
-	m := &Manager{cfg: c, workers: map[string]*worker{}, polls: map[string]*poller{}, sums: map[string]string{}}
+	m := &Manager{cfg: c, workers: map[string]*worker{}, polls: map[string]*poller{}, sums: map[string]string{}, toggles: map[string][]time.Time{}}
 	return m, m.loadSigner(ctx)
 }
 

@@ -73,3 +73,33 @@ func TestStrangersCostNoRead(t *testing.T) {
 		t.Errorf("the token of a receiver that is gone: %d", got)
 	}
 }
+
+// A receiver's token changes its stream's status a few times a minute: each change is kept and
+// audited, and no loop fills the log.
+func TestReceiverFillsNoLog(t *testing.T) {
+	l := newLab(t)
+	_, token, err := l.Add(context.Background(), boss, Receiver{Name: "siem", Kind: SSF}, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	revision := func() int64 {
+		l.memory.mu.Lock()
+		defer l.memory.mu.Unlock()
+		return l.memory.revision[settingName("siem")]
+	}
+	before, answers := revision(), map[int]int{}
+	for i := range 100 {
+		r := httptest.NewRequest("POST", statusPath, strings.NewReader(`{"status":"`+[]string{"paused", "enabled"}[i%2]+`"}`))
+		r.Header.Set("Content-Type", "application/json")
+		r.Header.Set("Authorization", "Bearer "+token)
+		w := httptest.NewRecorder()
+		l.Handlers()["POST "+statusPath].ServeHTTP(w, r)
+		answers[w.Code]++
+	}
+	if n := revision() - before; n < mostToggles || n > 2*mostToggles { // a minute may end meanwhile
+		t.Errorf("100 requests made %d changes: %v", n, answers)
+	}
+	if answers[http.StatusTooManyRequests] == 0 {
+		t.Errorf("answers %v", answers)
+	}
+}

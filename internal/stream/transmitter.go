@@ -11,6 +11,7 @@ import (
 	"io"
 	"mime"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -236,6 +237,24 @@ func (m *Manager) showStatus(w http.ResponseWriter, r *http.Request, who Receive
 	return nil
 }
 
+// mostToggles is how often a stream may change its own status within a minute: each change is
+// kept, and stands in the audit log.
+const mostToggles = 6
+
+// mayToggle counts a change of a stream's status by itself, unless there are too many.
+func (m *Manager) mayToggle(name string) bool {
+	now := m.cfg.Now()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	late := slices.DeleteFunc(m.toggles[name], func(at time.Time) bool { return now.Sub(at) >= time.Minute })
+	may := len(late) < mostToggles
+	if may {
+		late = append(late, now)
+	}
+	m.toggles[name] = late
+	return may
+}
+
 // setStatus lets a receiver pause, disable and enable its own stream (SSF 1.0 section 8.1.2.2).
 func (m *Manager) setStatus(w http.ResponseWriter, r *http.Request, who Receiver) error {
 	var q streamStatus
@@ -249,6 +268,9 @@ func (m *Manager) setStatus(w http.ResponseWriter, r *http.Request, who Receiver
 		return refusal{http.StatusBadRequest, "status is enabled, paused or disabled"}
 	}
 	if q.Status != who.Status {
+		if !m.mayToggle(who.Name) {
+			return refusal{http.StatusTooManyRequests, "the status changes too often: wait a minute"}
+		}
 		by := quarantine.Actor{Kind: "stream", Name: who.Name, Address: r.RemoteAddr}
 		var err error
 		if who, err = m.change(r.Context(), by, who.Name, func(o *Receiver) error { o.Status = q.Status; return nil }); err != nil {
