@@ -148,6 +148,7 @@ type Server struct {
 	managePace *pace
 	attempts   *attempts
 	hours      hours
+	refusals   refusalBudgets
 }
 
 // New checks the configuration and lays out the routes.

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"sync"
+	"time"
 
 	"lazaret/internal/console/api"
 	"lazaret/quarantine"
@@ -44,14 +46,61 @@ const maxReports = 10000
 // maxRefusals is how many of one request's refusals the audit log names; it counts the rest.
 const maxRefusals = 20
 
-// refused has the audit log tell of a report that the source may not make.
+// refused has the audit log tell of a report that the source may not make, as often as its
+// actor's budget lasts.
 func (s *Server) refused(ctx context.Context, who identity, device quarantine.ID, why string) {
 	if s.cfg.Refused == nil {
 		return
 	}
+	ok, left := s.refusals.entry(who.actor.Kind+" "+who.actor.Name, s.cfg.Now())
+	if !ok {
+		return
+	}
+	if left > 0 {
+		why += fmt.Sprintf(" (%d refusals before it are not in this log: there were too many)", left)
+	}
 	if err := s.cfg.Refused.Refused(ctx, who.actor, device, why); err != nil {
 		s.cfg.Log.Error("a refused report is not in the audit log", "actor", who.actor.Name, "device", device, "why", why, "err", err)
 	}
+}
+
+// refusalsEach is how many refused reports of one actor the audit log names in a minute; the
+// rest is counted, so that no credential fills the log.
+const refusalsEach = 60
+
+// refusalBudgets are those of all actors. Each is known by its credential, so they are few.
+type refusalBudgets struct {
+	mu sync.Mutex
+	by map[string]*refusalBudget
+}
+
+type refusalBudget struct {
+	since       time.Time
+	named, left int
+}
+
+// entry says whether one more refusal may be named, and how many were not before it.
+func (b *refusalBudgets) entry(actor string, now time.Time) (ok bool, left int) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.by == nil {
+		b.by = map[string]*refusalBudget{}
+	}
+	of := b.by[actor]
+	if of == nil {
+		of = &refusalBudget{since: now}
+		b.by[actor] = of
+	}
+	if passed := now.Sub(of.since); passed < 0 || passed >= time.Minute {
+		of.since, of.named = now, 0
+	}
+	if of.named == refusalsEach {
+		of.left++
+		return false, 0
+	}
+	of.named++
+	left, of.left = of.left, 0
+	return true, left
 }
 
 // reports takes a management server's word on many devices, as after an outage of it. The

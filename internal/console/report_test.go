@@ -1,10 +1,14 @@
 package console
 
 import (
+	"context"
 	"net/http"
 	"runtime"
 	"strings"
 	"testing"
+	"time"
+
+	"lazaret/quarantine"
 )
 
 // TestManyReportsTakeLittleMemory: a body that unfolds to more than reports may hold is not
@@ -45,5 +49,35 @@ func TestManyReportsTakeLittleMemory(t *testing.T) {
 		if got := l.ask(l.API(), who{token: "lzt_mdm"}, "POST", "/api/v1/reports/batch", broken); got.Code != http.StatusBadRequest {
 			t.Errorf("%s: %d %s", broken, got.Code, got.Body)
 		}
+	}
+}
+
+type countRefused struct{ why []string }
+
+func (c *countRefused) Refused(_ context.Context, _ quarantine.Actor, _ quarantine.ID, why string) error {
+	c.why = append(c.why, why)
+	return nil
+}
+
+// TestTokenFillsNoAuditLog: what a token is refused is named some times a minute; the rest is
+// counted, and told with the next that is named.
+func TestTokenFillsNoAuditLog(t *testing.T) {
+	l, c := newLab(t), &countRefused{}
+	now := time.Now()
+	l.cfg.Refused, l.cfg.Now = c, func() time.Time { return now }
+	ask := func() {
+		l.ask(l.API(), who{token: "lzt_mdm"}, "POST", "/api/v1/reports", `{"device":"dev1","source":"scanner","verdict":"compliant"}`)
+	}
+	for range refusalsEach + 100 {
+		ask()
+	}
+	if len(c.why) != refusalsEach {
+		t.Fatalf("%d refusals are named in a minute, want %d", len(c.why), refusalsEach)
+	}
+	now = now.Add(time.Minute)
+	ask()
+	ask()
+	if len(c.why) != refusalsEach+2 || !strings.Contains(c.why[refusalsEach], "(100 refusals before it") || strings.Contains(c.why[refusalsEach+1], "before it") {
+		t.Errorf("the next minute: %q", c.why[refusalsEach:])
 	}
 }
