@@ -89,7 +89,7 @@ type Manager struct {
 	ctx     context.Context // of Run; nil: it does not run
 	workers map[string]*worker
 	polls   map[string]*poller
-	sums    map[string]string // of the tokens of those that run, by name
+	sums    map[string]string      // of the tokens of those that run, by name
 	toggles map[string][]time.Time // when streams changed their own status, of late
 	signer  signer
 	signers []*set.Key
