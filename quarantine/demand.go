@@ -90,7 +90,7 @@ func (r *Record) dropWaivers(now time.Time) {
 
 // base is the record as stored, with the times since when rules fail that are not recorded
 // yet: while the store is down, they stand still all the same.
-func (st *state) base() Record { return withFailing(st.rec, st.failing) }
+func (st *state) base() Record { return withFailing(st.rec, st.failing).withMarks(st.marks) }
 
 func withFailing(rec *Record, failing map[string]time.Time) Record {
 	r := *rec

@@ -106,3 +106,62 @@ func TestWaiverEndsWithItsRule(t *testing.T) {
 		b.stands(quarantine.Routed, "with the new rule overruled")
 	})
 }
+
+// A device that was known to break a rule does not get away with saying nothing.
+func TestSilenceUndoesNothingKnown(t *testing.T) {
+	set := func(s *storetest.Settings) { s.Sets["set"] = oneRule("set", `disk.encrypted`, "", 0) }
+	withEngine(t, set, func(t *testing.T, b *bench) {
+		b.enroll(enrolled(1, "skip", time.Now()))
+		b.stands(quarantine.Routed, "with nothing known")
+		b.tell(quarantine.AgentSource, "", time.Hour, "disk.encrypted", "false")
+		b.stands(quarantine.Quarantined, "with a bad disk")
+		time.Sleep(time.Second)
+		b.tell(quarantine.AgentSource, "", time.Hour, "os.name", "x")
+		b.stands(quarantine.Quarantined, "with the disk left out")
+		time.Sleep(2 * time.Hour)
+		b.stop()
+		b.run()
+		b.stands(quarantine.Quarantined, "with everything over, and the gateway restarted")
+		b.tell(quarantine.AgentSource, "", time.Hour, "disk.encrypted", "true")
+		b.stands(quarantine.Routed, "with a good disk")
+		time.Sleep(2 * time.Hour)
+		b.stands(quarantine.Routed, "with nothing known, and nothing bad known last")
+	})
+}
+
+// A rule that is kept for a second an hour earns no new grace; one that is kept for as long
+// as the grace does.
+func TestGraceIsNotRenewedByFlapping(t *testing.T) {
+	set := func(s *storetest.Settings) {
+		s.Sources["mdm"] = quarantine.Source{Name: "mdm", MayRelease: true, MaxValidity: 1000 * time.Hour, Facts: []string{"*"}}
+		s.Sets["set"] = oneRule("set", `disk.encrypted`, "", time.Hour)
+	}
+	withEngine(t, set, func(t *testing.T, b *bench) {
+		b.enroll(enrolled(1, "staff", time.Now()))
+		say := func(v string) { b.tell("mdm", quarantine.Compliant, 900*time.Hour, "disk.encrypted", v) }
+		say("true")
+		b.stands(quarantine.Routed, "with a good disk")
+		time.Sleep(time.Second)
+		routed := 0
+		for range 12 {
+			say("false")
+			for range 59 {
+				time.Sleep(time.Minute)
+				if b.routed("d1") {
+					routed++
+				}
+			}
+			say("true")
+			b.stands(quarantine.Routed, "with a good disk again")
+			time.Sleep(time.Second)
+		}
+		if routed < 59 || routed > 60 {
+			t.Errorf("routed for %d minutes in which the rule failed, want the grace of an hour, once", routed)
+		}
+		time.Sleep(time.Hour)
+		say("false")
+		b.stands(quarantine.Routed, "in a grace that was earned")
+		time.Sleep(time.Hour)
+		b.stands(quarantine.Quarantined, "when that is over")
+	})
+}

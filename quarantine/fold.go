@@ -298,7 +298,7 @@ func (r Record) replay(pending []Change) Record {
 
 // Settle returns the record standing where p says, with the policy's order in it, if it gives
 // one, and since when each rule fails. It is the only thing that sets Stage, Pool, Since,
-// Reason, Until, Reasons and Failing, and it takes nobody out of Revoked. Waivers that are
+// Reason, Until, Reasons, Failing and Marks, and it takes nobody out of Revoked. Waivers that are
 // over go.
 func (r Record) Settle(p Placement, now time.Time) Record {
 	if r.Revocation.Set() && p.Stage != Revoked {
@@ -320,6 +320,7 @@ func (r Record) Settle(p Placement, now time.Time) Record {
 		r.Wipe = p.ordered(now)
 	}
 	r.Failing = failingSince(r.Failing, p.Failing, now)
+	r.Marks = p.Marks
 	r.dropWaivers(now)
 	return r
 }

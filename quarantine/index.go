@@ -13,6 +13,7 @@ type state struct {
 	rec     *Record              // as stored, but without Reasons, which Place can tell again; never written to
 	pending []Change             // tightenings the record has not taken in; never changed in place
 	failing map[string]time.Time // rules that fail, and are not on record as such, since when; never changed in place
+	marks   map[string]Mark      // that are not on record
 	later   []Change             // repeats of bad reports that are in rec or pending; see canWait
 	tighten uint64               // highest counter given out
 	kept    uint64               // counter that the data plane enforces although it was lost here: the next tightening outbids it, and can be lifted
@@ -70,11 +71,12 @@ func (g *Gate) decide(st *state, now time.Time) (p Placement, changed bool) {
 		g.touch(st)
 	}
 	st.noteFailing(p.Failing, now)
+	st.noteMarks(p.Marks)
 	if p.Demand != "" {
 		g.obey(st, now)
 	}
 	g.schedule(st, soonest(now, p.Again, ripe))
-	if len(st.pending) > 0 || !p.same(st.rec.standing()) || !failsAs(st.rec.Failing, p.Failing) {
+	if len(st.pending) > 0 || !p.same(st.rec.standing()) || !failsAs(st.rec.Failing, p.Failing) || !marksAs(st.rec.Marks, p.Marks) {
 		g.enqueue(st.rec.ID)
 	}
 	return p, changed
@@ -87,7 +89,7 @@ func (g *Gate) current(st *state, now time.Time) bool {
 
 // settled reports whether the device stands where its record says. The caller holds mu.
 func (g *Gate) settled(st *state, now time.Time) bool {
-	return g.current(st, now) && len(st.pending)+len(st.later)+len(st.failing) == 0 && st.decided.same(st.rec.standing())
+	return g.current(st, now) && len(st.pending)+len(st.later)+len(st.failing)+len(st.marks) == 0 && st.decided.same(st.rec.standing())
 }
 
 // inForce is what is to be enforced: what is decided, but no freer than what is recorded.

@@ -62,6 +62,7 @@ type glimpse struct {
 	pending []Change
 	later   []Change
 	failing map[string]time.Time
+	marks   map[string]Mark
 	settled bool // stands where its record says
 }
 
@@ -81,7 +82,7 @@ func (g *Gate) glance(states []*state) []glimpse {
 		g.mu.Lock()
 		for _, st := range some {
 			if st.nth >= 0 {
-				all = append(all, glimpse{st.rec, st.pending, st.later, st.failing, g.settled(st, now)})
+				all = append(all, glimpse{st.rec, st.pending, st.later, st.failing, st.marks, g.settled(st, now)})
 			}
 		}
 		g.mu.Unlock()
@@ -104,7 +105,7 @@ func (g *Gate) judge() judge {
 
 // known is the record with everything that it has not taken in.
 func (l glimpse) known() Record {
-	return withFailing(l.rec, l.failing).replay(l.pending).replay(l.later)
+	return withFailing(l.rec, l.failing).withMarks(l.marks).replay(l.pending).replay(l.later)
 }
 
 // view is the device as it stands, without reasons.

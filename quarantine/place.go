@@ -32,6 +32,7 @@ func Place(f Facts) Placement { return place(decision{Facts: f}) }
 func placeQuietly(f Facts) Placement { return place(decision{Facts: f, quiet: true}) }
 
 func place(d decision) Placement {
+	d.marks = d.Record.Marks
 	if stage, ok := d.denied(); ok {
 		return d.placement(stage, d.quarantinePool(), time.Time{})
 	}
@@ -58,6 +59,7 @@ type decision struct {
 	again   time.Time
 	session time.Time // end of the user's session; zero: none is asked for
 	failing []string
+	marks   map[string]Mark
 	demand  FailureAction
 	order   *Decision
 }
@@ -89,7 +91,7 @@ func (d *decision) placement(stage Stage, pool string, until time.Time) Placemen
 	}
 	d.remedy()
 	return Placement{Stage: stage, Pool: pool, Until: until, Again: soonest(d.Now, d.again, until), Reasons: d.reasons,
-		Demand: d.demand, Order: d.order, Failing: d.failing}
+		Demand: d.demand, Order: d.order, Failing: d.failing, Marks: d.marks}
 }
 
 // quarantinePool is the name of the one quarantine pool, or empty.
@@ -282,7 +284,7 @@ func (d *decision) released() (bool, time.Time) {
 
 // demanded takes in what the policy asks for beyond quarantine.
 func (d *decision) demanded(j Judgement) {
-	d.failing = j.Failing
+	d.failing, d.marks = j.Failing, j.Marks
 	if j.Demand != FailBlock && (j.Demand != FailWipe || d.Record.Wipe.Set()) {
 		return // nothing, or what is on record already
 	}

@@ -43,6 +43,7 @@ type Record struct {
 	Session  UserSession          `json:"session,omitzero"`  // without a user, the time since when nobody is signed in
 	Waivers  map[string]Waiver    `json:"waivers,omitempty"` // by SET/RULE
 	Failing  map[string]time.Time `json:"failing,omitempty"` // by SET/RULE: since when, for grace
+	Marks    map[string]Mark      `json:"marks,omitempty"`   // by SET/RULE
 	Wipe     Decision             `json:"wipe,omitzero"`     // the device is to wipe what enrollment gave, and is not routed meanwhile
 	Unwiping Decision             `json:"unwiping,omitzero"` // of the last order to wipe that was taken back
 
@@ -150,6 +151,7 @@ type Placement struct {
 	Demand  FailureAction // FailBlock or FailWipe, else empty: what Settle takes into the record
 	Order   *Decision     // the policy's, where there is a Demand and reasons are told; else nil
 	Failing []string      // SET/RULE of rules that fail, sorted
+	Marks   map[string]Mark
 }
 
 // Judgement is a Policy's answer. The zero Judgement does not release.
@@ -163,6 +165,8 @@ type Judgement struct {
 	// no Fault, and names a rule of f.Sets with that OnFailure, is whose demand it is.
 	Demand  FailureAction
 	Failing []string // SET/RULE of rules that fail, sorted
+	// Marks are by SET/RULE, and come back as Record.Marks. The map is not written to later.
+	Marks map[string]Mark
 }
 
 // certificateForm is how a Certificate is stored: digests in hexadecimal.

@@ -157,7 +157,7 @@ func (g *Gate) nextWrite(id ID) (c Change, next Record, ok bool) {
 	case len(st.pending) > 0:
 		c = st.pending[0]
 		next = st.base().replay(st.pending[:1])
-	case !p.same(st.rec.standing()) || !failsAs(st.rec.Failing, p.Failing):
+	case !p.same(st.rec.standing()) || !failsAs(st.rec.Failing, p.Failing) || !marksAs(st.rec.Marks, p.Marks):
 		c = Change{Kind: Review, Device: id, By: Actor{Kind: "gateway", Name: g.Gateway}, At: now}
 		if standing := st.rec.standing(); !p.same(standing) && p.within(standing) {
 			c.Kind = Lapse

@@ -80,6 +80,7 @@ type storedRecord struct {
 	Session     quarantine.UserSession       `json:"session,omitzero"`
 	Waivers     map[string]quarantine.Waiver `json:"waivers,omitzero"`
 	Failing     map[string]time.Time         `json:"failing,omitzero"`
+	Marks       map[string]quarantine.Mark   `json:"marks,omitzero"`
 	Wipe        quarantine.Decision          `json:"wipe,omitzero"`
 	Unwiping    quarantine.Decision          `json:"unwiping,omitzero"`
 }
@@ -95,7 +96,7 @@ func encodeRecord(r quarantine.Record) (string, error) {
 		},
 		Reports: r.Reports, Approval: r.Approval, Hold: r.Hold, Block: r.Block, Unblocking: r.Unblocking, Revocation: r.Revocation,
 		Proven: r.Proven, Confirmed: r.Confirmed, Tighten: r.Tighten, Reasons: r.Reasons, Until: r.Until,
-		Groups: r.Groups, Seen: r.Seen, Session: r.Session, Waivers: r.Waivers, Failing: r.Failing, Wipe: r.Wipe, Unwiping: r.Unwiping,
+		Groups: r.Groups, Seen: r.Seen, Session: r.Session, Waivers: r.Waivers, Failing: r.Failing, Marks: r.Marks, Wipe: r.Wipe, Unwiping: r.Unwiping,
 	})
 	if err != nil {
 		return "", fmt.Errorf("encoding record of device %s: %w", r.ID, err)
@@ -120,7 +121,7 @@ func decodeRecord(kv *mvccpb.KeyValue) (quarantine.Record, error) {
 		},
 		Reports: r.Reports, Approval: r.Approval, Hold: r.Hold, Block: r.Block, Unblocking: r.Unblocking, Revocation: r.Revocation,
 		Proven: r.Proven, Confirmed: r.Confirmed, Tighten: r.Tighten, Reasons: r.Reasons, Until: r.Until,
-		Groups: r.Groups, Seen: r.Seen, Session: r.Session, Waivers: r.Waivers, Failing: r.Failing, Wipe: r.Wipe, Unwiping: r.Unwiping,
+		Groups: r.Groups, Seen: r.Seen, Session: r.Session, Waivers: r.Waivers, Failing: r.Failing, Marks: r.Marks, Wipe: r.Wipe, Unwiping: r.Unwiping,
 		Revision: kv.ModRevision,
 	}, nil
 }

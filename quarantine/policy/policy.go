@@ -146,6 +146,7 @@ type judging struct {
 	clear   bool
 	again   time.Time
 	failing []string
+	marks   map[string]quarantine.Mark
 
 	wiping, blocking, against []quarantine.Reason // what denies the release, by what it demands
 	tolerated, speaks         []quarantine.Reason
@@ -210,6 +211,9 @@ func (j *judging) rule(s quarantine.PolicySet, r *rule) {
 	o := r.outcome(j.view, now)
 	j.wake(o.next)
 	reason := j.reason(s, r, o)
+	if r.OnFailure != quarantine.FailReport {
+		j.mark(r, o.result)
+	}
 	if o.result == holds {
 		j.speaks = append(j.speaks, reason)
 		if r.OnFailure == quarantine.FailReport || j.until.IsZero() {
@@ -239,8 +243,12 @@ func (j *judging) rule(s quarantine.PolicySet, r *rule) {
 		reason.Text += fmt.Sprintf("; what %s %s waived was another rule of that name, before it was written anew", w.By.Kind, w.By.Name)
 	}
 	j.denied = true
-	if o.result == broken || o.result == faulty { // an error means no
+	marked := j.marks[r.ref].Broken
+	if marked || o.result == faulty { // an error means no
 		j.clear = false
+	}
+	if marked && o.result == unclear {
+		reason.Text += "; it was violated when last known"
 	}
 	switch {
 	case o.result == broken && r.OnFailure == quarantine.FailWipe:
@@ -250,6 +258,45 @@ func (j *judging) rule(s quarantine.PolicySet, r *rule) {
 	default:
 		j.against = append(j.against, reason)
 	}
+}
+
+// mark notes what stays of a rule: that its grace began, until it has held for as long as
+// that, and that it was broken, until it holds or is waived.
+func (j *judging) mark(r *rule, found result) {
+	now := j.facts.Now.UTC().Round(0)
+	m := j.facts.Record.Marks[r.ref]
+	if r.Grace <= 0 || !m.Held.IsZero() && !now.Before(m.Held.Add(r.Grace)) {
+		m.Since, m.Held = time.Time{}, time.Time{}
+	}
+	switch {
+	case found == holds:
+		m.Broken = false
+		if m.Since.IsZero() {
+			break
+		}
+		if m.Held.IsZero() {
+			m.Held = now
+		}
+		j.wake(m.Held.Add(r.Grace))
+	default:
+		m.Held = time.Time{}
+		if m.Since.IsZero() && r.Grace > 0 && j.facts.Record.Stage == quarantine.Routed {
+			m.Since = now
+			if since, ok := j.facts.Record.Failing[r.ref]; ok && since.Before(now) {
+				m.Since = since
+			}
+		}
+		w := j.facts.Record.Waivers[r.ref]
+		waived := w.Set() && w.Waives(r.digest) && w.Until.After(now)
+		m.Broken = !waived && (m.Broken || found == broken)
+	}
+	if m == (quarantine.Mark{}) {
+		return
+	}
+	if j.marks == nil {
+		j.marks = make(map[string]quarantine.Mark)
+	}
+	j.marks[r.ref] = m
 }
 
 // tolerance is until when a rule that fails from an instant on does not count, and why: a
@@ -263,6 +310,9 @@ func (j *judging) tolerance(r *rule, from time.Time) (why string, until time.Tim
 		since, ok := j.facts.Record.Failing[r.ref]
 		if !ok || since.After(from) || from.After(j.facts.Now) {
 			since = from
+		}
+		if m := j.marks[r.ref]; !m.Since.IsZero() && m.Since.Before(since) && (m.Held.IsZero() || from.Before(m.Held.Add(r.Grace))) {
+			since = m.Since // it has not earned another grace
 		}
 		if end := since.Add(r.Grace); end.After(until) {
 			why, until = fmt.Sprintf("routed devices have %s of grace", r.Grace), end
@@ -293,7 +343,7 @@ func (j *judging) demand() quarantine.FailureAction {
 
 func (j *judging) judgement() quarantine.Judgement {
 	slices.Sort(j.failing)
-	out := quarantine.Judgement{Clear: j.clear, Demand: j.demand(), Failing: j.failing}
+	out := quarantine.Judgement{Clear: j.clear, Demand: j.demand(), Failing: j.failing, Marks: j.marks}
 	if !j.denied && j.until.After(j.facts.Now) {
 		out.Release, out.Until = true, j.until
 		j.wake(j.until)

@@ -81,8 +81,8 @@ func Sample(n int) quarantine.Record {
 		Reasons: []quarantine.Reason{{Rule: "release.report", Holds: true, Text: "text", Source: "mdm", At: at}, {Rule: "hold"},
 			{Rule: "baseline/disk", Set: "baseline", Version: 3, Fact: "disk.encrypted", Remedy: "encrypt the disk", Fault: true}},
 		Groups: []string{"finance"}, Seen: at.Add(-time.Hour), Session: quarantine.UserSession{User: "owner@example.test", At: at, Until: at.Add(time.Hour), How: "card", By: person.By},
-		Waivers: map[string]quarantine.Waiver{"baseline/disk": {Decision: person, Until: at.Add(24 * time.Hour)}},
-		Failing: map[string]time.Time{"baseline/disk": at}, Wipe: person, Unwiping: person,
+		Waivers: map[string]quarantine.Waiver{"baseline/disk": {Decision: person, Until: at.Add(24 * time.Hour), Digest: "00"}},
+		Failing: map[string]time.Time{"baseline/disk": at}, Marks: map[string]quarantine.Mark{"baseline/disk": {Since: at, Held: at.Add(time.Minute), Broken: true}}, Wipe: person, Unwiping: person,
 	}
 	return r
 }
