@@ -98,13 +98,19 @@ func (c *call) reports(all []report) (results []Result, refused int, again bool)
 // find returns a device by id, name or the serial number of one device that is not revoked.
 func (c *call) find(ref string) (quarantine.ID, error) {
 	d, err := c.h.cfg.Gate.Device(ref)
-	if err == nil {
-		return d.ID, nil
-	}
-	if !errors.Is(err, quarantine.ErrUnknownDevice) {
+	if err != nil && !errors.Is(err, quarantine.ErrUnknownDevice) {
 		return "", err
 	}
+	if err == nil && string(d.ID) == ref {
+		return d.ID, nil
+	}
 	live := slices.DeleteFunc(slices.Clone(c.h.cfg.Gate.BySerial(ref)), func(d quarantine.Record) bool { return d.Stage == quarantine.Revoked })
+	if err == nil { // by its name, unless another has that for a serial number
+		if slices.ContainsFunc(live, func(other quarantine.Record) bool { return other.ID != d.ID }) {
+			return "", fmt.Errorf("looking up %.64q: %w", ref, errTwins)
+		}
+		return d.ID, nil
+	}
 	switch len(live) {
 	case 0:
 		return "", fmt.Errorf("looking up %.64q: %w", ref, quarantine.ErrUnknownDevice)

@@ -120,7 +120,7 @@ func loadSeen(ctx context.Context, notes Notes, now time.Time) (*seen, error) {
 // begin says what is known of a message, and reserves its id where that is nothing.
 func (s *seen) begin(source, id string, stamp time.Time, body []byte, window time.Duration, now time.Time) (*entry, standing) {
 	e := &entry{key: sum16([]byte(source), []byte{0}, []byte(id)), body: sum16(body), stamp: stamp.Unix(),
-		until: stamp.Add(window + grace).Unix(), source: source, busy: true}
+		until: stamp.Add(max(window, MaxWindow) + grace).Unix(), source: source, busy: true}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.sweep(now.Unix())

@@ -415,3 +415,55 @@ func TestStrangersHoldNoPlaces(t *testing.T) {
 		}
 	}
 }
+
+// TestWidenedWindowTakesNothingTwice: a message is remembered for as long as any window takes it.
+func TestWidenedWindowTakesNothingTwice(t *testing.T) {
+	l := newLab(t)
+	if err := l.keys.SetWindow(t.Context(), boss, "mdm", minWindow); err != nil {
+		t.Fatal(err)
+	}
+	h := l.signed(good)
+	if w := l.send("mdm", h, good); w.Code != http.StatusOK {
+		t.Fatal(w.Code)
+	}
+	l.now = l.now.Add(minWindow + grace + 10*time.Second)
+	l.post(`{"event":"ping"}`) // forgets what is over
+	if err := l.keys.SetWindow(t.Context(), boss, "mdm", MaxWindow); err != nil {
+		t.Fatal(err)
+	}
+	if w := l.send("mdm", h, good); w.Code != http.StatusUnauthorized {
+		t.Errorf("the same bytes again: %d %s", w.Code, w.Body)
+	}
+}
+
+// namesake has a device d5 that is named as d1's serial number.
+type namesake struct{ *gate }
+
+func (namesake) Device(ref string) (quarantine.Record, error) {
+	if ref == "C1" || ref == "d5" {
+		return quarantine.Record{Device: quarantine.Device{ID: "d5", Name: "C1"}}, nil
+	}
+	return quarantine.Record{}, quarantine.ErrUnknownDevice
+}
+
+func (namesake) BySerial(serial string) []quarantine.Record {
+	if serial == "C1" {
+		return []quarantine.Record{{Device: quarantine.Device{ID: "d1", Serial: "C1"}}}
+	}
+	return nil
+}
+
+// TestNameIsNoSerialNumber: a device that is named as another's serial number gets none of its
+// verdicts; by its id it has its own.
+func TestNameIsNoSerialNumber(t *testing.T) {
+	l := newLab(t)
+	l.Handler.cfg.Gate = namesake{l.gate}
+	l.post(`{"device":"C1","verdict":"compliant","at":"2026-03-01T11:59:00Z"}`)
+	if len(l.gate.got) != 0 {
+		t.Errorf("the gate got %+v", l.gate.got)
+	}
+	l.post(`{"device":"d5","verdict":"compliant","at":"2026-03-01T11:59:00Z"}`)
+	if len(l.gate.got) != 1 || l.gate.got[0].Device != "d5" {
+		t.Errorf("by its id: the gate got %+v", l.gate.got)
+	}
+}
