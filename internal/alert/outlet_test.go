@@ -276,3 +276,11 @@ func TestMailRefusesTheClear(t *testing.T) {
 		t.Errorf("said in the clear:\n%s", all)
 	}
 }
+
+// TestNoticeIsOneLine: what came from outside ends no line of a notice, and turns none round.
+func TestNoticeIsOneLine(t *testing.T) {
+	m := message("gw", Notice{Alert: Alert{ID: "a", Severity: Critical, Since: time.Now(), Count: 1, Text: "größe x: boom\u0085<80>1 forged\u202e\u2066\n\u2028"}, What: Raised})
+	if strings.ContainsAny(m, "\u0085\u202e\u2066\n\u2028") || !strings.Contains(m, "größe") {
+		t.Errorf("%q", m)
+	}
+}

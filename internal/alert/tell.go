@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"strings"
 	"time"
+	"unicode"
 )
 
 // Notice is what is to be told of an alert.
@@ -117,7 +118,7 @@ func body(notices []Notice) string {
 // oneLine keeps what came from outside from writing lines of its own.
 func oneLine(s string) string {
 	return strings.Map(func(r rune) rune {
-		if r < ' ' || r == 0x7f || r == '\u2028' || r == '\u2029' {
+		if !unicode.IsPrint(r) { // control characters, other line ends, marks that turn the direction
 			return ' '
 		}
 		return r
