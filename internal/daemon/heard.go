@@ -52,8 +52,14 @@ func (h heard) note(all []quarantine.Report, results []quarantine.Result) {
 			c.refused++
 		}
 	}
+	kinds := map[string]quarantine.SourceKind{}
+	for _, k := range h.ledger.List() {
+		kinds[k.Source] = k.Kind
+	}
 	for name, c := range counts {
-		if c.accepted > 0 {
+		if kind := kinds[name]; kind != "" && kind != quarantine.SourceAPI {
+			h.ledger.Counted(name, kind, c.accepted, c.refused) // how it is asked does no better for it
+		} else if c.accepted > 0 {
 			h.ledger.Heard(name, quarantine.SourceAPI, time.Now(), c.accepted, c.refused)
 		} else {
 			h.ledger.Counted(name, quarantine.SourceAPI, 0, c.refused)
