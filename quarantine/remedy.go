@@ -1,6 +1,9 @@
 package quarantine
 
-import "strings"
+import (
+	"slices"
+	"strings"
+)
 
 // remedy tells, with every reason that does not hold and has no remedy of its own, what would
 // change it.
@@ -52,6 +55,9 @@ func (d *decision) remedyForReport(r Reason) string {
 	last, known := d.Record.Reports[r.Source]
 	if known && last.Verdict == NonCompliant && d.Now.Before(lifeOf(last, d.Sources[r.Source]).until) {
 		return "set right what " + r.Source + " found; its next report says so"
+	}
+	if slices.ContainsFunc(d.reasons, func(o Reason) bool { return o.Rule == RuleReport && o.Holds }) {
+		return "" // another releases it
 	}
 	from := releasing(d.Facts)
 	if len(from) == 0 {
