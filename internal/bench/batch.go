@@ -86,12 +86,32 @@ func startBatches(ctx context.Context, h *testnet.Host, n int) (rig, drive *work
 	if drive, err = startWorker(ctx, h, roleDrive, true, driveArgs{AdminDir: made.AdminDir, TokenFile: made.TokenFile}, nil); err != nil {
 		return nil, nil, err
 	}
-	var all bulk
-	err = drive.ask(ctx, order{Do: "batch up", N: n + bystanders}, &all)
-	if err == nil && all.Failed > 0 {
-		err = fmt.Errorf("releasing %d devices failed for %d: %s", n+bystanders, all.Failed, all.First)
+	return rig, drive, releaseAll(ctx, drive, n+bystanders)
+}
+
+// releaseAll releases n devices. A gateway that has just started answers before it has read
+// so many, and says so: then it is asked again.
+func releaseAll(ctx context.Context, drive *worker, n int) error {
+	again := time.NewTicker(500 * time.Millisecond)
+	defer again.Stop()
+	enough := time.NewTimer(time.Minute)
+	defer enough.Stop()
+	for {
+		var all bulk
+		if err := drive.ask(ctx, order{Do: "batch up", N: n}, &all); err != nil {
+			return err
+		}
+		if all.Failed == 0 {
+			return nil
+		}
+		select {
+		case <-again.C:
+		case <-enough.C:
+			return fmt.Errorf("releasing %d devices failed for %d: %s", n, all.Failed, all.First)
+		case <-ctx.Done():
+			return ctx.Err()
+		}
 	}
-	return rig, drive, err
 }
 
 func addBatch(s *session, n int, what string, batch, singles bulk, got, meanwhile paced) {
