@@ -268,6 +268,16 @@ func TestAgentReleases(t *testing.T) {
 	if j := e.Judge(f); j.Release {
 		t.Error("one of two sets takes its word: released")
 	}
+	delete(f.Sets, "other")
+	for what, rules := range map[string][]quarantine.PolicyRule{
+		"no rules": nil, "only a rule that reports": {{Name: "r", Expression: "disk.encrypted", OnFailure: quarantine.FailReport}},
+	} {
+		s.Rules = rules
+		f.Sets["set"] = s
+		if j := e.Judge(f); j.Release {
+			t.Errorf("a set with %s takes its word: released", what)
+		}
+	}
 }
 
 // A fact counts for as long as its report, and its rule's check_every, say.

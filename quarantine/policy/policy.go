@@ -110,13 +110,19 @@ func (e *Engine) Judge(f quarantine.Facts) quarantine.Judgement {
 	}()
 	j.view = v
 	for _, s := range sets {
-		j.self = j.self && s.AgentReleases
+		j.self = j.self && s.AgentReleases && asks(s)
 	}
 	j.releases()
 	for _, s := range sets {
 		j.set(s, e.rules(s))
 	}
 	return j.judgement()
+}
+
+// asks reports whether a set asks for anything at all: a device's own word is enough only
+// where something was asked of it.
+func asks(s quarantine.PolicySet) bool {
+	return slices.ContainsFunc(s.Rules, func(r quarantine.PolicyRule) bool { return r.OnFailure != quarantine.FailReport })
 }
 
 // RuleStrict is the rule of reasons that only strict mode gives.
