@@ -117,7 +117,10 @@ func (g *Gate) admissible(by Actor, c Change) (*state, error) {
 		_, known := g.settings.sources[c.Report.Source]
 		self := by.Kind == "device" // mayBring has seen that it is this one
 		agent := c.Report.Source == AgentSource
-		if agent && !self && by.Kind != "gateway" || !agent && (!known || self) {
+		if !agent && !known && !self {
+			return nil, fmt.Errorf("%w: %q", ErrUnknownSource, c.Report.Source)
+		}
+		if agent && !self && by.Kind != "gateway" || !agent && self {
 			return nil, fmt.Errorf("%w: %s %s as source %q", ErrForbidden, by.Kind, by.Name, c.Report.Source)
 		}
 	}

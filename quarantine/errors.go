@@ -8,6 +8,8 @@ import (
 var (
 	ErrUnknownDevice = errors.New("no such device")
 	ErrForbidden     = errors.New("not allowed to report on this device")
+	// ErrUnknownSource is an ErrForbidden: the gate knows no source of that name, or not yet.
+	ErrUnknownSource = fmt.Errorf("no source of that name: %w", ErrForbidden)
 	ErrStale         = errors.New("older than a report already taken from this source")
 	ErrFuture        = errors.New("dated in the future")
 	ErrFinal         = errors.New("the device is revoked, which is final")

@@ -149,7 +149,11 @@ func (s *settings) scope(by Actor, c Change, rec Record) error {
 
 // speaksFor says why a source may not speak for a device. One that is not known speaks for none.
 func (s *settings) speaksFor(name string, rec Record) error {
-	if source, known := s.sources[name]; !known || !source.For.Selects(rec, s.profiles[rec.Profile]) {
+	source, known := s.sources[name]
+	if !known {
+		return fmt.Errorf("%w: %q", ErrUnknownSource, name)
+	}
+	if !source.For.Selects(rec, s.profiles[rec.Profile]) {
 		return fmt.Errorf("%w: source %q does not speak for it", ErrForbidden, name)
 	}
 	return nil

@@ -122,7 +122,7 @@ func (r *Receiver) report(ctx context.Context, st *stream, by quarantine.Actor, 
 	var errs []error
 	forbidden := 0
 	for i, result := range r.cfg.Gate.Reports(ctx, by, reports) {
-		if errors.Is(result.Err, quarantine.ErrForbidden) {
+		if outOfScope(result.Err) {
 			forbidden++
 			r.refused(ctx, st, by, on[i].ID, "report: "+result.Err.Error())
 			continue
@@ -147,6 +147,13 @@ func worst(errs ...error) error {
 		}
 	}
 	return refusal
+}
+
+// outOfScope says whether the gate refuses for good. A stream that the gate knows nothing of
+// was just made, or is just taken away: its word is to come again, since a bad one that is
+// refused for good would be lost.
+func outOfScope(err error) bool {
+	return errors.Is(err, quarantine.ErrForbidden) && !errors.Is(err, quarantine.ErrUnknownSource)
 }
 
 // settled sorts what the gate said of one fact: nil where there is nothing to repeat.
@@ -194,7 +201,7 @@ func (r *Receiver) endSessions(ctx context.Context, st *stream, by quarantine.Ac
 			continue // it began, or was ended, after the event
 		}
 		_, err := r.cfg.Gate.Change(ctx, by, quarantine.Change{Kind: quarantine.SignOut, Device: rec.ID, Why: sessionEnd(a)})
-		if errors.Is(err, quarantine.ErrForbidden) {
+		if outOfScope(err) {
 			forbidden++
 			r.refused(ctx, st, by, rec.ID, "sign-out: "+err.Error())
 			continue

@@ -41,6 +41,22 @@ func TestSignOutGoesOnBesideForbidden(t *testing.T) {
 	}
 }
 
+// TestStreamThatTheGateDoesNotKnowYet: what a stream says in the moment after it was made is
+// neither taken nor refused for good.
+func TestStreamThatTheGateDoesNotKnowYet(t *testing.T) {
+	l := newLab(t, nil)
+	l.gate.mu.Lock()
+	l.gate.fail = map[quarantine.ID]error{"d1": quarantine.ErrUnknownSource, "d3": quarantine.ErrUnknownSource}
+	l.gate.mu.Unlock()
+	err := l.send(l.token(set.SessionRevoked, user("ann@example.com"), nil))
+	if refusal, ok := errors.AsType[*set.Error](err); err == nil || ok {
+		t.Errorf("got %v, %v; want it to be sent again", err, refusal)
+	}
+	if l.audit.count() != 0 {
+		t.Errorf("%d entries in the audit log", l.audit.count())
+	}
+}
+
 // TestAccountWordOutlivesForbiddenDevices: the word on an account stands, whatever devices
 // the user has today that the source may not speak for.
 func TestAccountWordOutlivesForbiddenDevices(t *testing.T) {
