@@ -58,6 +58,11 @@ var rules = map[string]struct {
 	"quarantine":                 {[]string{"firewall", "quarantine/tunnel"}, "who may pass; for their data types only"},
 	"internal/stig":              {[]string{"firewall"}, "it proves what the kernel holds, and knows no device"},
 	"firewall":                   {nil, "addresses and marks only"},
+	"appliance":                  {[]string{"appliance"}, "the machine, which knows no device"},
+	"image":                      {[]string{"appliance", "appliance/update", "image"}, "a disk, made where nothing runs yet"},
+	"internal/machine":           {[]string{"*"}, "it wires the machine's parts, as process number 1"},
+	"internal/confine":           {nil, "a process gives up what it does not need"},
+	"internal/vm":                {[]string{"appliance"}, "a virtual machine for tests"},
 	"pki":                        {nil, "signs what it is told"},
 }
 
@@ -70,17 +75,17 @@ var only = map[string][]string{
 	"golang.zx2c4.com/wireguard":     {"quarantine/tunnel", "internal/testnet", "internal/bench"},
 	"github.com/pelletier/go-toml":   {"internal/config", "quarantine/policy", "cmd/lazaretctl"}, // they read what people write, and say on which line it is wrong
 	"github.com/miekg/dns":           {"internal/resolver"},
-	"github.com/vishvananda/netlink": {"quarantine/tunnel", "internal/testnet", "internal/agent", "internal/bench"},
+	"github.com/vishvananda/netlink": {"appliance", "quarantine/tunnel", "internal/testnet", "internal/agent", "internal/bench"},
 	"github.com/godbus/":             {"internal/agent"},
 	"github.com/spf13/cobra":         {"cmd/"},
 	"github.com/wneessen/go-mail":    {"internal/alert"},
 	"cel.dev/":                       {"quarantine/policy"},
 	"github.com/google/cel-go":       {}, // its former name
 	"github.com/go-jose/":            {"quarantine/source/set"},
-	"github.com/google/go-tpm":       {"internal/attest"},
+	"github.com/google/go-tpm":       {"appliance/disk", "internal/attest"},
 	// Macs and Windows tell some facts of posture through their own tools alone;
 	// TestNoProgramsOnLinux holds these files off every other system.
-	"os/exec": {"internal/testnet", "internal/testneed", "cmd/demo", "internal/posture", "internal/agent"}, // the agent: the program of a device's administrator that erases it
+	"os/exec": {"internal/testnet", "internal/vm", "internal/testneed", "cmd/demo", "internal/posture", "internal/agent"}, // the agent: the program of a device's administrator that erases it
 }
 
 // TestNoProgramsOnLinux: what runs programs in internal/posture is built for macOS and
