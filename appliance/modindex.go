@@ -18,9 +18,9 @@ const ModuleDir = "/lib/modules"
 // Bounds of an index: several times what a whole distribution kernel has.
 const (
 	maxModules      = 1 << 13
-	maxModuleLine   = 1 << 12  // bytes
-	maxModuleLines  = 1 << 17  // aliases mostly
-	maxModuleNeeds  = 1 << 8   // of one module, transitively
+	maxModuleLine   = 1 << 12 // bytes
+	maxModuleLines  = 1 << 17 // aliases mostly
+	maxModuleNeeds  = 1 << 8  // of one module, transitively
 	moduleIndexHead = "lazaret-modules 1 "
 )
 
