@@ -1,0 +1,3 @@
+package clock
+
+import _ "github.com/beevik/ntp" // asks servers
