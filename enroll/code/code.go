@@ -71,25 +71,9 @@ func mixed(secret string) bool {
 // Parse reads what a person typed: in either case, with any dashes and spaces, O for 0,
 // I or L for 1. Errors are ErrCode with the place of the fault, and never show the secret.
 func Parse(text string) (Code, error) {
-	if len(text) > 8*codeLen {
-		return Code{}, fmt.Errorf("%w: far more than %d symbols", ErrCode, codeLen)
-	}
-	var values []byte
-	for _, r := range text {
-		if strings.ContainsRune("- \t\r\n", r) {
-			continue
-		}
-		v, err := value(r)
-		if err != nil {
-			return Code{}, fmt.Errorf("%w: symbol %d %w", ErrCode, len(values)+1, err)
-		}
-		values = append(values, v)
-	}
-	if len(values) != codeLen {
-		return Code{}, fmt.Errorf("%w: it has %d symbols instead of %d", ErrCode, len(values), codeLen)
-	}
-	if check(values[:codeLen-1]) != values[codeLen-1] {
-		return Code{}, fmt.Errorf("%w: a symbol is wrong, or two stand in the wrong order (check symbol does not match)", ErrCode)
+	values, err := read(text, codeLen, check)
+	if err != nil {
+		return Code{}, err
 	}
 	s := symbols(values)
 	c := Code{Reference: s[:referenceLen], Secret: s[referenceLen : codeLen-1]}
