@@ -59,6 +59,7 @@ var rules = map[string]struct {
 	"internal/stig":              {[]string{"firewall"}, "it proves what the kernel holds, and knows no device"},
 	"firewall":                   {nil, "addresses and marks only"},
 	"appliance":                  {[]string{"appliance"}, "the machine, which knows no device"},
+	"appliance/disk":             {[]string{"appliance", "appliance/disk/block", "appliance/disk/ext4", "appliance/disk/gpt", "appliance/disk/luks", "appliance/disk/mapper", "appliance/disk/tpm"}, "it puts together what the packages below it do to a disk"},
 	"appliance/claim":            {[]string{"appliance", "enroll/code"}, "it takes a machine over, and knows no gateway; codes are written one way"},
 	"image":                      {[]string{"appliance", "appliance/update", "image"}, "a disk, made where nothing runs yet"},
 	"internal/machine":           {[]string{"*"}, "it wires the machine's parts, as process number 1"},
