@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/google/nftables"
+	"golang.org/x/sys/unix"
 )
 
 const (
@@ -68,35 +70,64 @@ func (r Ruleset) known(a netip.Addr) error {
 	return fmt.Errorf("%s is in no pool", a)
 }
 
-// marks are the marks of r's full pools.
-func (r Ruleset) marks() map[Mark]bool {
-	m := map[Mark]bool{}
-	for _, p := range r.full() {
-		m[p.Mark] = true
-	}
-	return m
+// anyMarked says whether m is the mark of one of these full pools.
+func anyMarked(full []Pool, m Mark) bool {
+	return slices.ContainsFunc(full, func(p Pool) bool { return p.Mark == m })
 }
 
 // batch is elements sorted by the set they go to.
 type batch map[string][]nftables.SetElement
 
+// room makes room for n more elements of a set. An element is large: growing a slice of very
+// many of them by steps costs as much as everything else that is done with them here.
+func (b batch) room(set string, n int) {
+	if n > 0 {
+		b[set] = slices.Grow(b[set], n)
+	}
+}
+
+// keyring holds the keys of many elements in one piece.
+type keyring []byte
+
+func newKeyring(n int) keyring { return make(keyring, 0, 16*n) }
+
+// add returns a as a key. Keys that there was no room for lie elsewhere.
+func (k *keyring) add(a netip.Addr) []byte {
+	at := len(*k)
+	if a.Is4() {
+		four := a.As4()
+		*k = append(*k, four[:]...)
+	} else {
+		six := a.As16()
+		*k = append(*k, six[:]...)
+	}
+	return (*k)[at:len(*k):len(*k)]
+}
+
 // routed sorts in what may be written of list. What may not is left out, that is not
 // routed: silently when its time is over, with a fault when it names no address or
 // mark of r, or contradicts another one. in is what was written.
 func (b batch) routed(r Ruleset, list []Routed, now Deadline, slack time.Duration) (in map[netip.Addr]lease, faults []error) {
-	marks := r.marks()
+	full := r.full()
 	in = make(map[netip.Addr]lease, len(list))
+	four := 0
 	for _, x := range list {
 		l := lease{x.Mark, x.Until}
 		if was, twice := in[x.Addr]; twice && was != l {
 			l.mark = 0 // neither of them is right, and mark zero is refused below
 		}
 		in[x.Addr] = l
+		if x.Addr.Is4() {
+			four++
+		}
 	}
+	b.room(routedSet(unix.NFPROTO_IPV4), four)
+	b.room(routedSet(unix.NFPROTO_IPV6), len(list)-four)
+	keys := newKeyring(len(in))
 	for a, l := range in {
 		x := Routed{a, l.mark, l.until}
 		err := r.known(x.Addr)
-		if err == nil && !marks[x.Mark] {
+		if err == nil && !anyMarked(full, x.Mark) {
 			err = fmt.Errorf("mark %d is no pool's, or the address is given twice", x.Mark)
 		}
 		if err != nil {
@@ -104,16 +135,18 @@ func (b batch) routed(r Ruleset, list []Routed, now Deadline, slack time.Duratio
 			delete(in, a)
 			continue
 		}
-		name, val := r.routedIn(x), []byte(nil)
+		name, val := routedIn(full, x), []byte(nil)
 		if name == fixedMap(familyOf(x.Addr)) {
 			val = binary.BigEndian.AppendUint32(nil, uint32(x.Mark))
 		}
-		e, err := timed(x.Addr.AsSlice(), val, x.Until, now, slack, longest)
+		e, err := timed(keys.add(x.Addr), val, x.Until, now, slack, longest)
 		if err != nil {
 			delete(in, a)
 			continue
 		}
-		in[a] = lease{l.mark, min(l.until, now+Deadline(longest))}
+		if most := min(l.until, now+Deadline(longest)); most != l.until {
+			in[a] = lease{l.mark, most}
+		}
 		b[name] = append(b[name], e)
 	}
 	return in, faults
@@ -122,6 +155,14 @@ func (b batch) routed(r Ruleset, list []Routed, now Deadline, slack time.Duratio
 // quarantined sorts in the addresses of list that belong to r's quarantine pool. No other
 // is ever looked up among the quarantined.
 func (b batch) quarantined(r Ruleset, list []netip.Addr) (faults []error) {
+	four, keys := 0, newKeyring(len(list))
+	for _, a := range list {
+		if a.Is4() {
+			four++
+		}
+	}
+	b.room(quarantinedSet(unix.NFPROTO_IPV4), four)
+	b.room(quarantinedSet(unix.NFPROTO_IPV6), len(list)-four)
 	for _, a := range list {
 		err := r.known(a)
 		if err == nil && !r.home(familyOf(a)).Contains(a) {
@@ -132,7 +173,7 @@ func (b batch) quarantined(r Ruleset, list []netip.Addr) (faults []error) {
 			continue
 		}
 		name := quarantinedSet(familyOf(a))
-		b[name] = append(b[name], nftables.SetElement{Key: a.AsSlice()})
+		b[name] = append(b[name], nftables.SetElement{Key: keys.add(a)})
 	}
 	return faults
 }

@@ -7,6 +7,7 @@ import (
 	"github.com/google/nftables/binaryutil"
 	"github.com/google/nftables/expr"
 	"github.com/google/nftables/userdata"
+	"golang.org/x/sys/unix"
 )
 
 // chunk is how many elements go into one message: far below the 64 KiB of a netlink
@@ -175,4 +176,31 @@ func (l layout) remove(c *nftables.Conn, old layout) {
 			c.DelChain(x.kernel(t))
 		}
 	}
+}
+
+// leastElement is what one element takes at least in a message, in bytes: its own attribute's
+// header, its key's, the value's, and four bytes of address.
+const leastElement = 16
+
+// sendLimit is how many elements are certain not to fit in one transaction, because this
+// process may not make its socket's buffer larger than the system's limit; zero where it may,
+// and where that could not be found out.
+func sendLimit() int {
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_NETFILTER)
+	if err != nil {
+		return 0
+	}
+	defer unix.Close(fd)
+	const wanted = 1 << 28
+	if unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, wanted) == nil {
+		return 0
+	}
+	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUF, wanted); err != nil {
+		return 0
+	}
+	most, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUF)
+	if err != nil {
+		return 0
+	}
+	return most/leastElement + 1
 }

@@ -248,7 +248,7 @@ func (n *numbers) next(now Deadline, r Ruleset) Mark {
 	}
 	n.last = uint32(at)
 	g := Mark(n.last ^ n.salt)
-	if r.marks()[g] {
+	if anyMarked(r.full(), g) {
 		return 0 // a packet's mark must not be both
 	}
 	return g

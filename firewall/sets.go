@@ -72,9 +72,11 @@ func (p Pool) prefix(family byte) netip.Prefix {
 func (r Ruleset) home(family byte) netip.Prefix { return r.quarantine().prefix(family) }
 
 // routedIn names the set or map that x stands in.
-func (r Ruleset) routedIn(x Routed) string {
+func (r Ruleset) routedIn(x Routed) string { return routedIn(r.full(), x) }
+
+func routedIn(full []Pool, x Routed) string {
 	f := familyOf(x.Addr)
-	for _, p := range r.full() {
+	for _, p := range full {
 		if p.Mark == x.Mark && p.prefix(f).Contains(x.Addr) {
 			return routedSet(f)
 		}

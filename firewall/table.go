@@ -37,7 +37,7 @@ type Table struct {
 	numbers numbers
 
 	pace  time.Duration // what an element of the last slow Fill took
-	limit int           // this many elements do not fit in one transaction; zero: not met yet
+	limit int           // this many elements do not fit in one transaction; zero: not known yet
 }
 
 // Open opens the socket that will own the table. It changes nothing in the kernel yet.
@@ -49,7 +49,7 @@ func Open(c Config) (*Table, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening the firewall table: %w", err)
 	}
-	t := &Table{log: c.Log, conn: conn, memory: &memory{}, numbers: newNumbers()}
+	t := &Table{log: c.Log, conn: conn, memory: &memory{}, numbers: newNumbers(), limit: sendLimit()}
 	t.memory.lose()
 	return t, nil
 }
@@ -165,6 +165,7 @@ func (t *Table) fill(r Ruleset, e Elements, now Deadline, need time.Duration) (l
 	m := newMemory(leases, r.freshness(e.Fresh, e.Alive, now))
 	n := len(e.Routed) + len(e.Quarantined)
 	if t.limit != 0 && n >= t.limit {
+		t.log.Debug("filling in steps: one transaction is more than a socket may hold", "elements", n)
 		err := t.steps(r, b)
 		if err == nil {
 			t.memory = m
