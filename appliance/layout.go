@@ -14,6 +14,8 @@ const (
 	ESPDir       = "/esp"                      // the EFI system partition, mounted while it is written
 
 	RunDir        = "/run/lazaret"
+	PlaneRun      = RunDir + "/plane" // the data plane's sockets and public key: its own
+	PlaneSocket   = PlaneRun + "/dataplane.sock"
 	MachineSocket = RunDir + "/machine.sock" // where the control plane asks the machine (package machine)
 )
 

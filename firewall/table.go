@@ -387,6 +387,23 @@ func (t *Table) verify(r Ruleset) error {
 	return nil
 }
 
+// Remove takes the table away. From then on it enforces nothing.
+func (t *Table) Remove() error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.held == nil {
+		return fmt.Errorf("removing the firewall table: %w", ErrDoubt)
+	}
+	name := t.held.Table
+	t.held = nil
+	t.memory.lose()
+	t.conn.DestroyTable(kernelTable(name))
+	if err := t.commit(); err != nil {
+		return fmt.Errorf("removing table %s: %w", name, err)
+	}
+	return nil
+}
+
 // Close gives up ownership. The table stays and goes on enforcing what it holds.
 func (t *Table) Close() error {
 	t.mu.Lock()
