@@ -32,7 +32,7 @@ type Ethernet struct {
 // Match picks a card by what stays the same: its hardware address, or its name.
 type Match struct {
 	MAC  string `yaml:"macaddress,omitempty" json:"macaddress,omitempty"`
-	Name string `yaml:"name,omitempty" json:"name,omitempty"` // may end in *: the first such card
+	Name string `yaml:"name,omitempty" json:"name,omitempty"` // may end in *: all such cards that no other entry names; the first alone with addresses, routes or links on it
 }
 
 // Bond is several cards as one link.
