@@ -64,7 +64,8 @@ var rules = map[string]struct {
 	"image":                      {[]string{"appliance", "appliance/update", "image"}, "a disk, made where nothing runs yet"},
 	"internal/machine":           {[]string{"*"}, "it wires the machine's parts, as process number 1"},
 	"internal/confine":           {nil, "a process gives up what it does not need"},
-	"internal/vm":                {[]string{"appliance"}, "a virtual machine for tests"},
+	"internal/vm":                {[]string{"internal/testneed"}, "a virtual machine for tests, which knows no product code"},
+	"internal/imagetest":         {[]string{"*"}, "it tries the image with everything"},
 	"pki":                        {nil, "signs what it is told"},
 }
 
