@@ -82,21 +82,24 @@ func qemuImg(t *testing.T, args ...string) string {
 }
 
 // TestReadByQEMU: QEMU finds every form sound, of the size it was declared with, and with
-// the bytes of the raw disk; also one with tables of more than one cluster, and one whose
-// last L2 table and grain table are not full.
+// the bytes of the raw disk. The last is behind the first bitmap entry of a vhdx's table;
+// QEMU would take half a minute to read all its zeros, and reads its last sector.
 func TestReadByQEMU(t *testing.T) {
 	testneed.Program(t, "qemu-img")
-	for _, x := range []struct{ raw, declared int64 }{{16 * MiB, 0}, {24*MiB + 512, 4 << 30}, {520 * MiB, 66 << 30}} {
+	for _, x := range []struct{ raw, declared int64 }{{16 * MiB, 0}, {24*MiB + 512, 4 << 30}, {4<<30 + 2*MiB, 0}} {
 		raw := rawDisk(t, x.raw)
 		want := max(x.declared, (x.raw+MiB-1)/MiB*MiB)
 		for kind, name := range map[Kind]string{KindQCOW2: "qcow2", KindVMDK: "vmdk", KindVHDX: "vhdx"} {
 			t.Run(fmt.Sprintf("%s/%d/%d", kind, x.raw/MiB, want/MiB), func(t *testing.T) {
 				path := write(t, kind, opened(t, raw, x.declared))
 				qemuImg(t, "check", "-q", "-f", name, path)
-				qemuImg(t, "compare", "-q", "-f", "raw", "-F", name, raw, path)
+				if x.raw > 1<<30 {
+					sameLast(t, name, path, raw, x.raw)
+				} else {
+					qemuImg(t, "compare", "-q", "-f", "raw", "-F", name, raw, path)
+				}
 				var info struct {
-					Size   int64  `json:"virtual-size"`
-					Format string `json:"format"`
+					Size int64 `json:"virtual-size"`
 				}
 				if err := json.Unmarshal([]byte(qemuImg(t, "info", "--output=json", "-f", name, path)), &info); err != nil || info.Size != want {
 					t.Errorf("QEMU sees %d bytes, want %d (%v)", info.Size, want, err)
@@ -106,6 +109,26 @@ func TestReadByQEMU(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+// sameLast compares the last sector, as QEMU reads it, with the raw disk's.
+func sameLast(t *testing.T, name, path, raw string, size int64) {
+	t.Helper()
+	out := filepath.Join(t.TempDir(), "last")
+	qemuImg(t, "dd", "-f", name, "-O", "raw", "bs=512", fmt.Sprintf("skip=%d", size/512-1), "if="+path, "of="+out)
+	got, err := os.ReadFile(out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.Open(raw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	last := make([]byte, 512)
+	if _, err := f.ReadAt(last, size-512); err != nil || !bytes.Equal(got, last) {
+		t.Errorf("the last sector is another one: %x, want %x (%v)", got, last, err)
 	}
 }
 
