@@ -77,10 +77,8 @@ const (
 const MaxBundle = 200 << 20
 
 var (
-	// ErrRefused reports what the machine does not do; its text says why.
-	ErrRefused = errors.New("refused")
-	// ErrBusy reports that another update, trial or shutdown is under way.
-	ErrBusy = errors.New("the machine is busy")
+	ErrRefused = appliance.ErrRefused // what the machine does not do; the text says why
+	ErrBusy    = appliance.ErrBusy    // another update, trial or shutdown is under way
 	// ErrUnknown reports a machine that is none: nobody listens on the socket.
 	ErrUnknown = errors.New("this gateway is not an appliance")
 )

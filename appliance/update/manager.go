@@ -1,0 +1,408 @@
+package update
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"time"
+
+	"lazaret/appliance"
+)
+
+// Config is what a Manager needs. Every field is required unless marked.
+type Config struct {
+	// WithESP mounts the EFI system partition, and runs do with its slots.
+	WithESP func(do func(ESP) error) error
+	// BootPath reads BootPathVariable; errors wrap fs.ErrNotExist where the boot loader
+	// left none, as when it started a slot without a counter.
+	BootPath     func() ([]byte, error)
+	Keys         Keys
+	Version      string           // that runs
+	Architecture string           // GOARCH
+	Flavour      string           // of the kernel
+	Schema       int              // optional: of this build's data; Schema when 0
+	Dir          string           // appliance.MachineDir
+	State        []string         // directories of the gateway's data, copied before a new schema
+	Now          func() time.Time // optional
+	Log          *slog.Logger
+}
+
+// Manager keeps slots and the record of updates. It is safe for use by several; one update
+// at a time is under way.
+type Manager struct {
+	cfg Config
+
+	work sync.Mutex // held while slots change
+	mu   sync.Mutex // guards rec
+	rec  record
+}
+
+// New reads the record of updates. One that cannot be read is put aside and begun anew.
+func New(cfg Config) (*Manager, error) {
+	for what, missing := range map[string]bool{
+		"partition": cfg.WithESP == nil, "boot path": cfg.BootPath == nil, "keys": len(cfg.Keys) == 0, "log": cfg.Log == nil,
+		"directory": cfg.Dir == "", "valid version": !ValidVersion(cfg.Version), "architecture": cfg.Architecture == "", "flavour": cfg.Flavour == "",
+	} {
+		if missing {
+			return nil, errors.New("making the update manager: no " + what)
+		}
+	}
+	if cfg.Schema == 0 {
+		cfg.Schema = Schema
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	m := &Manager{cfg: cfg}
+	rec, err := loadRecord(cfg.Dir)
+	if err != nil {
+		cfg.Log.Error("beginning a new record of updates", "err", err)
+		at := filepath.Join(cfg.Dir, recordName)
+		if err := os.Rename(at, at+".bad"); err != nil {
+			return nil, fmt.Errorf("putting an unreadable record aside: %w", err)
+		}
+		if rec, err = loadRecord(cfg.Dir); err != nil {
+			return nil, err
+		}
+	}
+	m.rec = rec
+	return m, nil
+}
+
+// change alters the record and keeps it.
+func (m *Manager) change(f func(r *record)) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	next := m.rec
+	next.Blessed = slices.Clone(next.Blessed)
+	f(&next)
+	if err := next.save(m.cfg.Dir); err != nil {
+		return err
+	}
+	m.rec = next
+	return nil
+}
+
+func (m *Manager) known() record {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.rec
+}
+
+// begin takes the work, or says that somebody has it.
+func (m *Manager) begin() (func(), error) {
+	if !m.work.TryLock() {
+		return nil, fmt.Errorf("%w: an update is under way", appliance.ErrBusy)
+	}
+	return m.work.Unlock, nil
+}
+
+// slots lists the slots of an ESP, the newest first, with the one that runs marked.
+func (m *Manager) slots(esp ESP) ([]appliance.Slot, error) {
+	files, err := esp.List()
+	if err != nil {
+		return nil, fmt.Errorf("listing slots: %w", err)
+	}
+	all := []appliance.Slot{}
+	for name := range files {
+		if s, ok := ParseSlot(name); ok {
+			all = append(all, s)
+		}
+	}
+	sortSlots(all)
+	if i := slices.IndexFunc(all, func(s appliance.Slot) bool { return s.Version == m.cfg.Version }); i >= 0 {
+		all[i].Booted = true
+	}
+	return all, nil
+}
+
+// Slots lists what there is to start, the newest first.
+func (m *Manager) Slots() (all []appliance.Slot, err error) {
+	m.work.Lock()
+	defer m.work.Unlock()
+	err = m.cfg.WithESP(func(esp ESP) error {
+		all, err = m.slots(esp)
+		return err
+	})
+	return all, err
+}
+
+// booted returns the slot that runs.
+func booted(all []appliance.Slot) (appliance.Slot, bool) {
+	i := slices.IndexFunc(all, func(s appliance.Slot) bool { return s.Booted })
+	if i < 0 {
+		return appliance.Slot{}, false
+	}
+	return all[i], true
+}
+
+// Begin is called once at every start, before any process of the gateway: it clears up what
+// a loss of power left, notes how the last update went, and has the data as this version
+// reads them. With an error from it the gateway must not be started: GiveUp.
+func (m *Manager) Begin() error {
+	m.work.Lock()
+	defer m.work.Unlock()
+	err := m.cfg.WithESP(func(esp ESP) error {
+		all, err := m.slots(esp)
+		if err != nil {
+			return err
+		}
+		if err := m.change(func(r *record) { m.note(r, all) }); err != nil {
+			return err
+		}
+		return m.sweep(esp, all)
+	})
+	if err != nil { // no reason to keep a gateway from its work
+		m.cfg.Log.Error("looking after the slots", "err", err)
+	}
+	return m.prepareData()
+}
+
+// note writes down what became of an update.
+func (m *Manager) note(r *record, all []appliance.Slot) {
+	now := m.cfg.Now().UTC()
+	if r.Left != "" && r.Left != m.cfg.Version {
+		r.say(now, false, "version %s was left by hand; version %s runs", r.Left, m.cfg.Version)
+	}
+	r.Left = ""
+	p := r.Pending
+	if p == nil {
+		return
+	}
+	if p.Version == m.cfg.Version {
+		if s, ok := booted(all); ok && s.Blessed {
+			m.noteBlessed(r) // the power was cut before this could be written
+		}
+		return
+	}
+	i := slices.IndexFunc(all, func(s appliance.Slot) bool { return s.Version == p.Version })
+	switch {
+	case i < 0:
+		r.say(now, true, "the update to version %s was cut short before it was written; give it again", p.Version)
+		r.Pending = nil
+	case all[i].Blessed:
+		r.Pending = nil
+	case all[i].Left == 0:
+		r.say(now, true, "version %s was started %d times and was not found well; version %s runs again", p.Version, all[i].Tried, m.cfg.Version)
+		r.Failed, r.Pending = p.Version, nil
+	}
+}
+
+// sweep removes files that were not finished, and slots that ran out of tries and never
+// were well.
+func (m *Manager) sweep(esp ESP, all []appliance.Slot) error {
+	files, err := esp.List()
+	if err != nil {
+		return err
+	}
+	var waste []string
+	for name := range files {
+		if _, ok := ParseSlot(trimTmp(name)); ok && trimTmp(name) != name {
+			waste = append(waste, name)
+		}
+	}
+	rec := m.known()
+	for _, s := range all {
+		if _, well := rec.schemaOf(s.Version); !s.Booted && !s.Blessed && s.Left == 0 && !well {
+			waste = append(waste, s.File)
+		}
+	}
+	return remove(esp, waste)
+}
+
+func trimTmp(name string) string {
+	if n := len(name) - len(tmpSuffix); n > 0 && name[n:] == tmpSuffix {
+		return name[:n]
+	}
+	return name
+}
+
+// remove removes files, and returns once they are gone for good: what is written next may
+// come to lie where they lay.
+func remove(esp ESP, names []string) error {
+	if len(names) == 0 {
+		return nil
+	}
+	var faults []error
+	for _, n := range names {
+		if err := esp.Remove(n); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			faults = append(faults, fmt.Errorf("removing %s: %w", n, err))
+		}
+	}
+	return errors.Join(append(faults, esp.Sync())...)
+}
+
+// Trial reports whether the slot that runs is still to be found well.
+func (m *Manager) Trial() (bool, error) {
+	all, err := m.Slots()
+	if err != nil {
+		return false, err
+	}
+	s, ok := booted(all)
+	return ok && !s.Blessed, nil
+}
+
+// Bless keeps the slot that runs. It is called once Bless said so; a slot that is blessed
+// stays so.
+func (m *Manager) Bless() error {
+	m.work.Lock()
+	defer m.work.Unlock()
+	err := m.cfg.WithESP(func(esp ESP) error {
+		all, err := m.slots(esp)
+		if err != nil {
+			return err
+		}
+		s, ok := booted(all)
+		if !ok || s.Blessed {
+			return nil
+		}
+		if err := m.agrees(s); err != nil {
+			return err
+		}
+		if err := esp.Rename(s.File, SlotName(s.Version)); err != nil {
+			return err
+		}
+		return esp.Sync()
+	})
+	if err != nil {
+		return fmt.Errorf("blessing version %s: %w", m.cfg.Version, err)
+	}
+	if err := m.change(m.noteBlessed); err != nil {
+		return err
+	}
+	return m.dropSnapshots()
+}
+
+// agrees holds the slot that runs to what the boot loader says that it started.
+func (m *Manager) agrees(s appliance.Slot) error {
+	variable, err := m.cfg.BootPath()
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	name, err := ParseBootPath(variable)
+	if err != nil {
+		return err
+	}
+	if started, _ := ParseSlot(name); started.Version != s.Version {
+		return fmt.Errorf("the boot loader started %s, and version %s runs", name, s.Version)
+	}
+	return nil
+}
+
+func (m *Manager) noteBlessed(r *record) {
+	r.bless(m.cfg.Version, m.cfg.Schema)
+	if p := r.Pending; p != nil && p.Version == m.cfg.Version {
+		r.say(m.cfg.Now().UTC(), false, "version %s followed version %s and was found well", p.Version, p.From)
+		r.Pending, r.Failed = nil, ""
+	}
+}
+
+// GiveUp leaves the slot that runs because it was not found well, if there is a blessed one
+// to go back to. The caller restarts the machine then.
+func (m *Manager) GiveUp(why string) error {
+	return m.leave(func(r *record, to string) {
+		r.say(m.cfg.Now().UTC(), true, "version %s was left for version %s: %s", m.cfg.Version, to, why)
+		r.Failed, r.Pending, r.Left = m.cfg.Version, nil, ""
+	}, false)
+}
+
+// Rollback leaves the slot that runs because a person says so, and returns the version that
+// the next start brings. The caller restarts the machine then.
+func (m *Manager) Rollback() (to string, err error) {
+	err = m.leave(func(r *record, other string) {
+		to, r.Left, r.Failed, r.Pending = other, m.cfg.Version, m.cfg.Version, nil
+	}, true)
+	return to, err
+}
+
+// leave marks the slot that runs as bad.
+func (m *Manager) leave(say func(r *record, to string), asked bool) error {
+	done, err := m.begin()
+	if err != nil {
+		return err
+	}
+	defer done()
+	return m.cfg.WithESP(func(esp ESP) error {
+		all, err := m.slots(esp)
+		if err != nil {
+			return err
+		}
+		runs, ok := booted(all)
+		i := slices.IndexFunc(all, func(s appliance.Slot) bool { return s.Blessed && !s.Booted && s.Version != m.cfg.Version })
+		if !ok || i < 0 {
+			return refused("there is no other version on this machine that was found well")
+		}
+		other, rec := all[i], m.known()
+		if schema, ok := rec.schemaOf(other.Version); asked && ok && schema < rec.Schema && !m.hasSnapshot(schema) {
+			return refused("version %s reads data of schema %d, and they are of %d now", other.Version, schema, rec.Schema)
+		}
+		var staged []string
+		for _, s := range all {
+			if !s.Booted && !s.Blessed && s.Left > 0 {
+				staged = append(staged, s.File)
+			}
+		}
+		if err := remove(esp, staged); err != nil {
+			return err
+		}
+		if err := m.change(func(r *record) { say(r, other.Version) }); err != nil {
+			return err
+		}
+		if err := esp.Rename(runs.File, countedName(runs.Version, 0, max(1, runs.Tried))); err != nil {
+			return fmt.Errorf("leaving version %s: %w", runs.Version, err)
+		}
+		return esp.Sync()
+	})
+}
+
+// Is tells where updating stands.
+func (m *Manager) Is() appliance.UpdateIs {
+	r := m.known()
+	is := appliance.UpdateIs{
+		Channel: r.Settings.Channel, Checked: r.Heard.Checked, Last: r.Last, LastAt: r.LastAt, Problem: r.Heard.Problem,
+	}
+	if v := r.Heard.Available; ValidVersion(v) && CompareVersions(v, m.cfg.Version) > 0 {
+		is.Available, is.Since = v, r.Heard.Since
+	}
+	if p := r.Pending; p != nil && p.Version != m.cfg.Version {
+		is.Staged = p.Version
+	}
+	return is
+}
+
+// Settings returns how the machine is kept up to date, its place in staggering (0 to 99,
+// drawn once) and the version that was tried last and came back, if one did.
+func (m *Manager) Settings() (u appliance.Updates, place int, failed string) {
+	r := m.known()
+	return r.Settings, r.Place, r.Failed
+}
+
+// SetSettings changes how the machine is kept up to date.
+func (m *Manager) SetSettings(u appliance.Updates) error {
+	if err := CheckSettings(u); err != nil {
+		return err
+	}
+	return m.change(func(r *record) {
+		if r.Settings.Channel != u.Channel {
+			r.Heard = heard{}
+		}
+		r.Settings = u
+	})
+}
+
+// Heard takes in what the control plane learned from the channel: when it answered last, a
+// newer version and since when that is known, and why nothing is, if so.
+func (m *Manager) Heard(checked time.Time, available string, since time.Time, problem string) error {
+	if available != "" && !ValidVersion(available) || len(problem) > 1000 {
+		return refused("what the channel said is out of bounds")
+	}
+	return m.change(func(r *record) { r.Heard = heard{checked, available, since, problem} })
+}

@@ -1,0 +1,184 @@
+package update
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+
+	"lazaret/appliance"
+)
+
+// margin is what a slot takes beside its file: the last cluster, and directory entries.
+const margin = 1 << 20
+
+// Stage verifies a bundle, writes it to a slot of its own, reads it back, and has the boot
+// loader try it at the next start. automatic refuses a version that was tried and came
+// back, which a person may try again. Errors wrap appliance.ErrRefused where the bundle is
+// at fault or does not fit; nothing that can be started has changed then but that slots
+// were removed to make room for it.
+func (m *Manager) Stage(ctx context.Context, bundle io.Reader, automatic bool) (Manifest, string, error) {
+	done, err := m.begin()
+	if err != nil {
+		return Manifest{}, "", err
+	}
+	defer done()
+	r := guarded{ctx, bundle}
+	man, err := Open(r, m.cfg.Keys)
+	if err != nil {
+		return man, "", err
+	}
+	rec := m.known()
+	t := Target{Version: m.cfg.Version, Architecture: m.cfg.Architecture, Flavour: m.cfg.Flavour, Schema: max(rec.Schema, 1)}
+	if err := t.Admit(man); err != nil {
+		return man, "", err
+	}
+	if automatic && rec.Failed == man.Version {
+		return man, "", refused("version %s was tried and came back", man.Version)
+	}
+	file := countedName(man.Version, Tries, 0)
+	err = m.cfg.WithESP(func(esp ESP) error { return m.stage(esp, man, r, file) })
+	if err != nil {
+		return man, "", fmt.Errorf("staging version %s: %w", man.Version, err)
+	}
+	m.cfg.Log.Info("update staged", "version", man.Version, "file", file)
+	return man, file, nil
+}
+
+func (m *Manager) stage(esp ESP, man Manifest, r io.Reader, file string) (err error) {
+	if err := m.makeRoom(esp, man); err != nil {
+		return err
+	}
+	tmp := file + tmpSuffix
+	defer func() {
+		if err != nil {
+			_ = remove(esp, []string{tmp}) // the next start sweeps what this leaves
+		}
+	}()
+	if err := write(esp, tmp, man, r); err != nil {
+		return err
+	}
+	if err := readBack(esp, tmp, man); err != nil {
+		return err
+	}
+	was := m.known().Pending
+	p := &attempt{Version: man.Version, From: m.cfg.Version, At: m.cfg.Now().UTC()}
+	if err := m.change(func(r *record) { r.Pending = p }); err != nil {
+		return err
+	}
+	if err = esp.Rename(tmp, file); err == nil {
+		err = esp.Sync()
+	}
+	if err != nil {
+		return errors.Join(err, m.change(func(r *record) { r.Pending = was }))
+	}
+	return nil
+}
+
+// write puts the image into a file and on the disk.
+func write(esp ESP, name string, man Manifest, r io.Reader) error {
+	f, err := esp.Create(name)
+	if err != nil {
+		return err
+	}
+	err = man.Copy(f, r)
+	if err == nil {
+		err = f.Sync()
+	}
+	if e := f.Close(); err == nil {
+		err = e
+	}
+	if err == nil {
+		err = esp.Sync()
+	}
+	return err
+}
+
+// readBack holds what the disk has to what was signed.
+func readBack(esp ESP, name string, man Manifest) error {
+	f, err := esp.Open(name)
+	if err != nil {
+		return fmt.Errorf("reading back: %w", err)
+	}
+	defer f.Close()
+	h := sha256.New()
+	n, err := io.Copy(h, io.LimitReader(f, man.Size+1))
+	if err != nil {
+		return fmt.Errorf("reading back: %w", err)
+	}
+	if n != man.Size || man.sum(h.Sum(nil)) != nil {
+		return fmt.Errorf("reading back: the disk does not hold what was written (%d of %d bytes)", n, man.Size)
+	}
+	return nil
+}
+
+// makeRoom removes what stands in an update's way: what was staged before and not started,
+// unfinished files, and then the oldest slots, as many as it takes. The slot that runs
+// stays, and so does the last that was found well.
+func (m *Manager) makeRoom(esp ESP, man Manifest) error {
+	all, err := m.slots(esp)
+	if err != nil {
+		return err
+	}
+	runs, ok := booted(all)
+	if ok && !runs.Blessed {
+		return refused("version %s is on trial: wait until it is found well", runs.Version)
+	}
+	if err := m.sweep(esp, all); err != nil {
+		return err
+	}
+	var now []string
+	var later []appliance.Slot // the first to go first
+	for _, s := range slices.Backward(all) {
+		switch {
+		case s.Booted:
+		case s.Version == man.Version || !s.Blessed && s.Left > 0:
+			now = append(now, s.File)
+		case !s.Blessed:
+			later = append(later, s)
+		}
+	}
+	for _, s := range slices.Backward(all) {
+		if s.Blessed && !s.Booted && s.Version != man.Version {
+			later = append(later, s)
+		}
+	}
+	if n := len(later); !ok && n > 0 && later[n-1].Blessed {
+		later = later[:n-1] // nobody knows what runs: the newest that was well stays
+	}
+	if err := remove(esp, now); err != nil {
+		return err
+	}
+	for {
+		free, err := esp.Free()
+		if err != nil {
+			return fmt.Errorf("asking for room: %w", err)
+		}
+		if free >= man.Size+margin {
+			return nil
+		}
+		if len(later) == 0 {
+			return refused("the EFI system partition has no room: %d MiB are needed and %d free", (man.Size+margin)>>20, free>>20)
+		}
+		m.cfg.Log.Info("removing a slot to make room", "file", later[0].File)
+		if err := remove(esp, []string{later[0].File}); err != nil {
+			return err
+		}
+		later = later[1:]
+	}
+}
+
+// guarded is a reader that ends with ctx.
+type guarded struct {
+	ctx context.Context
+	r   io.Reader
+}
+
+func (g guarded) Read(b []byte) (int, error) {
+	if err := g.ctx.Err(); err != nil {
+		return 0, err
+	}
+	return g.r.Read(b)
+}
