@@ -1,0 +1,29 @@
+// mkimage builds the appliance's disk image.
+package main
+
+import (
+	"context"
+	"log/slog"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/cobra"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
+	root := &cobra.Command{
+		Use:           "mkimage",
+		Short:         "Build the appliance's disk image",
+		SilenceUsage:  true,
+		SilenceErrors: true,
+	}
+	root.AddCommand(buildCommand(log), fetchCommand(log))
+	if err := root.ExecuteContext(ctx); err != nil {
+		log.Error(err.Error())
+		os.Exit(1)
+	}
+}

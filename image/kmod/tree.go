@@ -1,0 +1,124 @@
+package kmod
+
+import (
+	"fmt"
+	"maps"
+	"path"
+	"slices"
+	"strings"
+
+	"lazaret/appliance"
+)
+
+// Tree is the modules of one kernel release, as a package of the kernel ships them.
+type Tree struct {
+	Release string
+	files   map[string]File // by name
+	builtin map[string]bool
+}
+
+// File is one module of a tree.
+type File struct {
+	Path string // below /lib/modules/<release>
+	Data []byte // as it is stored, compressed
+}
+
+// NewTree returns an empty tree.
+func NewTree(release string) *Tree {
+	return &Tree{Release: release, files: map[string]File{}, builtin: map[string]bool{}}
+}
+
+// Add takes one file of /lib/modules/<release> into the tree: modules, and the list of
+// those compiled in. Others it ignores.
+func (t *Tree) Add(name string, data []byte) {
+	switch {
+	case strings.Contains(path.Base(name), ".ko"):
+		t.files[Name(name)] = File{Path: name, Data: data}
+	case name == "modules.builtin":
+		for line := range strings.FieldsSeq(string(data)) {
+			t.builtin[Name(line)] = true
+		}
+	}
+}
+
+// Wants says whether Add would take a file of this name.
+func Wants(name string) bool {
+	return strings.Contains(path.Base(name), ".ko") || name == "modules.builtin"
+}
+
+// Choose returns the index of the wanted modules and all they need, and their files by
+// path. It is an error, naming each, if a wanted one is neither there nor compiled in.
+func (t *Tree) Choose(wanted []string) (*appliance.ModuleIndex, map[string][]byte, error) {
+	c := choice{tree: t, infos: map[string]Info{}}
+	for _, name := range wanted {
+		if err := c.take(name); err != nil {
+			return nil, nil, err
+		}
+	}
+	if len(c.missing) > 0 {
+		return nil, nil, fmt.Errorf("kernel %s lacks modules that are wanted: %s", t.Release, strings.Join(c.missing, ", "))
+	}
+	var modules []appliance.Module
+	files := map[string][]byte{}
+	for _, name := range slices.Sorted(maps.Keys(c.infos)) {
+		info, file := c.infos[name], t.files[name]
+		files[file.Path] = file.Data
+		modules = append(modules, appliance.Module{Name: name, Path: file.Path, Needs: info.Depends, Wants: c.soft(info), Aliases: info.Aliases})
+	}
+	index, err := appliance.NewModuleIndex(t.Release, modules, slices.Sorted(maps.Keys(t.builtin)))
+	if err != nil {
+		return nil, nil, fmt.Errorf("listing modules: %w", err)
+	}
+	return index, files, nil
+}
+
+type choice struct {
+	tree    *Tree
+	infos   map[string]Info
+	missing []string
+}
+
+// take adds a module and what it needs. Soft needs come along where the tree has them.
+func (c *choice) take(name string) error {
+	name = under(name)
+	if _, done := c.infos[name]; done || c.tree.builtin[name] {
+		return nil
+	}
+	f, there := c.tree.files[name]
+	if !there {
+		c.missing = append(c.missing, name)
+		return nil
+	}
+	info, err := Read(f.Path, f.Data)
+	if err != nil {
+		return err
+	}
+	if info.Release != "" && info.Release != c.tree.Release {
+		return fmt.Errorf("module %s was built for kernel %s, not %s", name, info.Release, c.tree.Release)
+	}
+	c.infos[name] = info
+	for _, d := range info.Depends {
+		if err := c.take(d); err != nil {
+			return err
+		}
+	}
+	for _, d := range info.Soft {
+		if _, there := c.tree.files[d]; there {
+			if err := c.take(d); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// soft returns the soft needs of a module that came along.
+func (c *choice) soft(info Info) []string {
+	var names []string
+	for _, d := range info.Soft {
+		if _, there := c.infos[d]; there {
+			names = append(names, d)
+		}
+	}
+	return names
+}
