@@ -117,6 +117,14 @@ func (s *Supervisor) launch(part Part, l launch) (_ *process, err error) {
 	if err != nil {
 		return nil, err
 	}
+	if part.Inherit != nil {
+		more, err := part.Inherit()
+		if err != nil {
+			pipes.close()
+			return nil, err
+		}
+		pipes.theirs = append(pipes.theirs, more...)
+	}
 	for _, f := range pipes.theirs {
 		attr.Files = append(attr.Files, f.Fd())
 	}

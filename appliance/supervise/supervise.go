@@ -36,6 +36,10 @@ type Part struct {
 	Memory      int64         // optional: most memory in bytes, where there are cgroups
 	Tasks       int           // optional: most threads and processes, where there are cgroups
 	OOMScore    int           // -1000 to 1000 (oom_score_adj)
+
+	// Inherit gives each of its processes files of its own, as descriptors 3 and up; they are
+	// closed here once it has them. Optional.
+	Inherit func() ([]*os.File, error)
 }
 
 // Config is what New needs.
