@@ -20,7 +20,6 @@ const (
 	maxModules      = 1 << 13
 	maxModuleLine   = 1 << 12 // bytes
 	maxModuleLines  = 1 << 17 // aliases mostly
-	maxModuleNeeds  = 1 << 8  // of one module, transitively
 	moduleIndexHead = "lazaret-modules 1 "
 )
 
@@ -96,8 +95,7 @@ func NewModuleIndex(release string, modules []Module, builtin []string) (*Module
 	return x, nil
 }
 
-// ParseModuleIndex reads the text form. It reads no more than some 500 MB could hold, and
-// in practice refuses far sooner: by number and length of lines.
+// ParseModuleIndex reads the text form; number and length of lines are bounded.
 func ParseModuleIndex(r io.Reader) (*ModuleIndex, error) {
 	lines := bufio.NewScanner(r)
 	lines.Buffer(make([]byte, 0, maxModuleLine), maxModuleLine)
@@ -194,42 +192,29 @@ func (x *ModuleIndex) Find(alias string) []string {
 func (x *ModuleIndex) Builtin(name string) bool { return x.builtin[moduleName(name)] }
 
 // Needs returns the paths (below ModuleDir/<release>) of a module and all it needs and
-// wants, in the order to load them; the module is the last. Empty for a built-in one. One
-// that the kernel has already answers EEXIST, and one that serves other hardware ENODEV:
-// neither stands in the way of those after it.
-func (x *ModuleIndex) Needs(name string) ([]string, error) {
-	name = moduleName(name)
-	if x.builtin[name] {
-		return nil, nil
-	}
-	if x.modules[name] == nil {
-		return nil, fmt.Errorf("module %s is not in the index of %s", name, x.Release)
-	}
+// wants, in the order to load them; the module is the last. None for a built-in one (see
+// Builtin), and for one the index does not have. A module that the kernel has already
+// answers EEXIST, and one that serves other hardware ENODEV: neither stands in the way of
+// those after it.
+func (x *ModuleIndex) Needs(name string) []string {
 	var paths []string
 	seen := map[string]bool{}
-	var visit func(string) error
-	visit = func(n string) error {
+	var visit func(string)
+	visit = func(n string) {
 		m := x.modules[n]
 		if seen[n] || m == nil {
-			return nil
+			return
 		}
-		if seen[n] = true; len(seen) > maxModuleNeeds {
-			return fmt.Errorf("module %s needs more than %d others", name, maxModuleNeeds)
-		}
+		seen[n] = true
 		for _, list := range [][]string{m.Needs, m.Wants} {
 			for _, next := range list {
-				if err := visit(next); err != nil {
-					return err
-				}
+				visit(next)
 			}
 		}
 		paths = append(paths, m.Path)
-		return nil
 	}
-	if err := visit(name); err != nil {
-		return nil, err
-	}
-	return paths, nil
+	visit(moduleName(name))
+	return paths
 }
 
 // names returns a list in the form names have here, without built-in ones.
