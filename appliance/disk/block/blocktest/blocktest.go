@@ -175,14 +175,14 @@ func (d *Disk) step() bool {
 }
 
 // crash leaves of what was not synced what chance has it: all, none, or some sectors, and
-// of one sector in sixteen a half.
+// sometimes of one sector a half.
 func (d *Disk) crash() {
-	mood := d.rand.IntN(3)
+	mood, half := d.rand.IntN(3), d.rand.IntN(80)
 	for _, w := range d.pending {
 		for at := 0; at < len(w.b); at += d.sector {
 			part := w.b[at:min(at+d.sector, len(w.b))]
 			keep := mood == 0 || mood == 1 && d.rand.IntN(2) == 0
-			if d.rand.IntN(16) == 0 {
+			if half--; half == 0 {
 				part, keep = part[:len(part)/2], true
 			}
 			if keep {
