@@ -41,6 +41,7 @@ var rules = map[string]struct {
 	"internal/agentapi":          {[]string{"enroll/cmp"}, "shapes both ends share"},
 	"internal/console/api":       {nil, "shapes clients share"},
 	"internal/version":           {nil, "one string"},
+	"packaging":                  {nil, "files that a Debian package installs"},
 	"internal/alert":             {[]string{"quarantine", "quarantine/source"}, "it looks and tells; what it does to a device goes through the gate"},
 	"internal/stream":            {[]string{"internal/audit", "quarantine", "quarantine/source/set", "quarantine/source/webhook"}, "it tells others what the audit log says"},
 	"internal/audit":             {nil, "a log of strings"},
