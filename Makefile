@@ -2,7 +2,7 @@
 GO ?= go
 export CGO_ENABLED ?= 0
 
-.PHONY: build test ci fmt vet lint race fuzz cross demo bench leaktest vulncheck
+.PHONY: build test ci fmt vet lint race fuzz cross demo image bench leaktest vulncheck
 
 build:
 	$(GO) build -trimpath -o bin/ ./cmd/...
@@ -45,6 +45,17 @@ cross:
 
 demo:
 	$(GO) run ./cmd/demo --json
+
+# The appliance's disk image and update file, in IMAGE_OUT; Debian packages are fetched once
+# and kept. IMAGE_FLAVOUR=metal is for real machines, VirtualBox and VMware's first choice of card.
+VERSION ?= 0.1.0
+IMAGE_ARCH ?= amd64
+IMAGE_FLAVOUR ?= cloud
+IMAGE_OUT ?= bin/image
+image:
+	mkdir -p $(IMAGE_OUT)
+	GOARCH=$(IMAGE_ARCH) GOAMD64=v1 GOFLAGS= $(GO) build -trimpath -buildvcs=false -ldflags "-s -w -X lazaret/internal/version.Number=$(VERSION)" -o $(IMAGE_OUT)/lazaretd-$(IMAGE_ARCH) ./cmd/lazaretd
+	$(GO) run ./cmd/mkimage build --arch $(IMAGE_ARCH) --flavour $(IMAGE_FLAVOUR) --version $(VERSION) --program $(IMAGE_OUT)/lazaretd-$(IMAGE_ARCH) --out $(IMAGE_OUT) $(IMAGE)
 
 # BENCH="--only packet,tunnel --json" chooses rows and form, BENCH=--long adds what takes minutes.
 bench:
