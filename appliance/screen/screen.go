@@ -75,6 +75,7 @@ type Screen struct {
 	question *question
 	changed  chan struct{} // closed, and replaced, at every change of the two above
 
+	idle   time.Duration // unused
 	asking chan struct{} // holds one token: one question at a time
 	closed chan struct{} // closed when Run returns
 }
@@ -94,6 +95,7 @@ func New(c Config) (*Screen, error) {
 		config:  c,
 		status:  appliance.Status{Stage: appliance.Starting},
 		changed: make(chan struct{}),
+		idle:    unused,
 		asking:  make(chan struct{}, 1),
 		closed:  make(chan struct{}),
 	}, nil
@@ -123,6 +125,7 @@ func (s *Screen) seen() (appliance.Status, *question, <-chan struct{}) {
 
 // Run shows the screen on every console until ctx ends, and gives the terminals back as it
 // found them. A console that fails is opened again after a while: it never ends the others.
+// It returns nil.
 func (s *Screen) Run(ctx context.Context) error {
 	defer close(s.closed)
 	var consoles sync.WaitGroup
@@ -130,7 +133,7 @@ func (s *Screen) Run(ctx context.Context) error {
 		consoles.Go(func() { s.serve(ctx, c) })
 	}
 	consoles.Wait()
-	return context.Cause(ctx)
+	return nil
 }
 
 // serve keeps one console, opening it again and again. What fails in the same way as
@@ -150,8 +153,10 @@ func (s *Screen) serve(ctx context.Context, c Console) {
 	}
 }
 
-// again is how long a console that failed is left alone.
-const again = 5 * time.Second
+const (
+	again  = 5 * time.Second // a console that failed is left alone so long
+	unused = 3 * time.Minute // a dialog nobody types in is given up
+)
 
 // Ask puts a question on all consoles and returns the first answer, of at most MaxAnswer
 // bytes. A secret one is not shown while it is typed. Questions are put one after the other;

@@ -1,0 +1,134 @@
+package screen
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"time"
+
+	"lazaret/appliance"
+)
+
+// choice is an entry of the menu.
+type choice struct {
+	key  key
+	name string
+	run  func(ctx context.Context, t *terminal, st appliance.Status) error // nil: not offered
+}
+
+// choices are the menu, by what the machine can do.
+func (t *terminal) choices() []choice {
+	a := t.screen.config.Actions
+	var set, newAdmin, back, wipe, restart, off, log func(context.Context, *terminal, appliance.Status) error
+	if a.SetAddress != nil {
+		set = setAddress
+	}
+	if a.ResetAdministrator != nil {
+		newAdmin = confirmed("Issue a new claim code. Whoever types it makes a new administrator.", "Those there are stay listed.", a.ResetAdministrator)
+	}
+	if a.RollBack != nil {
+		back = confirmed("Start the system before this one, now.", "Devices are without a gateway for a moment.", a.RollBack)
+	}
+	if a.FactoryReset != nil {
+		wipe = factoryReset
+	}
+	if a.Reboot != nil {
+		restart = confirmed("Restart now.", "Devices are without a gateway for a moment.", a.Reboot)
+	}
+	if a.PowerOff != nil {
+		off = confirmed("Power off now.", "Devices are without a gateway until it is turned on again.", a.PowerOff)
+	}
+	if a.Log != nil {
+		log = showLog
+	}
+	return []choice{
+		{'a', "address", set}, {'n', "new administrator", newAdmin}, {'b', "roll back", back}, {'f', "factory reset", wipe},
+		{'l', "log", log}, {'r', "restart", restart}, {'p', "power off", off},
+	}
+}
+
+// menu is the last rows of the screen.
+func (t *terminal) menu() []string {
+	text := ""
+	if _, q, _ := t.screen.seen(); q != nil && q == t.declined {
+		text += "e enter passphrase   "
+	}
+	for _, c := range t.choices() {
+		if c.run != nil {
+			text += string(rune(c.key)) + " " + c.name + "   "
+		}
+	}
+	return wrap(" ", strings.TrimSpace(text), columns)
+}
+
+// press does what a key of the menu says; any other shows the screen anew.
+func (t *terminal) press(ctx context.Context, st appliance.Status, q *question, k key) error {
+	if t.typing.wait(time.Now()) > 0 {
+		return nil
+	}
+	defer t.again()
+	if k == 'e' && q != nil {
+		t.declined = nil
+		return nil
+	}
+	for _, c := range t.choices() {
+		if c.key != k || c.run == nil {
+			continue
+		}
+		err := t.fresh()
+		if err == nil {
+			err = c.run(ctx, t, st)
+		}
+		if errors.Is(err, errLeft) {
+			return nil
+		}
+		return err
+	}
+	return nil
+}
+
+// confirmed asks before it does something.
+func confirmed(what, then string, do func(context.Context) error) func(context.Context, *terminal, appliance.Status) error {
+	return func(ctx context.Context, t *terminal, _ appliance.Status) error {
+		if err := t.say(what, then, ""); err != nil {
+			return err
+		}
+		if err := t.sure(ctx, "yes"); err != nil {
+			return err
+		}
+		return t.act(ctx, do)
+	}
+}
+
+// factoryReset wants the gateway's name, or RESET where it has none.
+func factoryReset(ctx context.Context, t *terminal, st appliance.Status) error {
+	word := clean(st.Name, 40)
+	if strings.TrimSpace(word) == "" || st.Stage != appliance.Running {
+		word = "RESET"
+	}
+	if err := t.say("Factory reset: all data, keys and certificates of this gateway are destroyed.",
+		"Every device has to enroll anew. Nothing brings this back but a backup.", ""); err != nil {
+		return err
+	}
+	if err := t.sure(ctx, word); err != nil {
+		return err
+	}
+	return t.act(ctx, t.screen.config.Actions.FactoryReset)
+}
+
+func showLog(ctx context.Context, t *terminal, _ appliance.Status) error {
+	width, height := columns, rows
+	if !t.console.Serial {
+		width, height = size(t.file)
+	}
+	lines := t.screen.config.Actions.Log(height - 3)
+	lines = lines[max(0, len(lines)-(height-3)):]
+	var b strings.Builder
+	for _, l := range lines {
+		b.WriteString(clean(l, width-1) + "\r\n")
+	}
+	if err := t.write(b.String()); err != nil {
+		return err
+	}
+	return t.pause(ctx)
+}
