@@ -103,7 +103,9 @@ func (k *Conn) open(ctx context.Context, seen func(string)) error {
 	k.x = Exchange{Exporter: name, Claimant: make(Sum, sumLength), Request: sum[:]}
 	rand.Read(k.x.Claimant)
 	var o opened
-	if err := k.short(ctx, openPath, opening{Nonce: k.x.Claimant, Request: k.x.Request}, &o); err != nil {
+	if err := k.short(ctx, openPath, opening{Nonce: k.x.Claimant, Request: k.x.Request}, &o); errors.Is(err, ErrLost) {
+		return fmt.Errorf("%w: %w", ErrNoMachine, err)
+	} else if err != nil {
 		return err
 	}
 	if o.Service != service {

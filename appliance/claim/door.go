@@ -151,9 +151,11 @@ func (d *Door) serve(ctx context.Context, cancel func(), group *errgroup.Group) 
 		TLSConfig: &tls.Config{MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{d.certificate}, NextProtos: []string{"http/1.1"}, SessionTicketsDisabled: true},
 		// One exchange belongs to one connection.
 		TLSNextProto: map[string]func(*http.Server, *tls.Conn, http.Handler){},
-		ConnContext:  func(ctx context.Context, _ net.Conn) context.Context { return context.WithValue(ctx, exchangeKey{}, &started{}) },
-		BaseContext:  func(net.Listener) context.Context { return ctx },
-		ErrorLog:     slog.NewLogLogger(d.cfg.Log.Handler(), slog.LevelDebug),
+		ConnContext: func(ctx context.Context, _ net.Conn) context.Context {
+			return context.WithValue(ctx, exchangeKey{}, &started{})
+		},
+		BaseContext: func(net.Listener) context.Context { return ctx },
+		ErrorLog:    slog.NewLogLogger(d.cfg.Log.Handler(), slog.LevelDebug),
 	}
 	for _, l := range d.cfg.Listeners {
 		group.Go(func() error {

@@ -95,12 +95,13 @@ func ParseRequest(text []byte) (Request, *ecdsa.PublicKey, error) {
 	if len(r.APINames) > maxNames {
 		return r, nil, fmt.Errorf("the request has %d names for the API, and may have %d", len(r.APINames), maxNames)
 	}
-	key, err := parseCSR(r.CSR)
+	key, err := CheckCSR(r.CSR)
 	return r, key, err
 }
 
-// parseCSR returns the key of a PKCS#10 request, and nothing else of it.
-func parseCSR(der []byte) (*ecdsa.PublicKey, error) {
+// CheckCSR returns the key of a PKCS#10 request that is signed with it; it must be a P-256
+// one. Nothing else of the request counts.
+func CheckCSR(der []byte) (*ecdsa.PublicKey, error) {
 	if len(der) > maxCSR {
 		return nil, fmt.Errorf("the certificate request is longer than %d KiB", maxCSR>>10)
 	}
