@@ -14,6 +14,10 @@ import (
 //go:embed table.txt
 var table string
 
+// Taken is when the table was written: the snapshot of that time has all that is in it,
+// also once newer versions have replaced it in the archive.
+var Taken = takenAt(table)
+
 // Package is one version of one Debian package.
 type Package struct {
 	Name, Version string
@@ -69,4 +73,14 @@ func parse(text string) ([]Package, error) {
 		list = append(list, Package{Name: f[0], Version: f[1], Arch: f[2], Path: f[3], Size: size, SHA256: f[5]})
 	}
 	return list, lines.Err()
+}
+
+// takenAt finds the line "# taken TIME".
+func takenAt(text string) string {
+	for line := range strings.Lines(text) {
+		if at, ok := strings.CutPrefix(line, "# taken "); ok {
+			return strings.TrimSpace(at)
+		}
+	}
+	return ""
 }

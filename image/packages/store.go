@@ -70,17 +70,6 @@ func (s *Store) Get(ctx context.Context, p Package) (string, error) {
 	return "", fmt.Errorf("%w: %s %s for %s: %s; else %s", ErrMissing, p.Name, p.Version, p.Arch, strings.Join(failed, "; "), help)
 }
 
-// Missing returns those of list that are not in the directory as they should be.
-func (s *Store) Missing(list []Package) []Package {
-	var missing []Package
-	for _, p := range list {
-		if sum, err := hashOf(filepath.Join(s.Dir, p.File())); err != nil || sum != p.SHA256 {
-			missing = append(missing, p)
-		}
-	}
-	return missing
-}
-
 // urls lists where a package may be: the archive, and the archive of what once was there.
 func (s *Store) urls(p Package) []string {
 	mirror, snapshot := s.Mirror, s.Snapshot
@@ -93,11 +82,9 @@ func (s *Store) urls(p Package) []string {
 	// A + in a path means itself, but some servers take it for a space.
 	file := strings.ReplaceAll((&url.URL{Path: p.Path}).EscapedPath(), "+", "%2B")
 	archive, rest, _ := strings.Cut(file, "/")
-	// Any time after the version came and before it went does; the newest snapshot that
-	// has it is found by the redirect for a date to come.
 	return []string{
 		strings.TrimSuffix(mirror, "/") + "/" + file,
-		strings.TrimSuffix(snapshot, "/") + "/archive/" + archive + "/" + "99991231T000000Z/" + rest,
+		strings.TrimSuffix(snapshot, "/") + "/archive/" + archive + "/" + Taken + "/" + rest,
 	}
 }
 

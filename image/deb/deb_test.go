@@ -1,0 +1,102 @@
+package deb
+
+import (
+	"archive/tar"
+	"bytes"
+	"compress/gzip"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+
+	"lazaret/internal/testneed"
+)
+
+// TestReadsWhatDpkgMakes: packages made by dpkg-deb with each compression read as what went in.
+func TestReadsWhatDpkgMakes(t *testing.T) {
+	dpkg, dir := testneed.Program(t, "dpkg-deb"), t.TempDir()
+	for name, text := range map[string]string{
+		"DEBIAN/control":   "Package: x\nVersion: 1\nArchitecture: all\nMaintainer: x <x@example.org>\nDescription: x\n",
+		"boot/vmlinuz":     "kernel",
+		"usr/lib/a/b.ko.x": "module",
+	} {
+		name = filepath.Join(dir, "tree", name)
+		if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(name, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Symlink("b.ko.x", filepath.Join(dir, "tree/usr/lib/a/link")); err != nil {
+		t.Fatal(err)
+	}
+	for _, z := range []string{"xz", "gzip", "zstd", "none"} {
+		file := filepath.Join(dir, z+".deb")
+		if out, err := exec.Command(dpkg, "-Z"+z, "--root-owner-group", "-b", filepath.Join(dir, "tree"), file).CombinedOutput(); err != nil {
+			t.Logf("dpkg-deb does not know %s: %v: %s", z, err, out)
+			continue
+		}
+		got := map[string]string{}
+		err := WalkFile(file, func(name string, h *tar.Header, r io.Reader) error {
+			b, err := io.ReadAll(r)
+			got[name] = string(b) + h.Linkname
+			return err
+		})
+		if err != nil || len(got) != 3 || got["boot/vmlinuz"] != "kernel" || got["usr/lib/a/b.ko.x"] != "module" || got["usr/lib/a/link"] != "b.ko.x" {
+			t.Errorf("%s: read %v, %v", z, got, err)
+		}
+	}
+}
+
+// small returns a package with one file, made without dpkg.
+func small() []byte {
+	var data bytes.Buffer
+	z := gzip.NewWriter(&data)
+	w := tar.NewWriter(z)
+	w.WriteHeader(&tar.Header{Name: "./../etc/x", Mode: 0o644, Size: 1, Typeflag: tar.TypeReg})
+	w.Write([]byte("x"))
+	w.Close()
+	z.Close()
+	b := []byte("!<arch>\n")
+	for name, body := range map[string][]byte{"data.tar.gz": data.Bytes()} {
+		b = fmt.Appendf(b, "%-16s%-12d%-6d%-6d%-8s%-10d`\n", name, 0, 0, 0, "100644", len(body))
+		b = append(b, body...)
+	}
+	return b
+}
+
+func TestStopsAndStaysInside(t *testing.T) {
+	n := 0
+	err := Walk(bytes.NewReader(small()), func(name string, _ *tar.Header, _ io.Reader) error {
+		n++
+		if name != "etc/x" {
+			t.Errorf("path %q leads elsewhere", name)
+		}
+		return ErrEnough
+	})
+	if err != nil || n != 1 {
+		t.Error(n, err)
+	}
+	broken := errors.New("broken")
+	if err := Walk(bytes.NewReader(small()), func(string, *tar.Header, io.Reader) error { return broken }); !errors.Is(err, broken) {
+		t.Error(err)
+	}
+}
+
+func FuzzWalk(f *testing.F) {
+	f.Add(small())
+	f.Add([]byte("!<arch>\n"))
+	f.Add([]byte("!<arch>\ndata.tar.lzma   0           0     0     100644  9999999999`\n"))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		Walk(bytes.NewReader(b), func(name string, _ *tar.Header, _ io.Reader) error {
+			if filepath.IsAbs(name) {
+				t.Fatalf("path %q", name)
+			}
+			return nil
+		})
+	})
+}
