@@ -12,7 +12,7 @@ import (
 const (
 	tries      = 20          // at once, from one address
 	tryAgain   = time.Second // for one more
-	maxLimited = 4096        // addresses remembered; then the one that waited longest goes
+	maxLimited = 4096        // addresses remembered; then one that has most of its tries goes
 )
 
 // limiter counts tries by address; an IPv6 host has a whole /64 of them.
@@ -37,7 +37,7 @@ func (l *limiter) allow(a netip.Addr, now time.Time) bool {
 		return false
 	}
 	if _, known := l.used[a]; !known && len(l.used) >= maxLimited {
-		l.forget(now)
+		l.forget()
 	}
 	if l.used == nil {
 		l.used = make(map[netip.Addr]time.Time)
@@ -46,17 +46,18 @@ func (l *limiter) allow(a netip.Addr, now time.Time) bool {
 	return true
 }
 
-// forget drops who has all tries again, or else who would first; l.mu is held.
-func (l *limiter) forget(now time.Time) {
+// forget drops one address: of some, whichever the map tells first, the one that would have
+// all tries again first. To look at all of them would cost more than it saves; l.mu is held.
+func (l *limiter) forget() {
 	var first netip.Addr
+	looked := 0
 	for a, at := range l.used {
-		if at.Before(now) {
-			delete(l.used, a)
-		} else if !first.IsValid() || at.Before(l.used[first]) {
+		if !first.IsValid() || at.Before(l.used[first]) {
 			first = a
 		}
+		if looked++; looked == 16 {
+			break
+		}
 	}
-	if len(l.used) >= maxLimited {
-		delete(l.used, first)
-	}
+	delete(l.used, first)
 }

@@ -7,7 +7,6 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -18,7 +17,7 @@ import (
 type initFlags struct {
 	made                       daemon.InitOptions // what flags give as it is
 	name, state, plane         string
-	adminDir, iface            string
+	adminDir, iface, user      string
 	names, management          []string
 	enrollAt, apiAt, endpoints []string
 	quarantine, full, routes   []string
@@ -38,11 +37,23 @@ func initCommand(path *string) *cobra.Command {
 			if err != nil {
 				return err
 			}
+			own, err := findOwner(v.user)
+			if err != nil {
+				return err
+			}
+			if own != nil {
+				o.Values["dataplane.control_uids"] = own.control()
+			}
 			log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
 			fmt.Fprintln(os.Stderr, "making keys, authorities and the store; this takes a few seconds")
 			made, err := daemon.Init(cmd.Context(), o, log)
 			if err != nil {
 				return err
+			}
+			if own != nil {
+				if err := own.give(v.state); err != nil {
+					return err
+				}
 			}
 			return showInit(cmd, made, v.asJSON)
 		},
@@ -53,11 +64,12 @@ func initCommand(path *string) *cobra.Command {
 
 func (v *initFlags) define(c *cobra.Command) {
 	f := c.Flags()
-	f.StringVar(&v.name, "name", "gateway", "this gateway's name")
+	f.StringVar(&v.name, "name", daemon.DefaultName, "this gateway's name")
 	f.StringVar(&v.state, "state", "/var/lib/lazaret", "directory of the control plane")
 	f.StringVar(&v.plane, "dataplane-state", "/var/lib/lazaret-dataplane", "directory of the data plane")
-	f.StringVar(&v.made.Organization, "organization", "Lazaret", "name in the authorities' certificates")
-	f.StringVar(&v.made.Administrator, "administrator", "administrator", "name of the first administrator")
+	f.StringVar(&v.user, "user", "", "user that serve will run as (default: lazaret where root runs this and there is that user, else whoever runs this)")
+	f.StringVar(&v.made.Organization, "organization", daemon.DefaultOrganization, "name in the authorities' certificates")
+	f.StringVar(&v.made.Administrator, "administrator", daemon.DefaultAdministrator, "name of the first administrator")
 	f.StringVar(&v.adminDir, "admin-dir", defaultAdminDir(), "where to put the administrator's credential")
 	f.StringSliceVar(&v.names, "enroll-name", nil, "host name or address devices enroll at (required)")
 	f.StringSliceVar(&v.enrollAt, "enroll-listen", nil, "where enrollment listens (default 0.0.0.0:443 and [::]:443)")
@@ -66,11 +78,11 @@ func (v *initFlags) define(c *cobra.Command) {
 	f.IntVar(&v.port, "port", 51820, "WireGuard's UDP port")
 	f.StringVar(&v.iface, "interface", "lz0", "name of the WireGuard interface")
 	f.StringArrayVar(&v.management, "management", nil, `what quarantine reaches, like "192.0.2.10 tcp/443" (required)`)
-	f.StringSliceVar(&v.quarantine, "quarantine", []string{"10.66.0.0/16", "fd66:6c61:7a61::/64"}, "prefixes of the quarantine pool")
-	f.StringSliceVar(&v.full, "full", []string{"10.67.0.0/16", "fd67:6c61:7a61::/64"}, "prefixes of the full pool")
+	f.StringSliceVar(&v.quarantine, "quarantine", daemon.DefaultQuarantine, "prefixes of the quarantine pool")
+	f.StringSliceVar(&v.full, "full", daemon.DefaultFull, "prefixes of the full pool")
 	f.StringSliceVar(&v.routes, "route", nil, "what released devices send into the tunnel (default: everything)")
 	f.BoolVar(&v.made.Masquerade, "masquerade", false, "hide released devices behind the gateway's own address")
-	f.DurationVar(&v.made.MaxValidity, "max-validity", time.Hour, "longest validity of the management server's reports")
+	f.DurationVar(&v.made.MaxValidity, "max-validity", daemon.DefaultMaxValidity, "longest validity of the management server's reports")
 	f.BoolVar(&v.asJSON, "json", false, "print JSON")
 	_ = c.MarkFlagRequired("enroll-name") // the flag is defined above
 	_ = c.MarkFlagRequired("management")

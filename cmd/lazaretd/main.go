@@ -17,10 +17,15 @@ import (
 
 	"lazaret/internal/config"
 	"lazaret/internal/daemon"
+	"lazaret/internal/machine"
 	"lazaret/internal/version"
 )
 
 func main() {
+	if os.Getpid() == 1 && os.Args[0] == "/init" { // the kernel started it: it is the appliance
+		fmt.Fprintln(os.Stderr, "lazaretd:", machine.Run(version.Number))
+		select {} // the watchdog ends this; process number 1 may not
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 	if err := root().ExecuteContext(ctx); err != nil {
@@ -37,26 +42,38 @@ func root() *cobra.Command {
 	}
 	c.PersistentFlags().StringVarP(&path, "config", "c", config.DefaultPath, "configuration file")
 	c.AddCommand(
-		run("serve", "Run the control plane: enrollment, CA, policy, API", &path, func(ctx context.Context, c config.Config, log *slog.Logger) error {
+		run("serve", "Run the control plane: enrollment, CA, policy, API", &path, confineServe, func(ctx context.Context, c config.Config, log *slog.Logger) error {
 			return daemon.Serve(ctx, c, version.String(), log, notifyReady)
 		}),
-		run("dataplane", "Run the data plane: firewall table and WireGuard link (needs CAP_NET_ADMIN)", &path, func(ctx context.Context, c config.Config, log *slog.Logger) error {
+		run("dataplane", "Run the data plane: firewall table and WireGuard link (needs CAP_NET_ADMIN)", &path, confinePlane, func(ctx context.Context, c config.Config, log *slog.Logger) error {
 			return daemon.Dataplane(ctx, c, log, notifyReady)
 		}),
 		initCommand(&path), rootCommand(&path), clockCommand(&path), checkCommand(&path), firewallCommand(&path), stigCommand(&path), referenceCommand(), versionCommand(),
+		claimCommand(), makeCommand(),
 	)
 	return c
 }
 
-// run makes a command that loads the configuration and runs one long-lived part.
-func run(use, short string, path *string, part func(context.Context, config.Config, *slog.Logger) error) *cobra.Command {
-	return &cobra.Command{Use: use, Short: short, Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
+// run makes a command that loads the configuration and runs one long-lived part, which with
+// --confine gives up first what it does not need.
+func run(use, short string, path *string, confine func(config.Config, string, *slog.Logger) error, part func(context.Context, config.Config, *slog.Logger) error) *cobra.Command {
+	var confined bool
+	c := &cobra.Command{Use: use, Short: short, Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
 		c, err := config.Load(*path)
 		if err != nil {
 			return err
 		}
-		return part(cmd.Context(), c, c.Logger(os.Stderr).With("process", use))
+		log := c.Logger(os.Stderr).With("process", use)
+		if confined {
+			if err := confine(c, *path, log); err != nil {
+				return err
+			}
+		}
+		return part(cmd.Context(), c, log)
 	}}
+	c.Flags().BoolVar(&confined, "confine", false, "give up what the process does not need, by seccomp and Landlock")
+	_ = c.Flags().MarkHidden("confine") // it is there
+	return c
 }
 
 // notifyReady tells the service manager, where there is one (sd_notify(3)).

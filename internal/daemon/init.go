@@ -2,10 +2,13 @@ package daemon
 
 import (
 	"context"
+	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/sha256"
+	"crypto/x509"
+	"encoding/hex"
 	"encoding/pem"
 	"errors"
 	"fmt"
@@ -82,7 +85,13 @@ func Init(ctx context.Context, o InitOptions, log *slog.Logger) (Initialized, er
 		return Initialized{}, err
 	}
 	out := Initialized{ConfigPath: o.ConfigPath, AdminDir: o.AdminDir, TokenFile: filepath.Join(o.AdminDir, tokenFile)}
-	if err := fill(ctx, o, c, pools, log, &out); err != nil {
+	if err := fill(ctx, o, c, pools, log, func(ctx context.Context, h pki.Hierarchy, token string) error {
+		out.EnrollURL, out.APIURL, out.Root = (&control{config: c}).enrollURL(), apiURL(c), rootSum(h)
+		if err := writeAdministrator(ctx, o, h, out.APIURL); err != nil {
+			return err
+		}
+		return writeNew(out.TokenFile, []byte(token+"\n"), 0o600)
+	}); err != nil {
 		return Initialized{}, err
 	}
 	if err := makeDir(filepath.Dir(o.ConfigPath), 0o755); err != nil {
@@ -96,8 +105,10 @@ func Init(ctx context.Context, o InitOptions, log *slog.Logger) (Initialized, er
 // anything: a gateway made by half is harder to mend than none.
 func untouched(o InitOptions, c config.Config) error {
 	files := []string{o.ConfigPath, filepath.Join(c.State, "node.key"), filepath.Join(c.State, "node.key.ring")}
-	for _, name := range append([]string{tokenFile}, adminFiles...) {
-		files = append(files, filepath.Join(o.AdminDir, name))
+	if o.AdminDir != "" { // a claimant's is not here
+		for _, name := range append([]string{tokenFile}, adminFiles...) {
+			files = append(files, filepath.Join(o.AdminDir, name))
+		}
 	}
 	var there []string
 	for _, path := range files {
@@ -122,8 +133,10 @@ func untouched(o InitOptions, c config.Config) error {
 
 func storeDir(c config.Config) string { return filepath.Join(c.State, "etcd") }
 
-// fill makes the state directory and everything in the store.
-func fill(ctx context.Context, o InitOptions, c config.Config, pools []quarantine.Pool, log *slog.Logger, out *Initialized) (err error) {
+// fill makes the state directory and everything in the store; handOver gets what is for
+// the administrator while the root's key is at hand.
+func fill(ctx context.Context, o InitOptions, c config.Config, pools []quarantine.Pool, log *slog.Logger,
+	handOver func(ctx context.Context, h pki.Hierarchy, token string) error) (err error) {
 	if err := makeDir(c.State, 0o700); err != nil {
 		return fmt.Errorf("making the state directory: %w", err)
 	}
@@ -152,17 +165,16 @@ func fill(ctx context.Context, o InitOptions, c config.Config, pools []quarantin
 	if err != nil {
 		return err
 	}
-	k := &control{config: c}
-	out.EnrollURL, out.APIURL = k.enrollURL(), apiURL(c)
-	sum := sha256.Sum256(h.Root.Certificate.Raw)
-	out.Root = fmt.Sprintf("%x", sum)
-	if err := writeAdministrator(ctx, o, h, out); err != nil {
-		return err
-	}
-	if err := writeNew(out.TokenFile, []byte(token+"\n"), 0o600); err != nil {
+	if err := handOver(ctx, h, token); err != nil {
 		return err
 	}
 	return s.FlushAudit(ctx)
+}
+
+// rootSum is the SHA-256 of the root's certificate, hexadecimal.
+func rootSum(h pki.Hierarchy) string {
+	sum := sha256.Sum256(h.Root.Certificate.Raw)
+	return hex.EncodeToString(sum[:])
 }
 
 // firstPools checks and builds the two pools every gateway begins with.
@@ -226,20 +238,30 @@ func settle(ctx context.Context, s *store.Store, o InitOptions, pools []quaranti
 	return text, nil
 }
 
-// writeAdministrator issues the first administrator's certificate and leaves it where
-// lazaretctl looks.
-func writeAdministrator(ctx context.Context, o InitOptions, h pki.Hierarchy, out *Initialized) error {
+// issueAdministrator issues the first administrator's certificate for a key. The chain has
+// the certificate, then its authority.
+func issueAdministrator(ctx context.Context, o InitOptions, h pki.Hierarchy, key crypto.PublicKey) ([]*x509.Certificate, error) {
 	a, err := pki.New(pki.Config{Root: h.Root.Certificate, Devices: h.Devices, Servers: h.Servers, Administrators: h.Administrators})
 	if err != nil {
-		return err
+		return nil, err
 	}
+	cert, err := a.Issue(ctx, pki.Request{
+		Kind: pki.Administrator, PublicKey: key, CommonName: o.Administrator, NotAfter: time.Now().Add(administratorLife),
+	})
+	if err != nil {
+		return nil, err
+	}
+	return []*x509.Certificate{cert, h.Administrators.Certificate}, nil
+}
+
+// writeAdministrator makes the first administrator's key and certificate and leaves them
+// where lazaretctl looks.
+func writeAdministrator(ctx context.Context, o InitOptions, h pki.Hierarchy, apiURL string) error {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return fmt.Errorf("making the administrator's key: %w", err)
 	}
-	cert, err := a.Issue(ctx, pki.Request{
-		Kind: pki.Administrator, PublicKey: key.Public(), CommonName: o.Administrator, NotAfter: time.Now().Add(administratorLife),
-	})
+	certs, err := issueAdministrator(ctx, o, h, key.Public())
 	if err != nil {
 		return err
 	}
@@ -250,8 +272,8 @@ func writeAdministrator(ctx context.Context, o InitOptions, h pki.Hierarchy, out
 	if err := makeDir(o.AdminDir, 0o700); err != nil {
 		return fmt.Errorf("making the administrator's directory: %w", err)
 	}
-	chain := append(pemBlock("CERTIFICATE", cert.Raw), pemBlock("CERTIFICATE", h.Administrators.Certificate.Raw)...)
-	texts := [][]byte{[]byte(out.APIURL + "\n"), pemBlock("CERTIFICATE", h.Root.Certificate.Raw), chain, pemBlock("PRIVATE KEY", der)}
+	chain := append(pemBlock("CERTIFICATE", certs[0].Raw), pemBlock("CERTIFICATE", certs[1].Raw)...)
+	texts := [][]byte{[]byte(apiURL + "\n"), pemBlock("CERTIFICATE", h.Root.Certificate.Raw), chain, pemBlock("PRIVATE KEY", der)}
 	for i, name := range adminFiles {
 		if err := writeNew(filepath.Join(o.AdminDir, name), texts[i], 0o600); err != nil {
 			return err
@@ -318,69 +340,4 @@ func writeNew(path string, text []byte, mode fs.FileMode) error {
 		return fmt.Errorf("writing %s: %w", path, errors.Join(err, os.Remove(path)))
 	}
 	return nil
-}
-
-// ExportRoot writes the root's private key, PKCS#8 in PEM, to a new file of mode 0600,
-// and with remove forgets it here: also what the store's files still hold of it cannot be
-// opened any more. The control plane must be stopped.
-func ExportRoot(ctx context.Context, c config.Config, path string, remove bool, log *slog.Logger) (err error) {
-	s, ring, err := openStore(ctx, c, log)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, s.Close()) }()
-	cert, pair, err := loadCertificate(ctx, s.Secrets(), secretRoot)
-	if err != nil {
-		return err
-	}
-	if len(pair.Key) == 0 {
-		gone := errors.New("the root's key was removed from this gateway before: use the copy that was exported then")
-		if remove { // perhaps it was stopped half way
-			gone = errors.Join(gone, retireKeys(ctx, s, ring))
-		}
-		return gone
-	}
-	text := append(pemBlock("CERTIFICATE", cert.Raw), pemBlock("PRIVATE KEY", pair.Key)...)
-	if err := writeNew(path, text, 0o600); err != nil {
-		return err
-	}
-	if !remove {
-		return nil
-	}
-	if err := saveBlob(ctx, s.Secrets(), secretRoot, keyPair{Version: 1, Certificate: pair.Certificate}); err != nil {
-		return err
-	}
-	if err := retireKeys(ctx, s, ring); err != nil {
-		return fmt.Errorf("the root's key is in %s and forgotten here, but the store's files may still hold it sealed (give the command once more): %w", path, err)
-	}
-	return nil
-}
-
-// retireKeys makes what the store sealed before and has overwritten or deleted since
-// unreadable: etcd's database and write-ahead log keep the old bytes, so the keys that
-// open them go.
-func retireKeys(ctx context.Context, s *store.Store, ring *seal.Ring) error {
-	old := ring.Keys()
-	if _, err := ring.Add(); err != nil {
-		return fmt.Errorf("making a new sealing key: %w", err)
-	}
-	if err := s.Rewrap(ctx); err != nil {
-		return err
-	}
-	for _, id := range old {
-		if err := ring.Drop(id); err != nil {
-			return err
-		}
-	}
-	return s.Compact(ctx)
-}
-
-// ResetClock mends a stored time that is ahead of the clock. The control plane must be stopped.
-func ResetClock(ctx context.Context, c config.Config, log *slog.Logger) (err error) {
-	s, _, err := openStore(ctx, c, log)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, s.Close()) }()
-	return s.ResetClock(ctx, quarantine.Actor{Kind: "gateway", Name: c.Name})
 }

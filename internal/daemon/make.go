@@ -1,0 +1,329 @@
+package daemon
+
+import (
+	"cmp"
+	"context"
+	"crypto/ecdsa"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"lazaret/appliance"
+	"lazaret/appliance/claim"
+	"lazaret/appliance/network"
+	"lazaret/internal/config"
+	"lazaret/pki"
+)
+
+// Defaults of a gateway's pools and names, for init and for claims.
+const (
+	DefaultName          = "gateway"
+	DefaultOrganization  = "Lazaret"
+	DefaultAdministrator = "administrator"
+	DefaultMaxValidity   = time.Hour
+)
+
+// DefaultQuarantine and DefaultFull are the pools' prefixes where none are given.
+var (
+	DefaultQuarantine = []string{"10.66.0.0/16", "fd66:6c61:7a61::/64"}
+	DefaultFull       = []string{"10.67.0.0/16", "fd67:6c61:7a61::/64"}
+)
+
+// applianceAPIPort is where the API of an appliance listens.
+const applianceAPIPort = 8443
+
+// Places says where an appliance keeps what is made.
+type Places struct {
+	Config string // configuration file; it comes last
+	State  string // of the control plane: ours, or not there yet
+	Plane  string // state of the data plane
+}
+
+// AppliancePlaces are those of a running appliance.
+var AppliancePlaces = Places{Config: appliance.ConfigPath, State: appliance.ControlState, Plane: appliance.PlaneState}
+
+// MakeRequest is a claim as the machine knows it.
+type MakeRequest struct {
+	Claim     claim.Request     `json:"claim"`
+	Network   appliance.Network `json:"network"`             // as it is, where the claim changes nothing
+	Addresses []netip.Prefix    `json:"addresses,omitempty"` // that the machine has at present
+}
+
+// Made is what InitFromSetup made. It holds a secret, the token in Answer.
+type Made struct {
+	Config []byte       `json:"config"` // text of the configuration file, for KeepMade
+	Answer claim.Answer `json:"answer"`
+}
+
+// halfMade is a file in the state directory that is there from before anything is made
+// until the configuration is: beside no configuration it says that what else is there was
+// handed to nobody, and may be made anew.
+const halfMade = "half-made"
+
+// InitFromSetup makes a gateway of a claim: everything but its configuration file, which
+// KeepMade writes once the claimant holds the answer. What an earlier call left half made is
+// removed; a gateway that is there is not touched. What is wrong with the claim is a
+// *claim.Refusal. Step, which may be nil, is told how far it is.
+func InitFromSetup(ctx context.Context, q MakeRequest, at Places, log *slog.Logger, step func(string)) (Made, error) {
+	if step == nil {
+		step = func(string) {}
+	}
+	key, err := checkClaim(q.Claim)
+	if err != nil {
+		return Made{}, err
+	}
+	o, err := setupOptions(q, at)
+	if err != nil {
+		return Made{}, err
+	}
+	text, err := config.Fill(o.Values)
+	if err != nil {
+		return Made{}, invalid(err)
+	}
+	c, err := config.Parse(at.Config, text)
+	if err != nil {
+		return Made{}, invalid(err)
+	}
+	pools, err := firstPools(o)
+	if err != nil {
+		return Made{}, invalid(err)
+	}
+	if err := clearHalfMade(o, c); err != nil {
+		return Made{}, err
+	}
+	step("Making the keys, the authorities and the store.")
+	made := Made{Config: text, Answer: claim.Answer{Version: 1, Name: c.Name, API: apiURL(c), Enroll: (&control{config: c}).enrollURL()}}
+	err = fill(ctx, o, c, pools, log, func(ctx context.Context, h pki.Hierarchy, token string) error {
+		step("Issuing the administrator's certificate.")
+		certs, err := issueAdministrator(ctx, o, h, key)
+		if err != nil {
+			return err
+		}
+		for _, cert := range certs {
+			made.Answer.Administrator = append(made.Answer.Administrator, cert.Raw)
+		}
+		made.Answer.Root, made.Answer.RootSHA256, made.Answer.Token = h.Root.Certificate.Raw, rootSum(h), token
+		return nil
+	})
+	if err != nil {
+		return Made{}, err
+	}
+	step("The gateway is made.")
+	return made, nil
+}
+
+// checkClaim checks what the claimant sent, again: this process trusts no other's check.
+func checkClaim(r claim.Request) (*ecdsa.PublicKey, error) {
+	if faults := claim.Check(r.Setup); len(faults) > 0 {
+		return nil, &claim.Refusal{Kind: claim.Invalid, What: "the set-up has faults", Faults: faults}
+	}
+	key, err := claim.CheckCSR(r.CSR)
+	if err != nil {
+		return nil, invalid(err)
+	}
+	return key, nil
+}
+
+// invalid makes a refusal of an error in what was asked for; a configuration's faults come
+// one by one.
+func invalid(err error) error {
+	r := &claim.Refusal{Kind: claim.Invalid, What: err.Error()}
+	if faults, ok := errors.AsType[*config.Faults](err); ok {
+		r.What = "the set-up has faults"
+		for _, f := range faults.List {
+			r.Faults = append(r.Faults, claim.Fault{Field: fieldOf[f.Key], What: strings.TrimSuffix(f.Key+" "+f.What+"; "+f.Remedy, "; ")})
+		}
+	}
+	return r
+}
+
+// fieldOf names the key of a setup that each configuration value comes from.
+var fieldOf = map[string]string{
+	"name": "name", "enroll.names": "enroll_names", "tunnel.endpoints": "endpoints", "api.from": "admin_networks", "firewall.admin": "admin_networks",
+	"firewall.proxy": "proxy",
+}
+
+// setupOptions are what Init would be told.
+func setupOptions(q MakeRequest, at Places) (InitOptions, error) {
+	s := q.Claim.Setup
+	o := InitOptions{
+		ConfigPath: at.Config, Organization: cmp.Or(s.Organization, DefaultOrganization), Administrator: cmp.Or(s.Administrator, DefaultAdministrator),
+		Management: s.Management, Quarantine: s.Quarantine, Full: s.Full, Routes: s.Routes, Masquerade: s.Masquerade,
+		MayRelease: true, MaxValidity: DefaultMaxValidity,
+	}
+	if len(o.Quarantine) == 0 {
+		o.Quarantine = mustPrefixes(DefaultQuarantine)
+	}
+	if len(o.Full) == 0 {
+		o.Full = mustPrefixes(DefaultFull)
+	}
+	admin := texts(s.AdminNetworks)
+	if len(admin) == 0 {
+		admin = networksOf(q.Addresses)
+	}
+	if len(admin) == 0 {
+		return o, &claim.Refusal{Kind: claim.Invalid, What: "the set-up has faults", Faults: []claim.Fault{{
+			Field: "admin_networks", What: "the machine is on no network yet: name the networks that administrators are on",
+		}}}
+	}
+	net := q.Network
+	if s.Network != nil {
+		net = *s.Network
+	}
+	in, out := network.Services(net)
+	out = append([]string{"udp/53", "tcp/53", "udp/123"}, out...)
+	if s.Proxy == "" {
+		out = append(out, "tcp/443") // the update channel, and sources that are asked
+	}
+	o.Values = map[string]any{
+		"name": cmp.Or(s.Name, DefaultName), "state": at.State, "dataplane.state": at.Plane,
+		"dataplane.control_uids": []string{strconv.Itoa(appliance.ControlUser)},
+		"enroll.names":           s.EnrollNames, "tunnel.endpoints": s.Endpoints,
+		"api.listen": []string{fmt.Sprintf("0.0.0.0:%d", applianceAPIPort), fmt.Sprintf("[::]:%d", applianceAPIPort)},
+		"api.names":  apiNames(q), "api.from": admin, "firewall.admin": admin,
+		"firewall.in": once(in), "firewall.out": once(out), "firewall.proxy": s.Proxy,
+		"resolver.serve": true, "portal.serve": true,
+	}
+	return o, nil
+}
+
+// apiNames are what the API's certificate must hold: how the claimant reached the machine,
+// what it is called, and the addresses that it has.
+func apiNames(q MakeRequest) []string {
+	names := slices.Clone(q.Claim.APINames)
+	static := q.Addresses
+	if n := q.Claim.Setup.Network; n != nil {
+		for _, l := range links(*n) {
+			static = append(slices.Clone(static), l.Addresses...)
+		}
+	}
+	for _, p := range static {
+		if a := p.Addr(); !a.IsLoopback() && !a.IsLinkLocalUnicast() {
+			names = append(names, a.String())
+		}
+	}
+	return once(names)
+}
+
+func links(n appliance.Network) []appliance.Link {
+	var all []appliance.Link
+	for _, e := range n.Ethernets {
+		all = append(all, e.Link)
+	}
+	for _, b := range n.Bonds {
+		all = append(all, b.Link)
+	}
+	for _, v := range n.VLANs {
+		all = append(all, v.Link)
+	}
+	return all
+}
+
+// networksOf are the networks that addresses are in, less those that reach nobody else.
+func networksOf(list []netip.Prefix) []string {
+	var out []string
+	for _, p := range list {
+		if a := p.Addr(); a.IsLoopback() || a.IsLinkLocalUnicast() || a.IsMulticast() {
+			continue
+		}
+		out = append(out, p.Masked().String())
+	}
+	return once(out)
+}
+
+// once returns each text the first time it comes; never nil.
+func once(list []string) []string {
+	out := []string{}
+	for _, s := range list {
+		if !slices.Contains(out, s) {
+			out = append(out, s)
+		}
+	}
+	return out
+}
+
+func texts(list []netip.Prefix) []string {
+	var out []string
+	for _, p := range list {
+		out = append(out, p.String())
+	}
+	return out
+}
+
+func mustPrefixes(list []string) []netip.Prefix {
+	var out []netip.Prefix
+	for _, s := range list {
+		out = append(out, netip.MustParsePrefix(s))
+	}
+	return out
+}
+
+// clearHalfMade removes what an earlier attempt left, and marks that another begins. It
+// touches nothing that has a configuration, or that was not marked.
+func clearHalfMade(o InitOptions, c config.Config) error {
+	mark := filepath.Join(c.State, halfMade)
+	_, err := os.Lstat(mark)
+	marked := err == nil
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("looking for a gateway made by half: %w", err)
+	}
+	if _, err := os.Lstat(o.ConfigPath); marked && errors.Is(err, fs.ErrNotExist) {
+		list, err := os.ReadDir(c.State)
+		if err != nil {
+			return fmt.Errorf("removing a gateway made by half: %w", err)
+		}
+		for _, e := range list {
+			if e.Name() == halfMade {
+				continue
+			}
+			if err := os.RemoveAll(filepath.Join(c.State, e.Name())); err != nil {
+				return fmt.Errorf("removing a gateway made by half: %w", err)
+			}
+		}
+	}
+	if err := untouched(o, c); err != nil || marked {
+		return err
+	}
+	if err := makeDir(c.State, 0o700); err != nil {
+		return fmt.Errorf("making the state directory: %w", err)
+	}
+	return writeNew(mark, nil, 0o600)
+}
+
+// KeepMade makes a made gateway the machine's: it writes the configuration file whole, and
+// then takes the mark away that would have it made anew. Called again after an error or a
+// crash, with the same text, it does what was left.
+func KeepMade(at Places, text []byte) error {
+	if _, err := config.Parse(at.Config, text); err != nil {
+		return fmt.Errorf("keeping the gateway: %w", err)
+	}
+	if _, err := os.Lstat(at.Config); errors.Is(err, fs.ErrNotExist) {
+		if err := makeDir(filepath.Dir(at.Config), 0o755); err != nil {
+			return fmt.Errorf("keeping the gateway: %w", err)
+		}
+		next := at.Config + ".new"
+		if err := os.Remove(next); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("keeping the gateway: %w", err)
+		}
+		if err := writeNew(next, text, 0o644); err != nil {
+			return err
+		}
+		if err := errors.Join(os.Rename(next, at.Config), syncDir(filepath.Dir(at.Config))); err != nil {
+			return fmt.Errorf("keeping the gateway: %w", err)
+		}
+	} else if err != nil {
+		return fmt.Errorf("keeping the gateway: %w", err)
+	}
+	if err := os.Remove(filepath.Join(at.State, halfMade)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("keeping the gateway: %w", err)
+	}
+	return syncDir(at.State)
+}
