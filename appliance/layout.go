@@ -13,10 +13,10 @@ const (
 	CrashDir     = MachineDir + "/crash"       // what the kernel left behind when it died
 	ESPDir       = "/esp"                      // the EFI system partition, mounted while it is written
 
-	RunDir        = "/run/lazaret"
-	PlaneRun      = RunDir + "/plane" // the data plane's sockets and public key: its own
-	PlaneSocket   = PlaneRun + "/dataplane.sock"
-	MachineSocket = RunDir + "/machine.sock" // where the control plane asks the machine (package machine)
+	RunDir        = "/run/lazaret"               // the data plane's sockets and public key: its own
+	MachineRun    = "/run/machine"               // the machine's own
+	MachineSocket = MachineRun + "/machine.sock" // where the control plane asks the machine (package machine)
+	ResolvConf    = MachineRun + "/resolv.conf"  // /etc/resolv.conf points here
 )
 
 // Users of the processes the machine runs; there are no others but root, which is the

@@ -1,0 +1,135 @@
+package machine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"lazaret/appliance"
+	"lazaret/appliance/seed"
+)
+
+// built is when this program was made: the time is never before.
+func built() time.Time {
+	info, err := os.Stat("/etc/os-release")
+	if err != nil {
+		return time.Time{}
+	}
+	return info.ModTime()
+}
+
+func (m *Machine) hostname() string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.state.name
+}
+
+// timeServersPath holds the time servers that an administrator named, one to a line.
+var timeServersPath = filepath.Join(appliance.ConfigDir, "time-servers")
+
+func (m *Machine) timeServers() []string {
+	text, err := os.ReadFile(timeServersPath)
+	if err == nil && len(text) > 0 {
+		return strings.Fields(string(text))
+	}
+	return m.network.TimeServers()
+}
+
+// connect sets up links and clock: as confirmed last, else as a seed says, else by asking
+// the network on every card.
+func (m *Machine) connect(ctx context.Context) error {
+	if err := m.clock.Floor(); err != nil {
+		m.log.Warn("setting the clock to the last time known", "error", err)
+	}
+	n, err := m.wantedNetwork()
+	if err != nil {
+		return err
+	}
+	if err := m.network.Set(ctx, n); err != nil {
+		m.problem("network", "Some of the network could not be set up; the log says what.")
+		m.log.Error("setting up the network", "error", err)
+	}
+	m.keep(ctx, "clock", m.clock.Run)
+	return nil
+}
+
+func (m *Machine) wantedNetwork() (appliance.Network, error) {
+	text, err := os.ReadFile(appliance.NetworkPath)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return appliance.Automatic(), nil
+	case err != nil:
+		return appliance.Network{}, fmt.Errorf("reading the network's configuration: %w", err)
+	}
+	n, err := appliance.ParseNetwork(text)
+	if err != nil {
+		m.problem("network", "The network's configuration cannot be read; every card asks the network for an address instead.")
+		m.log.Error("reading the network's configuration", "error", err)
+		return appliance.Automatic(), nil
+	}
+	return n, nil
+}
+
+// readSeed looks for a seed disk that was not applied yet.
+func (m *Machine) readSeed() (seed.Seed, error) {
+	if err := m.loader.Load("isofs"); err != nil {
+		m.log.Warn("reading seed disks", "error", err)
+	}
+	list, err := filepath.Glob("/sys/class/block/*")
+	if err != nil {
+		return seed.Seed{}, err
+	}
+	for i, p := range list {
+		list[i] = filepath.Join("/dev", filepath.Base(p))
+	}
+	d, err := seed.Find(list, func(path string) (io.ReaderAt, io.Closer, error) {
+		f, err := os.Open(path)
+		return f, f, err
+	})
+	if err != nil {
+		return seed.Seed{}, err
+	}
+	const at = "/run/seed"
+	if err := os.MkdirAll(at, 0o700); err != nil {
+		return seed.Seed{}, fmt.Errorf("mounting the seed disk: %w", err)
+	}
+	if err := unix.Mount(d.Path, at, d.FS, unix.MS_RDONLY|unix.MS_NODEV|unix.MS_NOSUID|unix.MS_NOEXEC, ""); err != nil {
+		return seed.Seed{}, fmt.Errorf("mounting the seed disk %s: %w", d.Path, err)
+	}
+	s, err := seed.Read(os.DirFS(at))
+	return s, errors.Join(err, unix.Unmount(at, 0))
+}
+
+// appliedPath notes which seed was applied, by its instance-id.
+var appliedPath = filepath.Join(appliance.MachineDir, "seed")
+
+// applySeed is a seed's set-up and code, where there is a seed that was not applied before.
+// What is wrong with it is for the screen, and then nothing of it holds.
+func (m *Machine) applySeed() seed.Seed {
+	s, err := m.readSeed()
+	switch {
+	case errors.Is(err, seed.ErrNone):
+		return seed.Seed{}
+	case err != nil:
+		m.problem("seed", fmt.Sprintf("The seed disk cannot be read: %v.", err))
+		return seed.Seed{}
+	case len(s.Faults) > 0:
+		m.problem("seed", "The seed disk is not used, because of: "+strings.Join(s.Faults, "; ")+".")
+		return seed.Seed{}
+	}
+	was, err := os.ReadFile(appliedPath)
+	if err == nil && string(was) == s.Instance {
+		m.log.Info("the seed was applied before", "instance", s.Instance)
+		return seed.Seed{}
+	}
+	m.log.Info("a seed is applied", "instance", s.Instance)
+	return s
+}

@@ -1,0 +1,98 @@
+package machine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+
+	"lazaret/appliance"
+	"lazaret/appliance/disk"
+)
+
+// openData opens the data partition, and makes it at the first boot.
+func (m *Machine) openData(ctx context.Context) error {
+	c := disk.Config{
+		Log: m.log, Changed: m.loader.Changed(), Protection: best(),
+		Ask: func(ctx context.Context, prompt string, attempt int) ([]byte, error) {
+			m.stage(appliance.Locked)
+			text, err := m.screen.Ask(ctx, prompt, true)
+			return []byte(text), err
+		},
+		Tell: func(recovery string) {
+			m.keepRecovery(ctx, recovery)
+		},
+	}
+	for {
+		data, err := disk.Open(ctx, c)
+		if err == nil {
+			m.mu.Lock()
+			m.state.data = data
+			m.mu.Unlock()
+			m.problem("disk", "")
+			m.stage(appliance.Starting)
+			return errors.Join(m.layOut(), m.startUpdates())
+		}
+		if ctx.Err() != nil || !errors.Is(err, disk.ErrLocked) {
+			return err
+		}
+		m.problem("disk", "The data partition stays shut: "+err.Error()+".")
+	}
+}
+
+// best is the best protection this machine has without a person: a passphrase is for an
+// administrator to set.
+func best() appliance.Protection {
+	if _, err := os.Stat("/dev/tpmrm0"); err == nil {
+		return appliance.ByTPM
+	}
+	return appliance.ByFile
+}
+
+// keepRecovery shows the recovery passphrase until somebody says to have it.
+func (m *Machine) keepRecovery(ctx context.Context, recovery string) {
+	m.keep(ctx, "question for the recovery passphrase", func(ctx context.Context) error {
+		_, err := m.screen.Ask(ctx, "Recovery passphrase of the data partition, for when the TPM cannot open it:\n\n    "+recovery+"\n\nWrite it down: it is not shown again. Enter: ", false)
+		if err == nil || ctx.Err() != nil {
+			<-ctx.Done()
+		}
+		return err
+	})
+}
+
+// layOut makes the directories of those who keep something there, and those of sockets.
+func (m *Machine) layOut() error {
+	for _, d := range []struct {
+		path  string
+		owner int
+		mode  fs.FileMode
+	}{
+		{appliance.MachineDir, 0, 0o700}, {appliance.CrashDir, 0, 0o700}, {appliance.ConfigDir, 0, 0o755},
+		{appliance.RunDir, appliance.PlaneUser, 0o755}, {appliance.MachineRun, 0, 0o755},
+		{appliance.ControlState, appliance.ControlUser, 0o700}, {appliance.PlaneState, appliance.PlaneUser, 0o700},
+	} {
+		if err := os.MkdirAll(d.path, d.mode); err != nil {
+			return fmt.Errorf("making %s: %w", d.path, err)
+		}
+		if err := errors.Join(os.Chmod(d.path, d.mode), os.Chown(d.path, d.owner, d.owner)); err != nil {
+			return fmt.Errorf("making %s: %w", d.path, err)
+		}
+	}
+	saved, err := m.kernel.SaveCrash(appliance.CrashDir)
+	if err != nil {
+		m.log.Warn("keeping what the kernel left when it died", "error", err)
+	}
+	if len(saved) > 0 {
+		m.problem("crash", "The kernel died before this start; what it left is kept, see the log.")
+		m.log.Error("the kernel died before this start", "kept", saved)
+	}
+	return nil
+}
+
+// claimed says whether this machine is somebody's: a gateway whose configuration is there
+// is whole (see daemon.Init).
+func isClaimed() bool {
+	_, err := os.Stat(appliance.ConfigPath)
+	return err == nil
+}

@@ -1,0 +1,244 @@
+package machine
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"runtime"
+	"time"
+
+	"lazaret/appliance"
+	"lazaret/appliance/boot"
+	"lazaret/appliance/disk"
+	"lazaret/appliance/machine"
+	"lazaret/appliance/ring"
+	"lazaret/internal/version"
+)
+
+var _ machine.Host = (*Machine)(nil)
+
+// listen opens the socket at which the control plane asks for the machine.
+func (m *Machine) listen(ctx context.Context) error {
+	if err := os.Remove(appliance.MachineSocket); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("opening the machine's socket: %w", err)
+	}
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: appliance.MachineSocket, Net: "unix"})
+	if err == nil {
+		err = errors.Join(os.Chown(appliance.MachineSocket, appliance.ControlUser, appliance.ControlUser), os.Chmod(appliance.MachineSocket, 0o600))
+	}
+	if err != nil {
+		return fmt.Errorf("opening the machine's socket: %w", err)
+	}
+	m.keep(ctx, "socket", func(ctx context.Context) error {
+		return machine.Serve(ctx, l, m, []uint32{appliance.ControlUser}, m.log)
+	})
+	return nil
+}
+
+// Status implements machine.Host.
+func (m *Machine) Status(context.Context) (appliance.Status, error) {
+	if err := m.lookAtSlots(); err != nil {
+		return appliance.Status{}, err
+	}
+	s := m.status()
+	s.Code = ""
+	return s, nil
+}
+
+// Log implements machine.Host.
+func (m *Machine) Log(_ context.Context, n int, f machine.Filter) ([]machine.Line, error) {
+	var out []machine.Line
+	for _, l := range m.ring.Tail(n, ring.Filter{Origin: f.Part, Since: f.Since, Text: f.Contains}) {
+		out = append(out, machine.Line{At: l.At, Part: l.Origin, Text: l.Text})
+	}
+	return out, nil
+}
+
+func (m *Machine) tail(n int) []ring.Line { return m.ring.Tail(n, ring.Filter{}) }
+
+// Network implements machine.Host.
+func (m *Machine) Network(context.Context) (machine.NetworkIs, error) {
+	confirmed, err := m.wantedNetwork()
+	if err != nil {
+		return machine.NetworkIs{}, err
+	}
+	is := machine.NetworkIs{Confirmed: confirmed}
+	if until, ok := m.network.Trying(); ok {
+		n := m.network.Network()
+		is.Trying, is.Until = &n, until
+	}
+	return is, nil
+}
+
+// TryNetwork implements machine.Host.
+func (m *Machine) TryNetwork(ctx context.Context, n appliance.Network, trial time.Duration) (time.Time, error) {
+	if err := n.Check(); err != nil {
+		return time.Time{}, fmt.Errorf("%w: %w", machine.ErrRefused, err)
+	}
+	if err := m.network.Try(ctx, n, trial); err != nil {
+		return time.Time{}, err
+	}
+	until, ok := m.network.Trying()
+	if !ok {
+		return time.Time{}, errors.New("trying a network: it was taken back at once")
+	}
+	m.refresh()
+	return until, nil
+}
+
+// ConfirmNetwork implements machine.Host.
+func (m *Machine) ConfirmNetwork(context.Context) error {
+	n, err := m.network.Confirm()
+	if err != nil {
+		return fmt.Errorf("%w: %w", machine.ErrRefused, err)
+	}
+	return m.saveNetwork(n)
+}
+
+// saveNetwork keeps n for the next start.
+func (m *Machine) saveNetwork(n appliance.Network) error {
+	text, err := json.MarshalIndent(n, "", "  ") // which is YAML, too
+	if err != nil {
+		return err
+	}
+	return writeFile(appliance.NetworkPath, append(text, '\n'), 0o644)
+}
+
+// setAddress configures one card from the screen, whose person stands before the machine
+// and needs no way back.
+func (m *Machine) setAddress(ctx context.Context, card string, link appliance.Link) error {
+	n := m.network.Network()
+	n.Version = 2
+	changed := map[string]appliance.Ethernet{}
+	for name, e := range n.Ethernets {
+		changed[name] = e
+	}
+	changed[card] = appliance.Ethernet{Link: link}
+	n.Ethernets = changed
+	if err := n.Check(); err != nil {
+		return err
+	}
+	if err := m.network.Set(ctx, n); err != nil {
+		return err
+	}
+	return m.saveNetwork(n)
+}
+
+// StageUpdate implements machine.Host.
+func (m *Machine) StageUpdate(ctx context.Context, bundle io.Reader, o machine.Options) (machine.Staged, error) {
+	man, file, err := m.updates().Stage(ctx, bundle, o.Automatic)
+	if err != nil {
+		return machine.Staged{}, err
+	}
+	m.refresh()
+	s := machine.Staged{Version: man.Version, File: file, Notes: man.Notes, Rebooting: o.Reboot}
+	if o.Reboot {
+		m.finish(boot.Restart, "an update to version "+man.Version+" is started")
+	}
+	return s, nil
+}
+
+// UpdateSettings implements machine.Host.
+func (m *Machine) UpdateSettings(context.Context) (machine.Settings, error) {
+	u, place, failed := m.updates().Settings()
+	release, err := osRelease("/etc/os-release")
+	if err != nil {
+		return machine.Settings{}, err
+	}
+	return machine.Settings{
+		Updates: u, Version: version.Number, Architecture: runtime.GOARCH, Flavour: release["VARIANT_ID"],
+		Place: place, Failed: failed, Staged: m.updates().Is().Staged,
+	}, nil
+}
+
+// SetUpdates implements machine.Host.
+func (m *Machine) SetUpdates(_ context.Context, u appliance.Updates) error {
+	return m.updates().SetSettings(u)
+}
+
+// Heard implements machine.Host.
+func (m *Machine) Heard(_ context.Context, h machine.Heard) error {
+	defer m.refresh()
+	return m.updates().Heard(h.Checked, h.Available, h.Since, h.Problem)
+}
+
+// Rollback implements machine.Host.
+func (m *Machine) Rollback(context.Context) error {
+	to, err := m.updates().Rollback()
+	if err == nil {
+		m.finish(boot.Restart, "rolled back to version "+to)
+	}
+	return err
+}
+
+// Reboot implements machine.Host.
+func (m *Machine) Reboot(context.Context) error {
+	m.finish(boot.Restart, "asked by an administrator")
+	return nil
+}
+
+// PowerOff implements machine.Host.
+func (m *Machine) PowerOff(context.Context) error {
+	m.finish(boot.PowerOff, "asked by an administrator")
+	return nil
+}
+
+// Reset implements machine.Host.
+func (m *Machine) Reset(ctx context.Context, name string) error {
+	if name == "" || name != m.hostname() {
+		return fmt.Errorf("%w: the name is not this gateway's", machine.ErrRefused)
+	}
+	return m.reset(ctx)
+}
+
+// reset destroys the data partition's keys and starts anew.
+func (m *Machine) reset(ctx context.Context) error {
+	m.mu.Lock()
+	data := m.state.data
+	m.mu.Unlock()
+	if data == nil {
+		return m.resetShut(ctx)
+	}
+	if err := data.Reset(ctx); err != nil {
+		return err
+	}
+	m.finish(boot.Restart, "reset to the state of a new machine")
+	return nil
+}
+
+// writeFile replaces a file, whole or not at all, and has it on the disk.
+func writeFile(path string, text []byte, mode os.FileMode) error {
+	tmp := path + ".new"
+	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, mode)
+	if err != nil {
+		return fmt.Errorf("writing %s: %w", path, err)
+	}
+	_, err = f.Write(text)
+	if err = errors.Join(err, f.Sync(), f.Close()); err == nil {
+		err = os.Rename(tmp, path)
+	}
+	if err == nil {
+		var d *os.File
+		if d, err = os.Open(filepath.Dir(path)); err == nil {
+			err = errors.Join(d.Sync(), d.Close())
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("writing %s: %w", path, err)
+	}
+	return nil
+}
+
+// resetShut is reset for a data partition that could not be opened.
+func (m *Machine) resetShut(ctx context.Context) error {
+	if err := disk.Reset(ctx, disk.Config{Log: m.log, Changed: m.loader.Changed()}); err != nil {
+		return err
+	}
+	m.finish(boot.Restart, "reset to the state of a new machine")
+	return nil
+}

@@ -1,0 +1,226 @@
+package machine
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"lazaret/appliance"
+	"lazaret/appliance/boot"
+	"lazaret/appliance/clock"
+	"lazaret/appliance/disk"
+	"lazaret/appliance/modules"
+	"lazaret/appliance/network"
+	"lazaret/appliance/ring"
+	"lazaret/appliance/screen"
+	"lazaret/appliance/supervise"
+	"lazaret/appliance/update"
+	"lazaret/appliance/watchdog"
+	"lazaret/firewall"
+)
+
+// Machine is the running appliance. Its parts are made one after the other, in boot; what
+// is made is never replaced.
+type Machine struct {
+	log     *slog.Logger
+	ring    *ring.Ring
+	kernel  boot.Config
+	loader  *modules.Loader
+	dog     *watchdog.Dog
+	guard   *firewall.Table // the boot table; nil once it is gone
+	screen  *screen.Screen
+	network *network.Manager
+	clock   *clock.Keeper
+	parts   *supervise.Supervisor
+	version string
+	booted  time.Time
+
+	beat   chan chan struct{} // the main loop's sign of life
+	orders chan order         // what ends the machine
+
+	esp sync.Mutex // held while the EFI system partition is mounted
+
+	mu    sync.Mutex
+	state state
+}
+
+// state is what the screen and administrators are shown beside what the parts say themselves.
+type state struct {
+	stage    appliance.Stage
+	name     string
+	urls     []string
+	print    string
+	code     string
+	problems map[string]string // by subject: one sentence each
+	data     *disk.Data
+	updates  *update.Manager
+	slots    []appliance.Slot
+}
+
+// order asks for the end of the machine.
+type order struct {
+	how boot.Ending
+	why string
+}
+
+// Run is process number 1. It returns only where the machine could not be ended.
+func Run(version string) error {
+	m := &Machine{version: version, booted: time.Now(), beat: make(chan chan struct{}), orders: make(chan order, 1)}
+	m.state = state{stage: appliance.Starting, problems: map[string]string{}}
+	m.startLog() // from here on, everything that is said is kept
+	ctx, stop := context.WithCancel(context.Background())
+	defer stop()
+	ended := make(chan order, 1)
+	if err := m.start(ctx); err != nil {
+		// There is nothing to show it on yet but the console, and nothing to do but to try again.
+		m.log.Error("the machine could not start; it restarts in ten seconds", "error", err)
+		time.AfterFunc(10*time.Second, func() { ended <- order{boot.Restart, "the machine could not start"} })
+	} else {
+		go func() { ended <- m.live(ctx) }()
+	}
+	o := m.answer(ended)
+	m.log.Warn("the machine ends", "how", string(o.how), "why", o.why)
+	stop()
+	return m.end(o.how)
+}
+
+// answer is the main loop: it shows that process 1 is alive, until the machine is to end.
+func (m *Machine) answer(ended <-chan order) order {
+	signals := make(chan os.Signal, 4)
+	signal.Notify(signals, unix.SIGTERM, unix.SIGINT, unix.SIGPWR) // SIGINT: ctrl-alt-del; SIGPWR: the power button
+	for {
+		select {
+		case c := <-m.beat:
+			close(c)
+		case o := <-m.orders:
+			return o
+		case o := <-ended:
+			return o
+		case s := <-signals:
+			if s == unix.SIGPWR {
+				return order{boot.PowerOff, "the power button was pressed"}
+			}
+			return order{boot.Restart, "asked by " + s.String()}
+		}
+	}
+}
+
+// alive asks the main loop for a sign of life.
+func (m *Machine) alive(ctx context.Context) error {
+	c := make(chan struct{})
+	select {
+	case m.beat <- c:
+		<-c
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// finish asks for the machine's end; the first who asks is heard.
+func (m *Machine) finish(how boot.Ending, why string) {
+	select {
+	case m.orders <- order{how, why}:
+	default:
+	}
+}
+
+// start does what everything else stands on. After an error nothing may run.
+func (m *Machine) start(ctx context.Context) error {
+	if err := m.kernel.Mount(); err != nil {
+		return err
+	}
+	if err := m.makeParts(); err != nil {
+		return err
+	}
+	var err error
+	if m.dog, err = watchdog.Open(watchdog.Config{Log: m.log, Load: m.load}); err != nil {
+		m.problem("watchdog", "There is no watchdog: a machine that hangs stays so.")
+		m.log.Error("arming a watchdog", "error", err)
+	} else {
+		m.log.Info("watchdog armed", "which", m.dog.Name())
+		m.keep(ctx, "watchdog", func(ctx context.Context) error { return m.dog.Run(ctx, m.alive) })
+	}
+	m.keep(ctx, "log of the kernel", func(ctx context.Context) error { return m.ring.Kernel(ctx, "/dev/kmsg") })
+	m.keep(ctx, "screen", m.screen.Run)
+	if err := m.loadModules(ctx); err != nil {
+		return err
+	}
+	if err := m.startTable(); err != nil {
+		return err
+	}
+	if err := m.kernel.Harden(); err != nil {
+		m.problem("kernel", "Some settings of the kernel could not be made; the log names them.")
+		m.log.Error("setting up the kernel", "error", err)
+	}
+	if err := m.kernel.SealRoot(); err != nil {
+		return err
+	}
+	m.keep(ctx, "network", m.network.Run)
+	m.keep(ctx, "view", m.look)
+	return nil
+}
+
+// makeParts makes all that status asks, before anything runs that may change it.
+func (m *Machine) makeParts() (err error) {
+	if m.loader, err = newLoader(m.log); err != nil {
+		return err
+	}
+	m.screen, err = screen.New(screen.Config{Log: m.log, Actions: m.actions()})
+	if err != nil {
+		return err
+	}
+	m.network, err = network.New(network.Config{Log: m.log, Resolv: appliance.ResolvConf, Hostname: m.hostname, Load: m.load})
+	if err != nil {
+		return err
+	}
+	m.clock, err = clock.New(clock.Config{
+		Log: m.log, Servers: m.timeServers, Built: built(), Mark: filepath.Join(appliance.MachineDir, "time"), Claimed: isClaimed,
+	})
+	if err != nil {
+		return err
+	}
+	m.parts, err = supervise.New(supervise.Config{
+		Log: m.log, Output: m.ring.Follow, Dir: appliance.MachineRun + "/parts", Cgroups: "/sys/fs/cgroup", Orphans: true,
+	})
+	return err
+}
+
+func (m *Machine) load(name string) error { return m.loader.Load(name) }
+
+// live is the machine's life once it stands: it returns how it is to end.
+func (m *Machine) live(ctx context.Context) order {
+	for _, step := range []struct {
+		what string
+		do   func(context.Context) error
+	}{{"opening the data partition", m.openData}, {"setting up the network", m.connect}, {"running the gateway", m.serve}} {
+		if err := step.do(ctx); err != nil {
+			if ctx.Err() != nil {
+				return order{boot.Restart, "stopped"}
+			}
+			m.log.Error("the machine cannot go on", "doing", step.what, "error", err)
+			m.problem("machine", fmt.Sprintf("It cannot go on: %s: %v.", step.what, err))
+			m.stage(appliance.Failed)
+			break
+		}
+	}
+	<-ctx.Done() // the screen's menu is the way out
+	return order{boot.Restart, "stopped"}
+}
+
+// keep runs a part of this process until ctx ends, and says when one ends by itself.
+func (m *Machine) keep(ctx context.Context, name string, run func(context.Context) error) {
+	go func() {
+		if err := run(ctx); ctx.Err() == nil {
+			m.log.Error("a part of the machine ended by itself", "part", name, "error", err)
+			m.problem(name, "The machine's "+name+" does not work any more; the log says why. A restart brings it back.")
+		}
+	}()
+}

@@ -1,0 +1,100 @@
+package machine
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"lazaret/appliance"
+	"lazaret/appliance/supervise"
+	"lazaret/internal/config"
+)
+
+// The two parts of a gateway.
+const (
+	plane   = "dataplane"
+	control = "serve"
+)
+
+// serve runs the gateway, after it was claimed if it was nobody's.
+func (m *Machine) serve(ctx context.Context) error {
+	if !isClaimed() {
+		if err := m.beClaimed(ctx); err != nil {
+			return err
+		}
+		n, err := m.wantedNetwork() // the claimant has the answer by now
+		if err == nil {
+			err = m.network.Set(ctx, n)
+		}
+		if err != nil {
+			m.problem("network", fmt.Sprintf("The network that the claim gave could not be set up: %v.", err))
+		}
+	}
+	c, err := config.Load(appliance.ConfigPath)
+	if err != nil {
+		return err
+	}
+	m.show(func(st *state) { st.stage, st.name, st.urls = appliance.Running, c.Name, urls(c, m.network.Links()) })
+	if err := m.listen(ctx); err != nil {
+		return err
+	}
+	if err := m.updates().Begin(); err != nil {
+		return m.leave(err.Error())
+	}
+	if err := m.parts.Start(supervise.Part{
+		Name: plane, Args: []string{plane, "--confine", "-c", appliance.ConfigPath}, User: appliance.PlaneUser, Group: appliance.PlaneUser,
+		AmbientCaps: []uintptr{unix.CAP_NET_ADMIN}, Notify: true, Files: 65536, Tasks: 1024, OOMScore: -900,
+	}); err != nil {
+		return err
+	}
+	if err := m.parts.Start(supervise.Part{
+		Name: control, Args: []string{control, "--confine", "-c", appliance.ConfigPath}, User: appliance.ControlUser, Group: appliance.ControlUser,
+		AmbientCaps: []uintptr{unix.CAP_NET_BIND_SERVICE}, Notify: true, Files: 262144, Tasks: 4096, OOMScore: -500,
+	}); err != nil {
+		return err
+	}
+	// The boot table stays for as long as it takes: without the data plane's own there is
+	// nothing to put in its place.
+	if err := m.parts.Ready(ctx, plane); err != nil {
+		return err
+	}
+	if err := m.handOver(); err != nil {
+		return err
+	}
+	m.log.Info("enforcing", "since_boot", time.Since(m.booted).Round(time.Millisecond).String())
+	return m.watch(ctx, c)
+}
+
+// urls are where people find this gateway: by the names it was given, else its addresses.
+func urls(c config.Config, links []appliance.LinkIs) []string {
+	var out []string
+	for _, n := range c.Enroll.Names {
+		out = append(out, "https://"+host(n))
+	}
+	for _, at := range c.API.Listen {
+		if at.Addr().IsUnspecified() {
+			for _, l := range links {
+				for _, p := range l.Addresses {
+					if p.Addr().Is4() == at.Addr().Is4() && !p.Addr().IsLinkLocalUnicast() && !p.Addr().IsLoopback() {
+						out = append(out, fmt.Sprintf("https://%s:%d", host(p.Addr().String()), at.Port()))
+					}
+				}
+			}
+			continue
+		}
+		out = append(out, "https://"+at.String())
+	}
+	return out
+}
+
+// host is a name or an address as it stands in a URL.
+func host(s string) string {
+	for _, c := range s {
+		if c == ':' {
+			return "[" + s + "]"
+		}
+	}
+	return s
+}

@@ -1,0 +1,228 @@
+package machine
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"lazaret/appliance"
+	"lazaret/appliance/claim"
+	"lazaret/appliance/seed"
+	"lazaret/appliance/supervise"
+	"lazaret/internal/daemon"
+)
+
+// beClaimed returns when the machine is somebody's. A door that dies is opened again, and a
+// claim that lapsed needs a new code.
+func (m *Machine) beClaimed(ctx context.Context) error {
+	s := m.applySeed()
+	if s.Network != nil {
+		if err := m.network.Set(ctx, *s.Network); err != nil {
+			m.problem("network", fmt.Sprintf("The seed's network could not be set up: %v.", err))
+		}
+		if s.Setup.Network == nil {
+			s.Setup.Network = s.Network // kept with the claim
+		}
+	}
+	if err := m.openClaimPort(); err != nil {
+		return err
+	}
+	code, fromSeed := m.firstCode(s)
+	for {
+		err := m.offer(ctx, code, s)
+		if err == nil {
+			break
+		}
+		if ctx.Err() != nil {
+			return err
+		}
+		m.log.Error("a claim came to nothing", "error", err)
+		m.problem("claim", fmt.Sprintf("The last claim came to nothing: %v.", err))
+		if fromSeed {
+			m.problem("seed", "The seed's claim code was used; use the one shown here.")
+		}
+		code, fromSeed = claim.DrawCode(), false
+	}
+	m.show(func(st *state) { st.code, st.print = "", "" })
+	m.problem("claim", "")
+	m.problem("seed", "")
+	if s.Instance != "" {
+		if err := os.WriteFile(appliedPath, []byte(s.Instance), 0o600); err != nil {
+			return fmt.Errorf("noting that the seed was applied: %w", err)
+		}
+	}
+	return m.shutClaimPort()
+}
+
+// firstCode is the seed's, else a new one.
+func (m *Machine) firstCode(s seed.Seed) (code claim.Code, fromSeed bool) {
+	if s.Code != "" {
+		code, err := claim.ParseCode(s.Code)
+		if err == nil {
+			return code, true
+		}
+		m.problem("seed", "The seed's claim code is not one; use the one shown here.")
+	}
+	return claim.DrawCode(), false
+}
+
+// offer shows a code and runs doors until the claim with it is kept. It ends with
+// claim.ErrLapsed when the code is of no use any more.
+func (m *Machine) offer(ctx context.Context, code claim.Code, s seed.Seed) error {
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	var made daemon.Made // what the keeper has made last; it makes and keeps one after the other
+	var setup appliance.Setup
+	keeper, err := claim.NewKeeper(claim.KeeperConfig{
+		Code: code, Log: m.log,
+		About:   func() claim.About { return m.about(s) },
+		Serving: func(print string) { m.show(func(st *state) { st.print = print }) },
+		Make: func(ctx context.Context, r claim.Request, step func(string)) (claim.Answer, error) {
+			var err error
+			if made, err = m.makeGateway(ctx, r, step); err == nil {
+				setup = r.Setup
+			}
+			return made.Answer, err
+		},
+		Keep: func(context.Context) error { return m.keepGateway(made, setup) },
+	})
+	if err != nil {
+		return err
+	}
+	m.show(func(st *state) {
+		st.stage, st.name, st.code = appliance.Unclaimed, s.Setup.Name, code.String()
+		if s.Code != "" && st.code == s.Code {
+			st.code = "" // whoever made the seed has it
+		}
+	})
+	ends := make(chan net.Conn)
+	if err := m.parts.Start(m.door(ctx, ends)); err != nil {
+		return err
+	}
+	defer func() { _ = m.parts.Stop("claim") }() // it runs: it was started here
+	for {
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case conn := <-ends:
+			err := keeper.Run(ctx, conn)
+			if err == nil || errors.Is(err, claim.ErrLapsed) {
+				return err
+			}
+			m.log.Warn("the door of the claim ended", "error", err)
+		}
+	}
+}
+
+// door is the part that speaks with strangers. Each of its processes has one end of a
+// socket pair as descriptor 3; ends gets the other.
+func (m *Machine) door(ctx context.Context, ends chan<- net.Conn) supervise.Part {
+	return supervise.Part{
+		Name: "claim", Args: []string{"claim"}, User: appliance.ClaimUser, Group: appliance.ClaimUser,
+		AmbientCaps: []uintptr{unix.CAP_NET_BIND_SERVICE}, Notify: true, Files: 4096, Tasks: 256, Memory: 256 << 20,
+		Inherit: func() ([]*os.File, error) {
+			theirs, ours, err := pair()
+			if err != nil {
+				return nil, err
+			}
+			go func() {
+				select {
+				case ends <- ours:
+				case <-ctx.Done():
+					ours.Close()
+				}
+			}()
+			return []*os.File{theirs}, nil
+		},
+	}
+}
+
+// pair is a socket pair: a file for a child, and a connection for this process.
+func pair() (*os.File, net.Conn, error) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, nil, fmt.Errorf("making a socket pair: %w", err)
+	}
+	theirs, f := os.NewFile(uintptr(fds[0]), "claim"), os.NewFile(uintptr(fds[1]), "claim")
+	ours, err := net.FileConn(f)
+	if err = errors.Join(err, f.Close()); err != nil {
+		return nil, nil, fmt.Errorf("making a socket pair: %w", errors.Join(err, theirs.Close()))
+	}
+	return theirs, ours, nil
+}
+
+// about is what everybody may know of an unclaimed machine.
+func (m *Machine) about(s seed.Seed) claim.About {
+	a := claim.About{Version: m.version, Setup: s.Setup}
+	for _, l := range m.network.Links() {
+		a.Links = append(a.Links, claim.Card{Name: l.Name, MAC: l.MAC, Up: l.Up, Addresses: l.Addresses})
+		for _, p := range l.Addresses {
+			if !p.Addr().IsLinkLocalUnicast() {
+				a.Networks = append(a.Networks, p.Masked())
+			}
+		}
+	}
+	return a
+}
+
+// makeGateway has a child, as the user who will own it all, make the gateway.
+func (m *Machine) makeGateway(ctx context.Context, r claim.Request, step func(string)) (daemon.Made, error) {
+	q := daemon.MakeRequest{Claim: r, Network: m.network.Network()}
+	for _, l := range m.network.Links() {
+		q.Addresses = append(q.Addresses, l.Addresses...)
+	}
+	question, err := json.Marshal(q)
+	if err != nil {
+		return daemon.Made{}, err
+	}
+	from, to := io.Pipe()
+	defer from.Close() // a child that goes on talking is not heard
+	ended := make(chan error, 1)
+	started := time.Now()
+	go func() {
+		part := supervise.Part{Name: "make", Args: []string{"make"}, User: appliance.ControlUser, Group: appliance.ControlUser, Tasks: 256}
+		err := m.parts.Once(ctx, part, bytes.NewReader(question), to)
+		to.Close()
+		ended <- err
+	}()
+	made, err := daemon.ReadMade(from, step)
+	if err != nil {
+		from.Close()
+		if e := <-ended; e != nil {
+			m.log.Error("making the gateway", "error", e)
+		}
+		return daemon.Made{}, err
+	}
+	if err := <-ended; err != nil {
+		return daemon.Made{}, err
+	}
+	m.log.Info("made a gateway", "took", time.Since(started).Round(time.Millisecond).String())
+	return made, nil
+}
+
+// keepGateway makes what was made this machine's: its configuration comes last.
+func (m *Machine) keepGateway(made daemon.Made, s appliance.Setup) error {
+	if s.Network != nil {
+		if err := m.saveNetwork(*s.Network); err != nil {
+			return err
+		}
+	}
+	if len(s.TimeServers) > 0 {
+		if err := writeFile(timeServersPath, []byte(strings.Join(s.TimeServers, "\n")+"\n"), 0o644); err != nil {
+			return err
+		}
+	}
+	if err := m.updates().SetSettings(s.Updates); err != nil {
+		return err
+	}
+	return daemon.KeepMade(daemon.AppliancePlaces, made.Config)
+}
