@@ -102,43 +102,16 @@ func (m *Manager) begin() (func(), error) {
 	return m.work.Unlock, nil
 }
 
-// slots lists the slots of an ESP, the newest first, with the one that runs marked.
-func (m *Manager) slots(esp ESP) ([]appliance.Slot, error) {
-	files, err := esp.List()
-	if err != nil {
-		return nil, fmt.Errorf("listing slots: %w", err)
-	}
-	all := []appliance.Slot{}
-	for name := range files {
-		if s, ok := ParseSlot(name); ok {
-			all = append(all, s)
-		}
-	}
-	sortSlots(all)
-	if i := slices.IndexFunc(all, func(s appliance.Slot) bool { return s.Version == m.cfg.Version }); i >= 0 {
-		all[i].Booted = true
-	}
-	return all, nil
-}
-
 // Slots lists what there is to start, the newest first.
 func (m *Manager) Slots() (all []appliance.Slot, err error) {
 	m.work.Lock()
 	defer m.work.Unlock()
 	err = m.cfg.WithESP(func(esp ESP) error {
-		all, err = m.slots(esp)
+		l, err := look(esp, m.cfg.Version)
+		all = l.slots
 		return err
 	})
 	return all, err
-}
-
-// booted returns the slot that runs.
-func booted(all []appliance.Slot) (appliance.Slot, bool) {
-	i := slices.IndexFunc(all, func(s appliance.Slot) bool { return s.Booted })
-	if i < 0 {
-		return appliance.Slot{}, false
-	}
-	return all[i], true
 }
 
 // Begin is called once at every start, before any process of the gateway: it clears up what
@@ -148,14 +121,14 @@ func (m *Manager) Begin() error {
 	m.work.Lock()
 	defer m.work.Unlock()
 	err := m.cfg.WithESP(func(esp ESP) error {
-		all, err := m.slots(esp)
+		l, err := look(esp, m.cfg.Version)
 		if err != nil {
 			return err
 		}
-		if err := m.change(func(r *record) { m.note(r, all) }); err != nil {
+		if err := m.change(func(r *record) { m.note(r, l) }); err != nil {
 			return err
 		}
-		return m.sweep(esp, all)
+		return m.sweep(esp, l)
 	})
 	if err != nil { // no reason to keep a gateway from its work
 		m.cfg.Log.Error("looking after the slots", "err", err)
@@ -164,66 +137,53 @@ func (m *Manager) Begin() error {
 }
 
 // note writes down what became of an update.
-func (m *Manager) note(r *record, all []appliance.Slot) {
+func (m *Manager) note(r *record, l layout) {
 	now := m.cfg.Now().UTC()
 	if r.Left != "" && r.Left != m.cfg.Version {
 		r.say(now, false, "version %s was left by hand; version %s runs", r.Left, m.cfg.Version)
 	}
 	r.Left = ""
+	if s, ok := l.booted(); ok && s.Blessed {
+		r.bless(m.cfg.Version, m.cfg.Schema)
+	}
 	p := r.Pending
 	if p == nil {
 		return
 	}
-	if p.Version == m.cfg.Version {
-		if s, ok := booted(all); ok && s.Blessed {
+	s, ok := l.best(p.Version)
+	switch {
+	case p.Version == m.cfg.Version:
+		if ok && s.Blessed {
 			m.noteBlessed(r) // the power was cut before this could be written
 		}
-		return
-	}
-	i := slices.IndexFunc(all, func(s appliance.Slot) bool { return s.Version == p.Version })
-	switch {
-	case i < 0:
+	case !ok || l.torn(p.Version):
 		r.say(now, true, "the update to version %s was cut short before it was written; give it again", p.Version)
 		r.Pending = nil
-	case all[i].Blessed:
+	case s.Blessed:
 		r.Pending = nil
-	case all[i].Left == 0:
-		r.say(now, true, "version %s was started %d times and was not found well; version %s runs again", p.Version, all[i].Tried, m.cfg.Version)
+	case s.Left == 0:
+		r.say(now, true, "version %s was started %d times and was not found well; version %s runs again", p.Version, s.Tried, m.cfg.Version)
 		r.Failed, r.Pending = p.Version, nil
 	}
 }
 
-// sweep removes files that were not finished, and slots that ran out of tries and never
-// were well.
-func (m *Manager) sweep(esp ESP, all []appliance.Slot) error {
-	files, err := esp.List()
-	if err != nil {
-		return err
-	}
+// sweep removes what was not finished, and slots that ran out of tries and never were well.
+func (m *Manager) sweep(esp ESP, l layout) error {
 	var waste []string
-	for name := range files {
-		if _, ok := ParseSlot(trimTmp(name)); ok && trimTmp(name) != name {
-			waste = append(waste, name)
-		}
-	}
 	rec := m.known()
-	for _, s := range all {
-		if _, well := rec.schemaOf(s.Version); !s.Booted && !s.Blessed && s.Left == 0 && !well {
-			waste = append(waste, s.File)
+	for version, names := range l.files {
+		s, ok := l.best(version)
+		_, well := rec.schemaOf(version)
+		ranOut := ok && !s.Blessed && s.Left == 0 && !well
+		if version != m.cfg.Version && (ranOut || l.torn(version)) {
+			waste = append(waste, names...)
 		}
 	}
 	return remove(esp, waste)
 }
 
-func trimTmp(name string) string {
-	if n := len(name) - len(tmpSuffix); n > 0 && name[n:] == tmpSuffix {
-		return name[:n]
-	}
-	return name
-}
-
-// remove removes files, and returns once they are gone for good: what is written next may
-// come to lie where they lay.
+// remove removes files one after the other, with nothing written in between, and returns
+// once they are gone for good: what is written next may come to lie where they lay.
 func remove(esp ESP, names []string) error {
 	if len(names) == 0 {
 		return nil
@@ -243,7 +203,7 @@ func (m *Manager) Trial() (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	s, ok := booted(all)
+	s, ok := layout{slots: all}.booted()
 	return ok && !s.Blessed, nil
 }
 
@@ -253,11 +213,11 @@ func (m *Manager) Bless() error {
 	m.work.Lock()
 	defer m.work.Unlock()
 	err := m.cfg.WithESP(func(esp ESP) error {
-		all, err := m.slots(esp)
+		l, err := look(esp, m.cfg.Version)
 		if err != nil {
 			return err
 		}
-		s, ok := booted(all)
+		s, ok := l.booted()
 		if !ok || s.Blessed {
 			return nil
 		}
@@ -331,23 +291,23 @@ func (m *Manager) leave(say func(r *record, to string), asked bool) error {
 	}
 	defer done()
 	return m.cfg.WithESP(func(esp ESP) error {
-		all, err := m.slots(esp)
+		l, err := look(esp, m.cfg.Version)
 		if err != nil {
 			return err
 		}
-		runs, ok := booted(all)
-		i := slices.IndexFunc(all, func(s appliance.Slot) bool { return s.Blessed && !s.Booted && s.Version != m.cfg.Version })
+		runs, ok := l.booted()
+		i := slices.IndexFunc(l.slots, func(s appliance.Slot) bool { return s.Blessed && s.Version != m.cfg.Version })
 		if !ok || i < 0 {
 			return refused("there is no other version on this machine that was found well")
 		}
-		other, rec := all[i], m.known()
+		other, rec := l.slots[i], m.known()
 		if schema, ok := rec.schemaOf(other.Version); asked && ok && schema < rec.Schema && !m.hasSnapshot(schema) {
 			return refused("version %s reads data of schema %d, and they are of %d now", other.Version, schema, rec.Schema)
 		}
 		var staged []string
-		for _, s := range all {
-			if !s.Booted && !s.Blessed && s.Left > 0 {
-				staged = append(staged, s.File)
+		for _, s := range l.slots {
+			if s.Version != runs.Version && !s.Blessed && s.Left > 0 {
+				staged = append(staged, l.files[s.Version]...)
 			}
 		}
 		if err := remove(esp, staged); err != nil {
@@ -356,11 +316,28 @@ func (m *Manager) leave(say func(r *record, to string), asked bool) error {
 		if err := m.change(func(r *record) { say(r, other.Version) }); err != nil {
 			return err
 		}
-		if err := esp.Rename(runs.File, countedName(runs.Version, 0, max(1, runs.Tried))); err != nil {
-			return fmt.Errorf("leaving version %s: %w", runs.Version, err)
-		}
-		return esp.Sync()
+		return markBad(esp, l, runs.Version)
 	})
+}
+
+// markBad gives all slots of a version names that the boot loader takes last.
+func markBad(esp ESP, l layout, version string) error {
+	n := 0
+	for _, s := range l.slots {
+		if s.Version == version {
+			n = max(n, s.Tried)
+		}
+	}
+	for _, s := range l.slots {
+		if s.Version != version || !s.Blessed && s.Left == 0 {
+			continue
+		}
+		n++
+		if err := esp.Rename(s.File, countedName(version, 0, n)); err != nil {
+			return fmt.Errorf("leaving version %s: %w", version, err)
+		}
+	}
+	return esp.Sync()
 }
 
 // Is tells where updating stands.

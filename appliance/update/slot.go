@@ -1,6 +1,7 @@
 package update
 
 import (
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -67,8 +68,68 @@ func sortSlots(all []appliance.Slot) {
 		if c := CompareVersions(b.Version, a.Version); c != 0 {
 			return c
 		}
-		return bit(b.Blessed) - bit(a.Blessed)
+		return cmp.Or(bit(b.Blessed)-bit(a.Blessed), b.Left-a.Left, a.Tried-b.Tried)
 	})
+}
+
+// layout is what an ESP holds of ours.
+type layout struct {
+	slots []appliance.Slot // the newest first
+	// files are all names of a version. A file system without a journal may, after a loss
+	// of power in a rename, have a file under both names; who removes one then takes from
+	// the other what it consists of. So all names of a version go together, or none.
+	files map[string][]string
+}
+
+// look reads the layout; running is the version that runs.
+func look(esp ESP, running string) (layout, error) {
+	l := layout{files: map[string][]string{}}
+	all, err := esp.List()
+	if err != nil {
+		return l, fmt.Errorf("listing slots: %w", err)
+	}
+	for name := range all {
+		s, ok := ParseSlot(strings.TrimSuffix(name, tmpSuffix))
+		if !ok {
+			continue // somebody else's
+		}
+		l.files[s.Version] = append(l.files[s.Version], name)
+		if s.File == name {
+			l.slots = append(l.slots, s)
+		}
+	}
+	sortSlots(l.slots)
+	if i := slices.IndexFunc(l.slots, func(s appliance.Slot) bool { return s.Version == running }); i >= 0 {
+		l.slots[i].Booted = true
+	}
+	return l, nil
+}
+
+// booted returns the slot that runs.
+func (l layout) booted() (appliance.Slot, bool) {
+	i := slices.IndexFunc(l.slots, func(s appliance.Slot) bool { return s.Booted })
+	if i < 0 {
+		return appliance.Slot{}, false
+	}
+	return l.slots[i], true
+}
+
+// best returns the slot of a version that the boot loader would start first.
+func (l layout) best(version string) (appliance.Slot, bool) {
+	i := slices.IndexFunc(l.slots, func(s appliance.Slot) bool { return s.Version == version })
+	if i < 0 {
+		return appliance.Slot{}, false
+	}
+	return l.slots[i], true
+}
+
+// torn reports whether a version was being written when the power was cut, and never started.
+func (l layout) torn(version string) bool {
+	s, ok := l.best(version)
+	if !ok {
+		return len(l.files[version]) > 0
+	}
+	return !s.Blessed && s.Tried == 0 && slices.ContainsFunc(l.files[version], func(name string) bool { return strings.HasSuffix(name, tmpSuffix) })
 }
 
 // BootPathVariable is the EFI variable in which the boot loader leaves the path of the

@@ -7,8 +7,6 @@ import (
 	"fmt"
 	"io"
 	"slices"
-
-	"lazaret/appliance"
 )
 
 // margin is what a slot takes beside its file: the last cluster, and directory entries.
@@ -118,36 +116,21 @@ func readBack(esp ESP, name string, man Manifest) error {
 // unfinished files, and then the oldest slots, as many as it takes. The slot that runs
 // stays, and so does the last that was found well.
 func (m *Manager) makeRoom(esp ESP, man Manifest) error {
-	all, err := m.slots(esp)
+	l, err := look(esp, m.cfg.Version)
 	if err != nil {
 		return err
 	}
-	runs, ok := booted(all)
+	runs, ok := l.booted()
 	if ok && !runs.Blessed {
 		return refused("version %s is on trial: wait until it is found well", runs.Version)
 	}
-	if err := m.sweep(esp, all); err != nil {
+	if err := m.sweep(esp, l); err != nil {
 		return err
 	}
-	var now []string
-	var later []appliance.Slot // the first to go first
-	for _, s := range slices.Backward(all) {
-		switch {
-		case s.Booted:
-		case s.Version == man.Version || !s.Blessed && s.Left > 0:
-			now = append(now, s.File)
-		case !s.Blessed:
-			later = append(later, s)
-		}
+	if l, err = look(esp, m.cfg.Version); err != nil {
+		return err
 	}
-	for _, s := range slices.Backward(all) {
-		if s.Blessed && !s.Booted && s.Version != man.Version {
-			later = append(later, s)
-		}
-	}
-	if n := len(later); !ok && n > 0 && later[n-1].Blessed {
-		later = later[:n-1] // nobody knows what runs: the newest that was well stays
-	}
+	now, later := dispensable(l, man.Version, m.cfg.Version)
 	if err := remove(esp, now); err != nil {
 		return err
 	}
@@ -162,12 +145,37 @@ func (m *Manager) makeRoom(esp ESP, man Manifest) error {
 		if len(later) == 0 {
 			return refused("the EFI system partition has no room: %d MiB are needed and %d free", (man.Size+margin)>>20, free>>20)
 		}
-		m.cfg.Log.Info("removing a slot to make room", "file", later[0].File)
-		if err := remove(esp, []string{later[0].File}); err != nil {
+		m.cfg.Log.Info("removing a slot to make room", "version", later[0])
+		if err := remove(esp, l.files[later[0]]); err != nil {
 			return err
 		}
 		later = later[1:]
 	}
+}
+
+// dispensable returns the files that go before fresh is written, and the versions that may
+// go to make room for it, the first to go first: such as are marked bad, then the oldest.
+func dispensable(l layout, fresh, running string) (now, later []string) {
+	var bad, good []string
+	_, known := l.booted()
+	for version, names := range l.files {
+		s, ok := l.best(version)
+		switch {
+		case version == running:
+		case version == fresh || !ok || !s.Blessed && s.Left > 0:
+			now = append(now, names...)
+		case s.Blessed:
+			good = append(good, version)
+		default:
+			bad = append(bad, version)
+		}
+	}
+	slices.SortFunc(bad, CompareVersions)
+	slices.SortFunc(good, CompareVersions)
+	if n := len(good); !known && n > 0 {
+		good = good[:n-1] // nobody knows what runs: the newest that was well stays
+	}
+	return now, append(bad, good...)
 }
 
 // guarded is a reader that ends with ctx.
