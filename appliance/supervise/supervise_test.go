@@ -61,6 +61,8 @@ func play(args []string) int {
 		var files unix.Rlimit
 		_ = unix.Getrlimit(unix.RLIMIT_NOFILE, &files)
 		fmt.Printf("%sfiles %d\nenv %q\nin %q\n", status, files.Max, os.Environ(), in)
+		handed, _ := io.ReadAll(os.NewFile(3, "handed"))
+		fmt.Printf("handed %q\n", handed)
 		fmt.Fprintln(os.Stderr, "shown")
 	case "status":
 		n, _ := strconv.Atoi(args[1])
@@ -297,11 +299,19 @@ func TestOtherUser(t *testing.T) {
 	p := part("other", "show")
 	p.User, p.Group, p.AmbientCaps = appliance.PlaneUser, appliance.PlaneUser, []uintptr{unix.CAP_NET_ADMIN}
 	p.OOMScore = 500
+	p.Hand = func() ([]*os.File, error) {
+		r, w, err := os.Pipe()
+		if err == nil {
+			_, err = w.WriteString("over")
+			w.Close()
+		}
+		return []*os.File{r}, err
+	}
 	var out bytes.Buffer
 	if err := s.Once(t.Context(), p, nil, &out); err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"Uid:\t902\t902\t902\t902\n", "Gid:\t902\t902\t902\t902\n", "Groups:\t \n", "CapEff:\t0000000000001000\n", "CapPrm:\t0000000000001000\n"} {
+	for _, want := range []string{"Uid:\t902\t902\t902\t902\n", "Gid:\t902\t902\t902\t902\n", "Groups:\t \n", "CapEff:\t0000000000001000\n", "CapPrm:\t0000000000001000\n", "CapBnd:\t0000000000001000\n", "NoNewPrivs:\t1\n", "handed \"over\"\n"} {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("%q is not in %s", want, &out)
 		}
