@@ -3,15 +3,14 @@ package deb
 import (
 	"archive/tar"
 	"bytes"
-	"compress/gzip"
 	"errors"
-	"fmt"
 	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"testing"
 
+	"lazaret/image/fake"
 	"lazaret/internal/testneed"
 )
 
@@ -52,26 +51,12 @@ func TestReadsWhatDpkgMakes(t *testing.T) {
 	}
 }
 
-// small returns a package with one file, made without dpkg.
-func small() []byte {
-	var data bytes.Buffer
-	z := gzip.NewWriter(&data)
-	w := tar.NewWriter(z)
-	w.WriteHeader(&tar.Header{Name: "./../etc/x", Mode: 0o644, Size: 1, Typeflag: tar.TypeReg})
-	w.Write([]byte("x"))
-	w.Close()
-	z.Close()
-	b := []byte("!<arch>\n")
-	for name, body := range map[string][]byte{"data.tar.gz": data.Bytes()} {
-		b = fmt.Appendf(b, "%-16s%-12d%-6d%-6d%-8s%-10d`\n", name, 0, 0, 0, "100644", len(body))
-		b = append(b, body...)
-	}
-	return b
-}
+// small is a package whose one file has a path that leads out of it.
+var small = fake.Deb(map[string][]byte{"../etc/x": []byte("x")})
 
 func TestStopsAndStaysInside(t *testing.T) {
 	n := 0
-	err := Walk(bytes.NewReader(small()), func(name string, _ *tar.Header, _ io.Reader) error {
+	err := Walk(bytes.NewReader(small), func(name string, _ *tar.Header, _ io.Reader) error {
 		n++
 		if name != "etc/x" {
 			t.Errorf("path %q leads elsewhere", name)
@@ -82,13 +67,13 @@ func TestStopsAndStaysInside(t *testing.T) {
 		t.Error(n, err)
 	}
 	broken := errors.New("broken")
-	if err := Walk(bytes.NewReader(small()), func(string, *tar.Header, io.Reader) error { return broken }); !errors.Is(err, broken) {
+	if err := Walk(bytes.NewReader(small), func(string, *tar.Header, io.Reader) error { return broken }); !errors.Is(err, broken) {
 		t.Error(err)
 	}
 }
 
 func FuzzWalk(f *testing.F) {
-	f.Add(small())
+	f.Add(small)
 	f.Add([]byte("!<arch>\n"))
 	f.Add([]byte("!<arch>\ndata.tar.lzma   0           0     0     100644  9999999999`\n"))
 	f.Fuzz(func(t *testing.T, b []byte) {

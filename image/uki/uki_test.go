@@ -9,26 +9,9 @@ import (
 	"path/filepath"
 	"testing"
 
+	"lazaret/image/fake"
 	"lazaret/internal/testneed"
 )
-
-// stub returns the smallest PE file that has what Append works on: one section, and
-// symbols behind it, as Debian's boot stub has them.
-func stub() []byte {
-	b := make([]byte, 0x600+2*18+4)
-	copy(b, "MZ")
-	binary.LittleEndian.PutUint32(b[0x3c:], 0x80)
-	var w bytes.Buffer
-	w.WriteString("PE\x00\x00")
-	binary.Write(&w, le, pe.FileHeader{Machine: pe.IMAGE_FILE_MACHINE_AMD64, NumberOfSections: 1, PointerToSymbolTable: 0x600, NumberOfSymbols: 2, SizeOfOptionalHeader: 240, Characteristics: 0x206})
-	binary.Write(&w, le, pe.OptionalHeader64{Magic: 0x20b, SectionAlignment: 0x200, FileAlignment: 0x200, SizeOfImage: 0x4200, SizeOfHeaders: 0x400, Subsystem: 10, AddressOfEntryPoint: 0x4000, NumberOfRvaAndSizes: 16})
-	binary.Write(&w, le, pe.SectionHeader32{Name: [8]byte{'.', 't', 'e', 'x', 't'}, VirtualSize: 0x1f0, VirtualAddress: 0x4000, SizeOfRawData: 0x200, PointerToRawData: 0x400, Characteristics: 0x60000020})
-	copy(b[0x80:], w.Bytes())
-	copy(b[0x400:], "code")
-	copy(b[0x600:], "symbols")
-	le.PutUint32(b[0x600+2*18:], 4) // an empty string table
-	return b
-}
 
 func sections() []Section {
 	return []Section{
@@ -42,7 +25,7 @@ func sections() []Section {
 // TestObjcopyReads: objcopy takes out of each section what was put in.
 func TestObjcopyReads(t *testing.T) {
 	objcopy, dir := testneed.Program(t, "objcopy"), t.TempDir()
-	image, err := Append(stub(), sections())
+	image, err := Append(fake.Stub(), sections())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -68,7 +51,7 @@ func TestObjcopyReads(t *testing.T) {
 // TestAppendKeepsPERules: sections follow each other aligned in file and memory, the image
 // is as large as they are, nothing lies behind them, and the stub's own bytes are as before.
 func TestAppendKeepsPERules(t *testing.T) {
-	image, err := Append(stub(), sections())
+	image, err := Append(fake.Stub(), sections())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -93,15 +76,15 @@ func TestAppendKeepsPERules(t *testing.T) {
 	if f.NumberOfSymbols != 0 || f.PointerToSymbolTable != 0 || bytes.Contains(image, []byte("symbols")) {
 		t.Error("symbols are still there")
 	}
-	if o.AddressOfEntryPoint != 0x4000 || !bytes.Equal(image[0x400:0x600], stub()[0x400:0x600]) {
+	if o.AddressOfEntryPoint != 0x4000 || !bytes.Equal(image[0x400:0x600], fake.Stub()[0x400:0x600]) {
 		t.Error("the stub is not what it was")
 	}
 }
 
 func TestAppendRefuses(t *testing.T) {
-	signed := stub()
+	signed := fake.Stub()
 	binary.LittleEndian.PutUint32(signed[0x98+optDirs+8*certDir+4:], 8)
-	behind := stub()
+	behind := fake.Stub()
 	behind[0x98+240+40] = 1
 	many := make([]Section, 20)
 	for i := range many {
@@ -112,12 +95,12 @@ func TestAppendRefuses(t *testing.T) {
 		sections []Section
 	}{
 		"no PE":              {[]byte("MZ"), sections()},
-		"cut short":          {stub()[:0x500], sections()},
+		"cut short":          {fake.Stub()[:0x500], sections()},
 		"signed":             {signed, sections()},
-		"no room":            {stub(), many},
+		"no room":            {fake.Stub(), many},
 		"something behind":   {behind, sections()},
-		"long section name":  {stub(), []Section{{".ninechar", []byte("x")}}},
-		"nothing in section": {stub(), []Section{{".x", nil}}},
+		"long section name":  {fake.Stub(), []Section{{".ninechar", []byte("x")}}},
+		"nothing in section": {fake.Stub(), []Section{{".x", nil}}},
 	} {
 		if _, err := Append(c.stub, c.sections); err == nil {
 			t.Errorf("%s: accepted", name)
@@ -126,12 +109,12 @@ func TestAppendRefuses(t *testing.T) {
 }
 
 func FuzzRead(f *testing.F) {
-	image, err := Append(stub(), sections())
+	image, err := Append(fake.Stub(), sections())
 	if err != nil {
 		f.Fatal(err)
 	}
 	f.Add(image, ".osrel")
-	f.Add(stub(), ".text")
+	f.Add(fake.Stub(), ".text")
 	f.Fuzz(func(t *testing.T, b []byte, name string) {
 		Read(b, name)
 		if out, err := Append(b, sections()); err == nil {

@@ -62,7 +62,7 @@ var rules = map[string]struct {
 	"appliance":                  {[]string{"appliance"}, "the machine, which knows no device"},
 	"appliance/disk":             {[]string{"appliance", "appliance/disk/block", "appliance/disk/ext4", "appliance/disk/gpt", "appliance/disk/luks", "appliance/disk/mapper", "appliance/disk/tpm"}, "it puts together what the packages below it do to a disk"},
 	"appliance/claim":            {[]string{"appliance", "enroll/code"}, "it takes a machine over, and knows no gateway; codes are written one way"},
-	"image":                      {[]string{"appliance", "appliance/update", "image", "image/cpio", "image/deb", "image/fat", "image/gpt", "image/kmod", "image/packages", "image/uki"}, "a disk, made where nothing runs yet"},
+	"image":                      {[]string{"appliance", "appliance/update", "image", "image/cpio", "image/deb", "image/fake", "image/fat", "image/gpt", "image/kmod", "image/packages", "image/uki"}, "a disk, made where nothing runs yet"},
 	"internal/machine":           {[]string{"*"}, "it wires the machine's parts, as process number 1"},
 	"internal/confine":           {nil, "a process gives up what it does not need"},
 	"internal/vm":                {[]string{"internal/testneed"}, "a virtual machine for tests, which knows no product code"},
