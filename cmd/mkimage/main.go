@@ -21,7 +21,7 @@ func main() {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.AddCommand(buildCommand(log), fetchCommand(log), debCommand())
+	root.AddCommand(buildCommand(log), fetchCommand(log), debCommand(), convertCommand(), releaseCommand(), verifyCommand(), keyCommand())
 	if err := root.ExecuteContext(ctx); err != nil {
 		log.Error(err.Error())
 		os.Exit(1)
