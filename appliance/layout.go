@@ -13,6 +13,8 @@ const (
 	CrashDir     = MachineDir + "/crash"       // what the kernel left behind when it died
 	ESPDir       = "/esp"                      // the EFI system partition, mounted while it is written
 
+	BuiltPath = "/etc/lazaret/built" // when the image was built (RFC 3339); the clock is never before
+
 	RunDir        = "/run/lazaret"               // the data plane's sockets and public key: its own
 	MachineRun    = "/run/machine"               // the machine's own
 	MachineSocket = MachineRun + "/machine.sock" // where the control plane asks the machine (package machine)

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"lazaret/appliance"
+	"lazaret/appliance/update"
 	"lazaret/image/packages"
 )
 
@@ -30,7 +31,8 @@ type Config struct {
 	Modules  []string           // wanted modules; nil: Modules(Arch, Flavour)
 	Out      string             // directory for the files made; required, made if it is not there
 	Size     int64              // of the disk, bytes; 0: DefaultSize
-	Time     time.Time          // what files of the EFI partition are dated; zero: 1980
+	Keys     []byte             // public keys that updates are signed with (update.ParseKeys); required
+	Time     time.Time          // when it was built, as far as the image knows: its clock is never before; zero: 1980
 	Log      *slog.Logger       // required
 }
 
@@ -85,6 +87,9 @@ func (c *Config) check() error {
 	}
 	if c.Program == "" || c.Out == "" || c.Store == nil || c.Log == nil || len(c.Packages) == 0 {
 		errs = append(errs, errors.New("program, output directory, packages, their store and a log are required"))
+	}
+	if _, err := update.ParseKeys(c.Keys); err != nil {
+		errs = append(errs, err)
 	}
 	if c.Size == 0 {
 		c.Size = DefaultSize

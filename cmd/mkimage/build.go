@@ -20,6 +20,7 @@ var after = []func(context.Context, image.Config, image.Result) error{}
 
 func buildCommand(log *slog.Logger) *cobra.Command {
 	c := image.Config{Log: log, Store: &packages.Store{Log: log}}
+	var keys []string
 	cmd := &cobra.Command{
 		Use:   "build",
 		Short: "Build one image, its update file and what is made of them",
@@ -27,9 +28,19 @@ func buildCommand(log *slog.Logger) *cobra.Command {
 mounts or other programs. SOURCE_DATE_EPOCH (seconds since 1970) dates the files on the
 EFI partition; without it they are of 1980.`,
 		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error { return build(cmd.Context(), c) },
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			for _, name := range keys {
+				text, err := os.ReadFile(name)
+				if err != nil {
+					return fmt.Errorf("reading an update key: %w", err)
+				}
+				c.Keys = append(append(c.Keys, text...), '\n')
+			}
+			return build(cmd.Context(), c)
+		},
 	}
 	f := cmd.Flags()
+	f.StringSliceVar(&keys, "update-key", nil, "public key that the image takes updates from, as PEM; the current one and the next")
 	f.StringVar(&c.Arch, "arch", "amd64", "architecture: amd64 or arm64")
 	f.StringVar(&c.Flavour, "flavour", "cloud", "kernel: cloud (virtual machines) or metal (everything)")
 	f.StringVar(&c.Version, "version", "", "version of the image, like 1.2.3")
@@ -37,7 +48,7 @@ EFI partition; without it they are of 1980.`,
 	f.StringVar(&c.Out, "out", "", "directory for the files made")
 	f.Int64Var(&c.Size, "size", image.DefaultSize, "size of the disk in bytes")
 	storeFlags(cmd, c.Store)
-	for _, name := range []string{"version", "program", "out"} {
+	for _, name := range []string{"version", "program", "out", "update-key"} {
 		cmd.MarkFlagRequired(name)
 	}
 	return cmd

@@ -17,13 +17,17 @@ import (
 	"lazaret/appliance/seed"
 )
 
-// built is when this program was made: the time is never before.
+// built is when the image was built: the time is never before.
 func built() time.Time {
-	info, err := os.Stat("/etc/os-release")
+	text, err := os.ReadFile(appliance.BuiltPath)
 	if err != nil {
 		return time.Time{}
 	}
-	return info.ModTime()
+	at, err := time.Parse(time.RFC3339, strings.TrimSpace(string(text)))
+	if err != nil {
+		return time.Time{}
+	}
+	return at
 }
 
 func (m *Machine) hostname() string {

@@ -17,12 +17,9 @@ import (
 	"lazaret/internal/version"
 )
 
-// keysPath holds the public keys that updates are signed with, as the image was made.
-const keysPath = "/etc/lazaret/update-keys"
-
 // startUpdates reads what is known of updates.
 func (m *Machine) startUpdates() error {
-	keys, err := update.LoadKeys(keysPath)
+	keys, err := update.LoadKeys(update.KeysPath)
 	if err != nil {
 		return err
 	}
