@@ -1,49 +1,246 @@
 // Package modules loads kernel modules for the devices that there are, and by name, and
-// tells when devices come and go. It trusts the index that was made with the image.
+// tells when devices come and go. It trusts the index that was made with the image, and
+// the kernel checks every module's signature.
 package modules
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"io/fs"
 	"log/slog"
-)
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
 
-// Index tells which modules there are; *appliance.ModuleIndex is one.
-type Index interface {
-	// Find returns the names of the modules for a device's modalias.
-	Find(modalias string) []string
-	// Needs returns the files of a module and of all it needs, below the modules'
-	// directory, in the order to load them; none when there is no such module.
-	Needs(name string) []string
-}
+	"golang.org/x/sys/unix"
+
+	"lazaret/appliance"
+)
 
 // Config is what a Loader needs.
 type Config struct {
-	Index Index        // required
-	Log   *slog.Logger // required
-	Dir   string       // required: directory of the modules, like /lib/modules/6.12.1
-	Sys   string       // optional: default /sys
+	Index *appliance.ModuleIndex // required
+	Log   *slog.Logger           // required
+	Dir   string                 // required: directory of the modules, like /lib/modules/6.12.1
+	Sys   string                 // optional: default /sys
 }
 
 // Loader loads modules, each once. Its methods may be called at the same time.
-type Loader struct{ c Config }
+type Loader struct {
+	c      Config
+	insert func(path string) error // gives a file to the kernel; tests have one of their own
+
+	mu       sync.Mutex
+	files    map[string]*file // by path
+	seen     map[string]bool  // aliases that were looked up
+	watchers []chan struct{}
+}
+
+// file is one module's file, given to the kernel once.
+type file struct {
+	once sync.Once
+	err  error
+}
 
 // New returns a Loader that has loaded nothing.
-func New(c Config) *Loader { return &Loader{c: c} }
+func New(c Config) *Loader {
+	if c.Sys == "" {
+		c.Sys = "/sys"
+	}
+	return &Loader{c: c, insert: insert, files: map[string]*file{}, seen: map[string]bool{}}
+}
 
-// Load loads modules by name, with all that they need. One that the kernel has already, or
-// that finds no device, is no error; one that the image lacks is.
-func (l *Loader) Load(names ...string) error { return nil }
+// insert has the kernel load a module file, which it decompresses itself. What is there
+// already is loaded, and what finds no device is not needed.
+func insert(path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	flags := 0
+	if filepath.Ext(path) != ".ko" {
+		flags = unix.MODULE_INIT_COMPRESSED_FILE
+	}
+	err = unix.FinitModule(int(f.Fd()), "", flags)
+	if errors.Is(err, unix.EEXIST) || errors.Is(err, unix.ENODEV) {
+		return nil
+	}
+	return err
+}
 
-// Devices loads the modules for all devices that there are now, until loading brings up no
-// further ones. What fails is logged and returned; the rest is loaded all the same.
-func (l *Loader) Devices() error { return nil }
+// Load loads modules by name or alias, with all that they need. One that the kernel has
+// already, or that finds no device, is no error; one that the image lacks is.
+func (l *Loader) Load(names ...string) error {
+	var faults []error
+	for _, name := range names {
+		found := l.c.Index.Find(name)
+		if len(found) == 0 {
+			if !l.c.Index.Builtin(name) {
+				faults = append(faults, fmt.Errorf("loading module %s: the image has none of that name", name))
+			}
+			continue
+		}
+		for _, n := range found {
+			if err := l.load(n); err != nil {
+				faults = append(faults, err)
+			}
+		}
+	}
+	return errors.Join(faults...)
+}
 
-// Run loads modules for devices as they appear, until ctx ends.
-func (l *Loader) Run(ctx context.Context) error { return nil }
+// load loads one module of the index. What it needs and cannot have stops it by itself:
+// the kernel knows which of them it cannot do without.
+func (l *Loader) load(name string) error {
+	paths := l.c.Index.Needs(name)
+	for i, path := range paths {
+		l.mu.Lock()
+		f := l.files[path]
+		if f == nil {
+			f = &file{}
+			l.files[path] = f
+		}
+		l.mu.Unlock()
+		f.once.Do(func() { f.err = l.insert(filepath.Join(l.c.Dir, path)) })
+		if f.err != nil && i == len(paths)-1 {
+			return fmt.Errorf("loading module %s: %w", name, f.err)
+		} else if f.err != nil {
+			l.c.Log.Warn("a module that another one may need was not loaded", "module", path, "for", name, "error", f.err)
+		}
+	}
+	return nil
+}
+
+// Loaded returns the files of the modules given to the kernel by now, sorted, below the
+// modules' directory.
+func (l *Loader) Loaded() []string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.Sorted(maps.Keys(l.files))
+}
+
+// rounds bounds how often Devices looks again: a disk behind a controller behind a bus.
+const rounds = 8
+
+// Devices loads the modules for all devices that there are now, and for those that loading
+// brings up. What fails is logged and returned; the rest is loaded all the same.
+func (l *Loader) Devices() error {
+	var faults []error
+	for range rounds {
+		fresh := l.aliases()
+		if len(fresh) == 0 {
+			break
+		}
+		faults = append(faults, l.serve(fresh))
+	}
+	return errors.Join(faults...)
+}
+
+// serve loads what serves devices.
+func (l *Loader) serve(aliases []string) error {
+	var faults []error
+	for _, alias := range aliases {
+		for _, name := range l.c.Index.Find(alias) {
+			if err := l.load(name); err != nil {
+				l.c.Log.Warn("a device has no driver", "device", alias, "error", err)
+				faults = append(faults, err)
+			}
+		}
+	}
+	return errors.Join(faults...)
+}
+
+// maxAlias bounds what is read of one device; the kernel bounds it by a page.
+const maxAlias = 4096
+
+// aliases returns what devices call themselves, each name once in the Loader's life.
+func (l *Loader) aliases() (fresh []string) {
+	_ = filepath.WalkDir(filepath.Join(l.c.Sys, "devices"), func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() || d.Name() != "modalias" { // devices go while we look
+			return nil
+		}
+		text, err := os.ReadFile(path)
+		if err == nil && len(text) < maxAlias && l.first(strings.TrimSpace(string(text))) {
+			fresh = append(fresh, strings.TrimSpace(string(text)))
+		}
+		return nil
+	})
+	return fresh
+}
+
+func (l *Loader) first(alias string) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if alias == "" || l.seen[alias] {
+		return false
+	}
+	l.seen[alias] = true
+	return true
+}
 
 // Changed returns a channel that gets a value after block devices or network cards came or
-// went since it was last read. Every caller has a channel of its own.
-func (l *Loader) Changed() <-chan struct{} { return nil }
+// went since it was last read. Every call makes a channel of its own.
+func (l *Loader) Changed() <-chan struct{} {
+	c := make(chan struct{}, 1)
+	l.mu.Lock()
+	l.watchers = append(l.watchers, c)
+	l.mu.Unlock()
+	return c
+}
 
-// Loaded returns the names of the modules loaded by now, sorted.
-func (l *Loader) Loaded() []string { return nil }
+func (l *Loader) tell() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, c := range l.watchers {
+		select {
+		case c <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// Run loads modules for devices as they appear, and tells of disks and cards, until ctx
+// ends. It looks at all devices first, so that none is missed between Devices and Run.
+func (l *Loader) Run(ctx context.Context) error {
+	events, err := listen()
+	if err != nil {
+		return err
+	}
+	defer events.Close()
+	stop := context.AfterFunc(ctx, func() { events.Close() })
+	defer stop()
+	l.again()
+	for b := make([]byte, maxEvent); ; {
+		e, err := events.next(b)
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case errors.Is(err, unix.ENOBUFS): // some were lost
+			l.again()
+		case err != nil:
+			return fmt.Errorf("hearing of devices: %w", err)
+		default:
+			l.handle(e)
+		}
+	}
+}
+
+// again looks at all devices.
+func (l *Loader) again() {
+	_ = l.Devices() // logged
+	l.tell()
+}
+
+func (l *Loader) handle(e event) {
+	if e.action == "add" && e.modalias != "" && l.first(e.modalias) {
+		_ = l.serve([]string{e.modalias}) // logged
+	}
+	if e.subsystem == "block" || e.subsystem == "net" {
+		l.tell()
+	}
+}
