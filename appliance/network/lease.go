@@ -130,7 +130,9 @@ func (l *lease) times(t1, t2, life time.Duration) {
 		t2 = l.Life / 8 * 7
 	}
 	if t1 <= 0 || t1 >= t2 {
-		t1 = min(l.Life/2, t2/2)
+		if t1 = l.Life / 2; t1 >= t2 {
+			t1 = t2 / 2
+		}
 	}
 	l.T1, l.T2 = max(t1, time.Second), max(t2, time.Second)
 }

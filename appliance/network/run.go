@@ -4,9 +4,11 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"slices"
 	"time"
 
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"lazaret/appliance"
 )
@@ -157,11 +159,20 @@ func (m *Manager) attend(l netlink.Link, c appliance.Link) {
 		if r := m.clients[key]; r != nil && (!family.on || r.mac != a.HardwareAddr.String()) {
 			m.dismiss(key)
 		}
-		if !family.on || m.clients[key] != nil || m.run == nil || !carrier(l) {
+		if !family.on || m.clients[key] != nil || m.run == nil || !carrier(l) || family.six && !speaks(l) {
 			continue
 		}
 		m.hire(key, a.Name, a.HardwareAddr, c)
 	}
+}
+
+// speaks says whether a link has a link-local address that is looked at no more for
+// duplicates; the kernel tells of it when it has.
+func speaks(l netlink.Link) bool {
+	addrs, _ := netlink.AddrList(l, netlink.FAMILY_V6) // none: it went away meanwhile
+	return slices.ContainsFunc(addrs, func(a netlink.Addr) bool {
+		return a.IP.IsLinkLocalUnicast() && a.Flags&(unix.IFA_F_TENTATIVE|unix.IFA_F_DADFAILED) == 0
+	})
 }
 
 func (m *Manager) dismiss(key clientKey) {
