@@ -132,6 +132,7 @@ type Config struct {
 	Names         func(p quarantine.Pool) []api.Name // optional: what the names in a pool's reach resolve to
 	Signals       Signals                            // optional: Shared Signals streams
 	Alerts        Alerts                             // optional: what people should know of
+	Machine       Machine                            // optional: an appliance
 	Refused       Refusals                           // optional: told of reports that a source may not make
 	From          []netip.Prefix                     // optional: networks that may ask the administration API
 	Now           func() time.Time

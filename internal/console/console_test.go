@@ -314,7 +314,12 @@ func TestEveryRouteAgainstEveryRole(t *testing.T) {
 		"POST /api/v1/devices/{device}/attestation/accept": writing, "DELETE /api/v1/devices/{device}/attestation": writing,
 		"GET /api/v1/alerts": reading, "POST /api/v1/alerts": writing, "GET /api/v1/outlets": reading, "PUT /api/v1/outlets/{name}": writing,
 		"POST /api/v1/outlets/{name}/test": writing, "DELETE /api/v1/outlets/{name}": writing,
-		"GET /api/v1/audit": reading, "GET /api/v1/audit/head": reading, "GET /api/v1/audit/export": reading,
+		"GET /api/v1/machine": reading, "GET /api/v1/machine/log": reading, "GET /api/v1/machine/network": reading,
+		"GET /api/v1/machine/updates": reading, "PUT /api/v1/machine/network": writing, "POST /api/v1/machine/network/confirm": writing,
+		"POST /api/v1/machine/update": writing, "PUT /api/v1/machine/updates": writing, "POST /api/v1/machine/updates/check": writing,
+		"POST /api/v1/machine/rollback": writing, "POST /api/v1/machine/reboot": writing, "POST /api/v1/machine/poweroff": writing,
+		"POST /api/v1/machine/reset": writing,
+		"GET /api/v1/audit":          reading, "GET /api/v1/audit/head": reading, "GET /api/v1/audit/export": reading,
 	}
 	for _, rt := range newLab(t).routes() {
 		allowed, known := table[rt.pattern]

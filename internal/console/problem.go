@@ -8,12 +8,14 @@ import (
 	"mime"
 	"net/http"
 
+	"lazaret/appliance"
+	"lazaret/appliance/machine"
 	"lazaret/enroll"
 	"lazaret/internal/console/api"
 	"lazaret/quarantine"
 )
 
-// What bounds a request: 1 MiB, and 8 MiB for reports on many devices.
+// What bounds a request: 1 MiB, 8 MiB for reports on many devices, and more for an update.
 const (
 	maxBody  = 1 << 20
 	maxBatch = 8 << 20
@@ -22,8 +24,11 @@ const (
 const batchPath = "/api/v1/reports/batch"
 
 func bodyLimit(r *http.Request) int64 {
-	if r.URL.Path == batchPath {
+	switch r.URL.Path {
+	case batchPath:
 		return maxBatch
+	case updatePath:
+		return machine.MaxBundle
 	}
 	return maxBody
 }
@@ -53,6 +58,9 @@ var public = []struct {
 	{ErrNotFound, http.StatusNotFound, "see /api/v1/openapi.json for what there is"},
 	{ErrInvalid, http.StatusUnprocessableEntity, "correct it and save it again"},
 	{ErrInUse, http.StatusConflict, "change what refers to it first"},
+	{machine.ErrUnknown, http.StatusConflict, "update and restart it by the means of its operating system"},
+	{appliance.ErrRefused, http.StatusUnprocessableEntity, ""},
+	{appliance.ErrBusy, http.StatusConflict, "wait until it is done"},
 	{ErrUpstream, http.StatusBadGateway, "see its settings, and whether the firewall lets the gateway ask it"},
 	{quarantine.ErrUnknownDevice, http.StatusNotFound, "list the devices with: lazaretctl device list"},
 	{quarantine.ErrForbidden, http.StatusForbidden, "register the source, widen its scope, or use its own token"},

@@ -27,6 +27,8 @@ const (
 	ReadTokens        Permission = "token.read"
 	WriteTokens       Permission = "token.write"
 	ReadAudit         Permission = "audit.read"
+	ReadMachine       Permission = "machine.read"
+	WriteMachine      Permission = "machine.write"
 
 	anyone Permission = "anyone" // the API description, the roles and the root certificate
 )
@@ -52,6 +54,8 @@ var permissions = []struct {
 	{ReadTokens, "list tokens and keys, without their secrets"},
 	{WriteTokens, "create and delete tokens and keys"},
 	{ReadAudit, "read and export the audit log"},
+	{ReadMachine, "see how an appliance does: its network, log, versions and updates"},
+	{WriteMachine, "change an appliance's network, update it, restart it, reset it"},
 }
 
 // role is a named set of permissions.
@@ -66,8 +70,8 @@ var roles = []role{
 	{"administrator", "everything", everything()},
 	{"operator", "devices, commands and alerts", []Permission{ReadStatus, WriteAlerts, ReadOTPs, ReadDevices, WriteDevices, CommandDevices, WipeDevices, ReadOrganization}},
 	{"helpdesk", "one-time passwords, and a look at devices", []Permission{ReadStatus, ReadOTPs, WriteOTPs, ReadDevices}},
-	{"auditor", "sees everything and changes nothing", []Permission{ReadStatus, ReadOTPs, ReadDevices, ReadOrganization, ReadTokens, ReadAudit}},
-	{"read", "as auditor, but for tokens", []Permission{ReadStatus, ReadOTPs, ReadDevices, ReadOrganization, ReadAudit}},
+	{"auditor", "sees everything and changes nothing", []Permission{ReadStatus, ReadOTPs, ReadDevices, ReadOrganization, ReadTokens, ReadAudit, ReadMachine}},
+	{"read", "as auditor, but for tokens", []Permission{ReadStatus, ReadOTPs, ReadDevices, ReadOrganization, ReadAudit, ReadMachine}},
 	{"report", "reports of one source", []Permission{WriteReports}},
 	{"session", "vouches for the sign-in of devices' users", []Permission{WriteSessions}},
 }
@@ -108,6 +112,8 @@ var more = map[string][]besides{
 	"POST /api/v1/streams/{name}/keys":  {{ReadDevices, ""}},
 	"POST /api/v1/streams/{name}/token": {{ReadDevices, ""}},
 	"PUT /api/v1/outlets/{name}":        {{ReadStatus, ""}},
+	// Asking anew tells how the machine does.
+	"POST /api/v1/machine/updates/check": {{ReadMachine, ""}},
 	// Whoever says who speaks as a source speaks as it.
 	"POST /api/v1/hooks/{source}/keys":    {{WriteReports, ""}, {GrantRelease, "the source may release"}},
 	"PUT /api/v1/sources/{name}/ssf":      {{WriteReports, ""}, {GrantRelease, "the source may release"}},

@@ -52,7 +52,12 @@ func TestEveryRouteAgainstABoundedIdentity(t *testing.T) {
 		"GET /api/v1/attestation": refused, "PUT /api/v1/attestation": refused,
 		"GET /api/v1/alerts": open, "POST /api/v1/alerts": open, "GET /api/v1/outlets": refused, "PUT /api/v1/outlets/{name}": refused,
 		"POST /api/v1/outlets/{name}/test": refused, "DELETE /api/v1/outlets/{name}": refused,
-		"GET /api/v1/audit": open, "GET /api/v1/audit/head": refused, "GET /api/v1/audit/export": refused,
+		"GET /api/v1/machine": refused, "GET /api/v1/machine/log": refused, "GET /api/v1/machine/network": refused,
+		"GET /api/v1/machine/updates": refused, "PUT /api/v1/machine/network": refused, "POST /api/v1/machine/network/confirm": refused,
+		"POST /api/v1/machine/update": refused, "PUT /api/v1/machine/updates": refused, "POST /api/v1/machine/updates/check": refused,
+		"POST /api/v1/machine/rollback": refused, "POST /api/v1/machine/reboot": refused, "POST /api/v1/machine/poweroff": refused,
+		"POST /api/v1/machine/reset": refused,
+		"GET /api/v1/audit":          open, "GET /api/v1/audit/head": refused, "GET /api/v1/audit/export": refused,
 	}
 	for _, rt := range newLab(t).routes() {
 		want, known := table[rt.pattern]

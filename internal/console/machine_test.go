@@ -1,0 +1,138 @@
+package console
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"lazaret/appliance"
+	"lazaret/appliance/machine"
+	"lazaret/quarantine"
+)
+
+// fakeMachine notes what it is asked.
+type fakeMachine struct {
+	machine.Host
+	asked  []string
+	notes  []string
+	taken  int64
+	refuse error
+}
+
+func (f *fakeMachine) ask(format string, args ...any) error {
+	f.asked = append(f.asked, fmt.Sprintf(format, args...))
+	return f.refuse
+}
+
+func (f *fakeMachine) Note(_ context.Context, by quarantine.Actor, action string, detail map[string]string) error {
+	f.notes = append(f.notes, fmt.Sprint(by.Name, " ", action, " ", detail))
+	return nil
+}
+
+func (f *fakeMachine) Check(context.Context) error { return f.ask("check") }
+
+func (f *fakeMachine) Status(context.Context) (appliance.Status, error) {
+	return appliance.Status{Stage: appliance.Running, Version: "1.0.0", Code: "SECRET", Slots: []appliance.Slot{{Version: "1.0.0", Booted: true, Blessed: true}}}, nil
+}
+
+func (f *fakeMachine) StageUpdate(_ context.Context, r io.Reader, o machine.Options) (machine.Staged, error) {
+	n, err := io.Copy(io.Discard, r)
+	if f.taken = n; err != nil {
+		return machine.Staged{}, err
+	}
+	return machine.Staged{Version: "1.1.0", Rebooting: o.Reboot}, f.ask("update %d %v", o.Size, o.Reboot)
+}
+
+func (f *fakeMachine) TryNetwork(_ context.Context, n appliance.Network, d time.Duration) (time.Time, error) {
+	return time.Unix(1_780_000_000, 0).UTC(), f.ask("try %v %s", n.Ethernets["wan"].Addresses, d)
+}
+
+func (f *fakeMachine) SetUpdates(_ context.Context, u appliance.Updates) error {
+	return f.ask("set %+v", u)
+}
+func (f *fakeMachine) Reboot(context.Context) error            { return f.ask("reboot") }
+func (f *fakeMachine) Reset(_ context.Context, n string) error { return f.ask("reset %s", n) }
+
+func (f *fakeMachine) Log(_ context.Context, n int, q machine.Filter) ([]machine.Line, error) {
+	return []machine.Line{{Part: "kernel", Text: "hello"}}, f.ask("log %d %q %q", n, q.Part, q.Contains)
+}
+
+// TestMachine asks the machine over the API: what reaches it, and what is recorded.
+func TestMachine(t *testing.T) {
+	l, f := newLab(t), &fakeMachine{}
+	l.cfg.Machine = f
+	admin := who{cert: l.admin}
+	for _, c := range []struct {
+		method, path, body string
+		status             int
+		asked, note        string
+	}{
+		{"POST", "/reboot", "", 204, "reboot", "ada machine.reboot map[]"},
+		{"POST", "/reset", `{"name":"gw"}`, 204, "reset gw", "ada machine.reset map[]"},
+		{"PUT", "/network", `{"network":{"version":2,"ethernets":{"wan":{"addresses":["192.0.2.7/24"]}}}}`, 200, "try [192.0.2.7/24] 2m0s", "ada machine.network.try map[]"},
+		{"PUT", "/network", `{"network":{"version":2},"seconds":5}`, 400, "", ""},
+		{"PUT", "/network", `{"network":{"version":2,"wifis":{}}}`, 400, "", ""},
+		{"PUT", "/updates", `{"channel":"https://u.example/s","automatic":true}`, 200, "set {Channel:https://u.example/s Automatic:true Window:}", "ada machine.updates.set map[automatic:true channel:https://u.example/s window:]"},
+		{"GET", "/log?n=7&part=kernel&contains=x", "", 200, `log 7 "kernel" "x"`, ""},
+		{"GET", "/log?n=0", "", 400, "", ""},
+		{"POST", "/update?reboot=true", "0123456789", 200, "update 10 true", "ada machine.update map[reboot:true version:1.1.0]"},
+		{"POST", "/update", "", 400, "", ""},
+	} {
+		f.asked, f.notes = nil, nil
+		got := l.ask(l.API(), admin, c.method, "/api/v1/machine"+c.path, c.body)
+		if got.Code != c.status || strings.Join(f.asked, ";") != c.asked || strings.Join(f.notes, ";") != c.note {
+			t.Errorf("%s %s: %d %s; asked %q, noted %q; want %d, %q, %q", c.method, c.path, got.Code, got.Body, f.asked, f.notes, c.status, c.asked, c.note)
+		}
+	}
+	if got := l.ask(l.API(), admin, "GET", "/api/v1/machine", ""); strings.Contains(got.Body.String(), "SECRET") || !strings.Contains(got.Body.String(), `"stage":"running"`) {
+		t.Errorf("status: %s", got.Body)
+	}
+	f.refuse = fmt.Errorf("%w: version 1.0.0 runs already", appliance.ErrRefused)
+	f.notes = nil
+	got := l.ask(l.API(), admin, "POST", "/api/v1/machine/update", "0123456789")
+	if got.Code != http.StatusUnprocessableEntity || !strings.Contains(got.Body.String(), "runs already") || !slices.Equal(f.notes, []string{"ada machine.update.refuse map[why:refused: version 1.0.0 runs already]"}) {
+		t.Errorf("a refused update: %d %s, noted %q", got.Code, got.Body, f.notes)
+	}
+}
+
+// TestUploadIsBounded: an update may be large, and not larger than a bundle.
+func TestUploadIsBounded(t *testing.T) {
+	l, f := newLab(t), &fakeMachine{}
+	l.cfg.Machine = f
+	admin := who{cert: l.admin}
+	if got := l.ask(l.API(), admin, "POST", "/api/v1/machine/update", strings.Repeat("x", 4<<20)); got.Code != http.StatusOK || f.taken != 4<<20 {
+		t.Errorf("4 MiB: %d, %d bytes taken", got.Code, f.taken)
+	}
+	if got := l.ask(l.API(), who{token: "lzt_eyes"}, "POST", "/api/v1/machine/update", "x"); got.Code != http.StatusForbidden {
+		t.Errorf("by who may read alone: %d", got.Code)
+	}
+}
+
+// TestNoAppliance: on a machine of somebody else's there is nothing to ask, and the answer
+// says so.
+func TestNoAppliance(t *testing.T) {
+	for name, m := range map[string]Machine{"none": nil, "nobody listens": gone{machine.Connect(filepath.Join(t.TempDir(), "no.sock")), &fakeMachine{}}} {
+		l := newLab(t)
+		l.cfg.Machine = m
+		got := l.ask(l.API(), who{cert: l.admin}, "GET", "/api/v1/machine", "")
+		if got.Code != http.StatusConflict || !strings.Contains(got.Body.String(), "this gateway is not an appliance") {
+			t.Errorf("%s: %d %s", name, got.Code, got.Body)
+		}
+	}
+}
+
+type gone struct {
+	machine.Host
+	notes *fakeMachine
+}
+
+func (g gone) Note(ctx context.Context, by quarantine.Actor, action string, detail map[string]string) error {
+	return g.notes.Note(ctx, by, action, detail)
+}
+func (g gone) Check(context.Context) error { return nil }
