@@ -141,14 +141,15 @@ func TestReflection(t *testing.T) {
 	}
 }
 
-// witness computes a proof with Python's hmac and hashlib from the description in doc.go.
+// witness computes proofs with Python's hmac and hashlib from the description in doc.go.
 const witness = `
 import hmac, hashlib, sys
-code, label, exporter, claimant, machine, request, said = sys.argv[1:8]
+code, exporter, claimant, machine, request = sys.argv[1:6]
 prk = hmac.new(b"lazaret claim v1", code.encode(), hashlib.sha256).digest()
-key = hmac.new(prk, label.encode() + b"\x01", hashlib.sha256).digest()
 x = hashlib.sha256(b"lazaret claim v1 exchange\x00" + b"".join(bytes.fromhex(p) for p in (exporter, claimant, machine, request))).digest()
-print(hmac.new(key, x + hashlib.sha256(said.encode()).digest(), hashlib.sha256).hexdigest())
+for label, said in zip(sys.argv[6::2], sys.argv[7::2]):
+    key = hmac.new(prk, label.encode() + b"\x01", hashlib.sha256).digest()
+    print(hmac.new(key, x + hashlib.sha256(said.encode()).digest(), hashlib.sha256).hexdigest())
 `
 
 // TestProofsAgainstPython: HKDF, transcript and MAC are what they are said to be.
@@ -156,16 +157,23 @@ func TestProofsAgainstPython(t *testing.T) {
 	python := testneed.Program(t, "python3")
 	c := DrawCode()
 	x := Exchange{Exporter: sum([]byte("a")), Claimant: sum([]byte("b")), Machine: sum([]byte("c")), Request: sum([]byte("d"))}
-	plain := strings.ReplaceAll(c.String(), "-", "")
-	for label, said := range map[string]string{"lazaret claim v1 machine": "", "lazaret claim v1 claimant": "", "lazaret claim v1 answer": "the answer", "lazaret claim v1 kept": ""} {
-		out, err := exec.Command(python, "-c", witness, plain, label, fmt.Sprintf("%x", []byte(x.Exporter)), fmt.Sprintf("%x", []byte(x.Claimant)),
-			fmt.Sprintf("%x", []byte(x.Machine)), fmt.Sprintf("%x", []byte(x.Request)), said).CombinedOutput()
-		if err != nil {
-			t.Fatalf("%v: %s", err, out)
-		}
-		got, err := prove(c, label, x, []byte(said))
-		if err != nil || fmt.Sprintf("%x", []byte(got)) != strings.TrimSpace(string(out)) {
-			t.Errorf("%s: %x (%v), Python says %s", label, []byte(got), err, out)
+	args := []string{"-I", "-S", "-c", witness, strings.ReplaceAll(c.String(), "-", "")}
+	for _, part := range []Sum{x.Exporter, x.Claimant, x.Machine, x.Request} {
+		args = append(args, fmt.Sprintf("%x", []byte(part)))
+	}
+	said := []string{"lazaret claim v1 machine", "", "lazaret claim v1 claimant", "", "lazaret claim v1 answer", "the answer", "lazaret claim v1 kept", ""}
+	out, err := exec.Command(python, append(args, said...)...).CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	want := strings.Fields(string(out))
+	if len(want) != 4 {
+		t.Fatalf("Python says %s", out)
+	}
+	for i, w := range want {
+		got, err := prove(c, said[2*i], x, []byte(said[2*i+1]))
+		if err != nil || fmt.Sprintf("%x", []byte(got)) != w {
+			t.Errorf("%s: %x (%v), Python says %s", said[2*i], []byte(got), err, w)
 		}
 	}
 }

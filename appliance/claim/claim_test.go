@@ -5,8 +5,11 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
 	"errors"
 	"log/slog"
+	"math/big"
 	"net"
 	"slices"
 	"strings"
@@ -110,7 +113,11 @@ func (m *machine) make(ctx context.Context, r Request, step func(string)) (Answe
 	if fail != nil {
 		return Answer{}, fail
 	}
-	return Answer{Name: "gateway", Administrator: [][]byte{[]byte("leaf"), []byte("authority")}, Root: []byte("root"), API: "https://gw.example.com:8443", Enroll: "https://gw.example.com", Token: "lzt_secret", RootSHA256: strings.Repeat("ab", 32)}, nil
+	chain, root, err := issue(r.CSR)
+	if err != nil {
+		return Answer{}, err
+	}
+	return Answer{Name: "gateway", Administrator: chain, Root: root, API: "https://gw.example.com:8443", Enroll: "https://gw.example.com", Token: "lzt_secret", RootSHA256: strings.Repeat("ab", 32)}, nil
 }
 
 // refill gives everybody all tries again.
@@ -124,6 +131,43 @@ func (m *machine) count() (made, kept int) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return len(m.made), m.kept
+}
+
+// issue makes a root, an authority and an administrator's certificate for a CSR's key.
+func issue(csr []byte) (chain [][]byte, root []byte, err error) {
+	public, err := CheckCSR(csr)
+	if err != nil {
+		return nil, nil, err
+	}
+	var parent *x509.Certificate
+	var signer *ecdsa.PrivateKey
+	var all [][]byte
+	for i, name := range []string{"root", "administrators", "administrator"} {
+		key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+		if err != nil {
+			return nil, nil, err
+		}
+		c := &x509.Certificate{
+			SerialNumber: big.NewInt(int64(i + 1)), Subject: pkix.Name{CommonName: name}, NotBefore: time.Now().Add(-time.Minute), NotAfter: time.Now().Add(time.Hour),
+			IsCA: i < 2, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
+		}
+		of := &key.PublicKey
+		if i == 2 {
+			of, c.KeyUsage = public, x509.KeyUsageDigitalSignature
+		}
+		if parent == nil {
+			parent, signer = c, key
+		}
+		der, err := x509.CreateCertificate(rand.Reader, c, parent, of, signer)
+		if err != nil {
+			return nil, nil, err
+		}
+		if parent, err = x509.ParseCertificate(der); err != nil {
+			return nil, nil, err
+		}
+		signer, all = key, append(all, der)
+	}
+	return [][]byte{all[2], all[1]}, all[0], nil
 }
 
 func setup() appliance.Setup {
@@ -188,7 +232,7 @@ func TestClaim(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if a.Token != "lzt_secret" || string(a.Administrator[0]) != "leaf" || !slices.Equal(steps, []string{"Making it."}) {
+	if a.Token != "lzt_secret" || len(a.Administrator) != 2 || !slices.Equal(steps, []string{"Making it."}) {
 		t.Errorf("answer for %s after %v", a.API, steps)
 	}
 	if made, kept := m.count(); made != 1 || kept != 0 {

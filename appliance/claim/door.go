@@ -128,6 +128,12 @@ func (d *Door) Run(ctx context.Context) error {
 		if r.About != nil {
 			d.about = *r.About
 		}
+		d.page.spawn = func(f func(context.Context)) {
+			group.Go(func() error {
+				f(ctx)
+				return nil
+			})
+		}
 		d.serve(ctx, cancel, group)
 		return nil
 	})
