@@ -47,15 +47,22 @@ demo:
 	$(GO) run ./cmd/demo --json
 
 # The appliance's disk image and update file, in IMAGE_OUT; Debian packages are fetched once
-# and kept. IMAGE_FLAVOUR=metal is for real machines, VirtualBox and VMware's first choice of card.
+# and kept. IMAGE_FLAVOUR=metal is for real machines, VirtualBox and VMware's first choice of
+# card. UPDATE_KEYS are the public keys that the image takes updates from; without any, a
+# key is made beside the image, once, which is good for trying.
 VERSION ?= 0.1.0
 IMAGE_ARCH ?= amd64
 IMAGE_FLAVOUR ?= cloud
 IMAGE_OUT ?= bin/image
-image:
+UPDATE_KEYS ?= $(IMAGE_OUT)/update.key.pub.pem
+image: $(UPDATE_KEYS)
 	mkdir -p $(IMAGE_OUT)
 	GOARCH=$(IMAGE_ARCH) GOAMD64=v1 GOFLAGS= $(GO) build -trimpath -buildvcs=false -ldflags "-s -w -X lazaret/internal/version.Number=$(VERSION)" -o $(IMAGE_OUT)/lazaretd-$(IMAGE_ARCH) ./cmd/lazaretd
-	$(GO) run ./cmd/mkimage build --arch $(IMAGE_ARCH) --flavour $(IMAGE_FLAVOUR) --version $(VERSION) --program $(IMAGE_OUT)/lazaretd-$(IMAGE_ARCH) --out $(IMAGE_OUT) $(IMAGE)
+	$(GO) run ./cmd/mkimage build --arch $(IMAGE_ARCH) --flavour $(IMAGE_FLAVOUR) --version $(VERSION) $(addprefix --update-key ,$(UPDATE_KEYS)) --program $(IMAGE_OUT)/lazaretd-$(IMAGE_ARCH) --out $(IMAGE_OUT) $(IMAGE)
+
+$(IMAGE_OUT)/update.key.pub.pem:
+	mkdir -p $(IMAGE_OUT)
+	$(GO) run ./cmd/mkimage key new $(IMAGE_OUT)/update.key
 
 # BENCH="--only packet,tunnel --json" chooses rows and form, BENCH=--long adds what takes minutes.
 bench:

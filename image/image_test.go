@@ -2,8 +2,11 @@ package image
 
 import (
 	"bytes"
+	"crypto/ed25519"
 	"crypto/sha256"
+	"crypto/x509"
 	"encoding/hex"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
@@ -32,7 +35,7 @@ func standIns(t *testing.T) Config {
 	c := Config{
 		Arch: "amd64", Flavour: "cloud", Version: "1.2.3", Program: filepath.Join(dir, "lazaretd"), Out: filepath.Join(dir, "out"),
 		Store: &packages.Store{Dir: dir, Offline: true, Log: slog.New(slog.DiscardHandler)}, Log: slog.New(slog.DiscardHandler),
-		Modules: []string{"virtio_net", "ext4", "builtin_one"},
+		Modules: []string{"virtio_net", "ext4", "builtin_one"}, Keys: updateKey(t),
 	}
 	const release = "6.12.1-cloud-amd64"
 	root := "lib/modules/" + release + "/"
@@ -63,6 +66,16 @@ func standIns(t *testing.T) Config {
 	}
 	put(t, c.Program, []byte("the program"))
 	return c
+}
+
+// updateKey is a public key in the form openssl writes (RFC 8410).
+func updateKey(t *testing.T) []byte {
+	t.Helper()
+	der, err := x509.MarshalPKIXPublicKey(ed25519.NewKeyFromSeed(make([]byte, ed25519.SeedSize)).Public())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der})
 }
 
 func put(t *testing.T, name string, data []byte) {
@@ -275,6 +288,7 @@ func TestBuildRefuses(t *testing.T) {
 		"disk too small":        func(c *Config) { c.Size = leastSize - MiB },
 		"no program":            func(c *Config) { c.Program = "/nonexistent" },
 		"package changed":       func(c *Config) { c.Packages[0].SHA256 = strings.Repeat("0", 64) },
+		"no update key":         func(c *Config) { c.Keys = nil },
 		"no kernel":             func(c *Config) { c.Packages = nil },
 	} {
 		c := standIns(t)
