@@ -90,7 +90,7 @@ func (t *terminal) answer(ctx context.Context, q *question) error {
 		text, err := t.ask(ctx, e)
 		select {
 		case <-q.over: // answered elsewhere, or nobody waits any more
-			return context.Cause(ctx)
+			return t.swallow(ctx)
 		default:
 		}
 		switch {
@@ -114,6 +114,26 @@ func (t *terminal) answer(ctx context.Context, q *question) error {
 		case <-ctx.Done():
 		}
 		return context.Cause(ctx)
+	}
+}
+
+// swallow drops what is still typed for a question that is over: it chooses nothing from the
+// menu, and a secret is not shown there.
+func (t *terminal) swallow(ctx context.Context) error {
+	for {
+		quiet := time.NewTimer(time.Second)
+		select {
+		case k := <-t.keys:
+			quiet.Stop()
+			if k == enter || k == escape {
+				return nil
+			}
+		case <-quiet.C:
+			return nil
+		case <-ctx.Done():
+			quiet.Stop()
+			return context.Cause(ctx)
+		}
 	}
 }
 

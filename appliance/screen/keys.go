@@ -13,10 +13,13 @@ const (
 // keyboard makes keys of the bytes a terminal sends. Sequences of function and arrow keys
 // (ECMA-48) are no keys: what they hold must not be taken for typed letters. Its zero value
 // is ready.
-type keyboard struct{ state byte }
+type keyboard struct {
+	state byte // 0x1b after an escape, then what followed it
+	told  bool // of that escape
+}
 
-// feed takes what was read at once. An escape at its end is the key; the rest of a sequence
-// may still follow it.
+// feed takes what was read at once. An escape at its end is the key, though the rest of a
+// sequence may still follow; so is one that begins no sequence.
 func (k *keyboard) feed(b []byte) []key {
 	var keys []key
 	for i, c := range b {
@@ -35,11 +38,14 @@ func (k *keyboard) feed(b []byte) []key {
 				continue
 			}
 			k.state = 0
+			if !k.told {
+				keys = append(keys, escape)
+			}
 		}
 		switch {
 		case c == 0x1b:
-			k.state = c
-			if i == len(b)-1 {
+			k.state, k.told = c, i == len(b)-1
+			if k.told {
 				keys = append(keys, escape)
 			}
 		case c == 0x03:

@@ -49,16 +49,28 @@ func (t *terminal) choices() []choice {
 
 // menu is the last rows of the screen.
 func (t *terminal) menu() []string {
-	text := ""
+	var entries []string
 	if _, q, _ := t.screen.seen(); q != nil && q == t.declined {
-		text += "e enter passphrase   "
+		entries = append(entries, "e enter passphrase")
 	}
 	for _, c := range t.choices() {
 		if c.run != nil {
-			text += string(rune(c.key)) + " " + c.name + "   "
+			entries = append(entries, string(rune(c.key))+" "+c.name)
 		}
 	}
-	return wrap(" ", strings.TrimSpace(text), columns)
+	lines := []string{""}
+	for _, e := range entries {
+		last := &lines[len(lines)-1]
+		if len(*last)+3+len(e) > columns {
+			lines = append(lines, "")
+			last = &lines[len(lines)-1]
+		}
+		if *last != "" {
+			*last += "  "
+		}
+		*last += " " + e
+	}
+	return lines
 }
 
 // press does what a key of the menu says; any other shows the screen anew.

@@ -1,7 +1,6 @@
 package screen
 
 import (
-	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -68,7 +67,7 @@ func stage(st appliance.Status) string {
 	case appliance.Locked:
 		return "locked: the data partition waits for its passphrase (key e)"
 	case appliance.Unclaimed:
-		return "unclaimed: open the page below, or use lazaretctl claim; both want the code"
+		return "unclaimed: the page below or lazaretctl claim, with the code"
 	case appliance.Running:
 		return "running"
 	case appliance.Failed:
@@ -241,17 +240,24 @@ func body(problems []string, rows []fact, width, height int) []string {
 		if total <= height {
 			break
 		}
-		long := slices.MaxFunc(blocks, func(a, b []string) int { return cmp.Compare(len(a), len(b)) })
-		if len(long) < 2 {
+		i, most := 0, len(blocks[0])-spared
+		for at, b := range blocks[1:] {
+			if len(b) > most {
+				i, most = at+1, len(b)
+			}
+		}
+		if len(blocks[i]) < 2 {
 			return slices.Concat(blocks...)[:height]
 		}
-		i := slices.IndexFunc(blocks, func(b []string) bool { return len(b) == len(long) })
-		blocks[i] = shorten(long, i > 0, width)
+		blocks[i] = shorten(blocks[i], i > 0, width)
 	}
 	return slices.Concat(blocks...)
 }
 
-const more = " ..."
+const (
+	more   = " ..."
+	spared = 5 // rows of problems are worth that many more than others
+)
 
 // shorten takes the last row away, and marks the one that is last now.
 func shorten(block []string, labelled bool, width int) []string {
