@@ -4,19 +4,47 @@
 // number 1 alone.
 package boot
 
-import "log/slog"
+import (
+	"log/slog"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+)
 
 // Config says where things are. The zero Config is the running machine.
 type Config struct {
 	Log  *slog.Logger // required
 	Root string       // optional: directory that stands for /, for tests
+
+	kernel kernel // optional: the running one
 }
 
-// Ending is how a machine ends.
-type Ending string
+// kernel is what this package asks of the kernel.
+type kernel interface {
+	Mount(source, target, kind string, flags uintptr, data string) error
+	Unmount(target string, flags int) error
+	Limit(resource int, to unix.Rlimit) error
+	Sync()
+	Reboot(command int) error
+}
 
-// The endings of a machine.
-const (
-	Restart  Ending = "restart"
-	PowerOff Ending = "power off"
-)
+// running is the kernel that runs.
+type running struct{}
+
+func (running) Mount(source, target, kind string, flags uintptr, data string) error {
+	return unix.Mount(source, target, kind, flags, data)
+}
+func (running) Unmount(target string, flags int) error   { return unix.Unmount(target, flags) }
+func (running) Limit(resource int, to unix.Rlimit) error { return unix.Setrlimit(resource, &to) }
+func (running) Sync()                                    { unix.Sync() }
+func (running) Reboot(command int) error                 { return unix.Reboot(command) }
+
+func (c Config) os() kernel {
+	if c.kernel != nil {
+		return c.kernel
+	}
+	return running{}
+}
+
+// at is where a path of the machine is.
+func (c Config) at(path string) string { return filepath.Join("/", c.Root, path) }
