@@ -145,8 +145,8 @@ func verifyCommand() *cobra.Command {
 }
 
 func keyCommand() *cobra.Command {
-	cmd := &cobra.Command{Use: "key", Short: "Keys that releases are signed with"}
-	cmd.AddCommand(&cobra.Command{
+	cmd := &cobra.Command{Use: "key", Short: "Keys that releases, and programs for Secure Boot, are signed with"}
+	cmd.AddCommand(secureBootKeyCommand(), &cobra.Command{
 		Use: "new FILE", Short: "Make a signing key in FILE and its public half in FILE" + release.PublicSuffix, Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			public, err := release.NewKey(args[0])
