@@ -127,6 +127,7 @@ func protective(sectors int64) []byte {
 	copy(p, []byte{0, 0, 2, 0, 0xee, 0xff, 0xff, 0xff})
 	le.PutUint32(p[8:], 1)
 	le.PutUint32(p[12:], uint32(min(sectors-1, 0xffffffff)))
+	copy(m[:440], bios())
 	m[510], m[511] = 0x55, 0xaa
 	return m
 }
