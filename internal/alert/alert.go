@@ -23,8 +23,10 @@ const (
 	Clock          Kind = "clock" // rolled back, or jumped
 	Enforcement    Kind = "enforcement"
 	PolicyFault    Kind = "policy-fault"
-	Stream         Kind = "stream" // a receiver of events that cannot be reached
-	Version        Kind = "version-behind"
+	Stream         Kind = "stream"         // a receiver of events that cannot be reached
+	Version        Kind = "version-behind" // G1
+	Channel        Kind = "update-channel"
+	Update         Kind = "update-failed"
 )
 
 // Severity orders alerts.

@@ -26,7 +26,8 @@ type View struct {
 	Gate     *quarantine.Status
 	Streams  []StreamHealth // receivers of events
 	Many     *Deferred
-	Deaf     bool // the tunnel could not be asked, so that nobody's silence is known
+	Machine  *MachineHealth // the appliance; nil too where it is none
+	Deaf     bool           // the tunnel could not be asked, so that nobody's silence is known
 }
 
 // Expiry is a certificate of the gateway's own.
@@ -85,6 +86,9 @@ func Look(v View) (looked []Kind, found []Condition) {
 		{Enforcement, v.Gate != nil, enforcement},
 		{Stream, v.Streams != nil, streams},
 		{InactiveMany, v.Many != nil, many},
+		{Version, v.Machine != nil, behind},
+		{Channel, v.Machine != nil, channel},
+		{Update, v.Machine != nil, failedUpdate},
 	} {
 		if r.can {
 			looked, found = append(looked, r.kind), append(found, r.find(v)...)

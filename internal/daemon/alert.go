@@ -91,6 +91,7 @@ func (k *control) alertView(ctx context.Context, began time.Time, g *guesses, f 
 	if err != nil {
 		return v, err
 	}
+	v.Machine = k.machineHealth(ctx)
 	v.Store = &alert.StoreHealth{Alarm: health.Alarm, Size: health.Size, Quota: health.Quota}
 	if _, err := k.store.SigningTime(ctx); err != nil {
 		v.Store.Clock = err.Error()

@@ -80,6 +80,7 @@ type control struct {
 	parts    []part
 	streams  *stream.Manager // who is told of device events
 	alerts   *alerts
+	machine  machineDoor
 	signals  *ssf.Receiver
 	ledger   *source.Ledger // how every source does
 
@@ -242,7 +243,7 @@ func (k *control) makeConsole(version string) (*console.Server, error) {
 		},
 		Refused: refusals{k.store},
 		Audit:   k.store.AuditLog(), Root: k.ca.Root(), Administrator: k.ca.VerifyAdministrator,
-		Device: k.ca.VerifyDevice, Settings: k.settings, ListenerKeys: k.listenerKeys, Manage: k.manage, Attestation: newAttestation(k.store, c.Name, k.log), Names: k.names, Policies: k.policies(), Signals: signals{k.store, k.signals, k.enrollURL()}, Hooks: hooks{hookKeys(k.store), k.enrollURL()}, Connections: k.connections, Health: sourceHealth(k.ledger), Streams: receivers{k.streams}, Alerts: k.alerts, From: c.API.From, Log: k.log,
+		Device: k.ca.VerifyDevice, Settings: k.settings, ListenerKeys: k.listenerKeys, Manage: k.manage, Attestation: newAttestation(k.store, c.Name, k.log), Names: k.names, Policies: k.policies(), Signals: signals{k.store, k.signals, k.enrollURL()}, Hooks: hooks{hookKeys(k.store), k.enrollURL()}, Connections: k.connections, Health: sourceHealth(k.ledger), Streams: receivers{k.streams}, Alerts: k.alerts, Machine: k.machine, From: c.API.From, Log: k.log,
 	})
 }
 
