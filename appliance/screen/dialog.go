@@ -44,7 +44,13 @@ func (t *terminal) next(ctx context.Context, e entry) (key, error) {
 // ask has a line typed. Left with Esc it is errLeft.
 func (t *terminal) ask(ctx context.Context, e entry) (string, error) {
 	if e.prompt != "" {
-		if err := t.write(clean(e.prompt, longest) + " "); err != nil {
+		above, last := cutLast(e.prompt, "\n")
+		if above != "" {
+			if err := t.say(strings.Split(above, "\n")...); err != nil {
+				return "", err
+			}
+		}
+		if err := t.write(clean(last, longest) + " "); err != nil {
 			return "", err
 		}
 	}
@@ -70,6 +76,12 @@ func (t *terminal) ask(ctx context.Context, e entry) (string, error) {
 			return "", err
 		}
 	}
+}
+
+// cutLast cuts text at the last sep.
+func cutLast(text, sep string) (before, after string) {
+	i := strings.LastIndex(text, sep)
+	return text[:max(i, 0)], text[i+1:]
 }
 
 // answer puts a question on this console. Whoever leaves it can come back to it with a key.
@@ -101,7 +113,7 @@ func (t *terminal) answer(ctx context.Context, q *question) error {
 			continue
 		case err != nil:
 			return err
-		case text == "":
+		case text == "" && q.secret: // a key too many
 			t.again()
 			continue
 		}

@@ -51,7 +51,7 @@ func (t *terminal) choices() []choice {
 func (t *terminal) menu() []string {
 	var entries []string
 	if _, q, _ := t.screen.seen(); q != nil && q == t.declined {
-		entries = append(entries, "e enter passphrase")
+		entries = append(entries, "e answer")
 	}
 	for _, c := range t.choices() {
 		if c.run != nil {

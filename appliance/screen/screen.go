@@ -159,7 +159,8 @@ const (
 )
 
 // Ask puts a question on all consoles and returns the first answer, of at most MaxAnswer
-// bytes. A secret one is not shown while it is typed. Questions are put one after the other;
+// bytes. A secret one is not shown while it is typed, and not taken empty. The prompt may have several
+// rows. Questions are put one after the other;
 // ctx ends the wait.
 func (s *Screen) Ask(ctx context.Context, prompt string, secret bool) (string, error) {
 	select {

@@ -123,11 +123,11 @@ func TestAskAll(t *testing.T) {
 		t.Errorf("the answer is %q", got)
 	}
 	p.see(eraseBelow) // the screen is back
-	ask("Name:", false)
-	p.see("Name: ")
+	ask("One row,\nand \x1banother.\nName:", false)
+	p.see("One row,\r\nand ?another.\r\nName: ")
 	q.see("Name: ")
 	p.press("\x1b") // to the menu, which has the way back
-	p.see("e enter passphrase")
+	p.see("e answer")
 	p.press("r")
 	p.see("Type yes")
 	p.press("yes\r")
@@ -136,7 +136,7 @@ func TestAskAll(t *testing.T) {
 	}
 	p.see("Done.")
 	p.press(" ")
-	p.see("e enter passphrase")
+	p.see("e answer")
 	p.press("e")
 	p.see("Name: ")
 	p.press("xyz\r")

@@ -65,7 +65,7 @@ func stage(st appliance.Status) string {
 	case appliance.Starting, "":
 		return "starting"
 	case appliance.Locked:
-		return "locked: the data partition waits for its passphrase (key e)"
+		return "locked: the data partition waits for its passphrase"
 	case appliance.Unclaimed:
 		return "unclaimed: the page below or lazaretctl claim, with the code"
 	case appliance.Running:
