@@ -22,6 +22,17 @@ func ReadSetup(text []byte, also map[string]*string) (Setup, error) {
 	return readSetup(text, also, false)
 }
 
+// ReadKeys reads a document of a few keys whose values are strings; other keys are refused.
+// The error is of type Faults.
+func ReadKeys(text []byte, keys map[string]*string) error {
+	d := &document{lines: make(map[string]int), also: keys}
+	var none struct{}
+	if top := d.root(fromJSON(text)); top != nil {
+		d.decode(top, reflect.ValueOf(&none).Elem(), "")
+	}
+	return d.sorted()
+}
+
 func readSetup(text []byte, also map[string]*string, whole bool) (Setup, error) {
 	d := &document{lines: make(map[string]int), also: also}
 	var s Setup

@@ -1,45 +1,210 @@
 package seed
 
 import (
+	"bytes"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
+	"log/slog"
+	"regexp"
+	"strings"
 
 	"lazaret/appliance"
 )
 
-// Seed is what a seed disk says. It is whole or, with Faults, to be left alone.
+// Names of the files of a seed (NoCloud).
+const (
+	metaData      = "meta-data"
+	userData      = "user-data"
+	networkConfig = "network-config"
+)
+
+// maxFile bounds each of them, in bytes.
+const maxFile = 64 << 10
+
+// header is the first line of user-data that is for this machine.
+const header = "#lazaret"
+
+// Code is a claim code from a seed. Printed or marshalled it shows nothing; Text returns it.
+type Code string
+
+// Text returns the code.
+func (c Code) Text() string { return string(c) }
+
+// Format implements fmt.Formatter: whatever the verb, the code is not shown.
+func (c Code) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, "claim code (not shown)") }
+
+// LogValue implements slog.LogValuer without the code.
+func (c Code) LogValue() slog.Value { return slog.StringValue("claim code (not shown)") }
+
+// MarshalText implements encoding.TextMarshaler without the code.
+func (c Code) MarshalText() ([]byte, error) { return []byte("claim code (not shown)"), nil }
+
+// Seed is what a seed disk says. It is whole or, with Faults, holds nothing else but Instance.
 type Seed struct {
-	Instance string             // instance-id: a seed is applied once for each
-	Hostname string             // local-hostname
-	Setup    appliance.Setup    // without Network
-	Code     string             // claim_code: who knows it may claim the machine; empty: the machine makes one
-	Network  *appliance.Network // network-config; nil: none
+	Instance string             // instance-id: a seed is applied once for each; empty: it could not be read
+	Setup    appliance.Setup    // perhaps incomplete, and without Network; Name is local-hostname's where it gives none
+	Code     Code               // claim_code: who knows it may claim the machine; empty: the machine makes one
+	Network  *appliance.Network // of network-config, or of the setup; nil: none
 	Faults   []string           // everything that is wrong, as "file:line: sentence", for the screen
 }
 
-// Device is a block device that may hold a seed.
-type Device struct {
-	Path string // like /dev/sr0
-	FS   string // vfat or iso9660
-}
-
-// ErrNone is returned where no device is labelled CIDATA.
-var ErrNone = errors.New("no seed disk")
-
-// Find returns the first of the block devices with a file system labelled CIDATA, in any case.
-func Find(paths []string, open func(path string) (io.ReaderAt, io.Closer, error)) (Device, error) {
-	return Device{}, ErrNone
-}
-
-// Read reads a seed. An error means that it could not be read at all; what is wrong with its
-// contents is in Faults.
-func Read(files fs.FS) (Seed, error) { return Seed{}, errors.ErrUnsupported }
-
 // Files are the contents of a seed disk.
 type Files struct {
-	MetaData, UserData, NetworkConfig []byte // NetworkConfig may be nil
+	MetaData, UserData []byte
+	NetworkConfig      []byte // nil: none
 }
 
-// Write writes a seed disk: an ISO 9660 image labelled CIDATA.
-func Write(w io.Writer, f Files) error { return errors.ErrUnsupported }
+// Read reads a seed from a mounted disk. check says whether a claim code is one, without
+// quoting it; nil takes any. An error means that files could not be read at all; what is wrong
+// with them is in Faults. Symbolic links are not followed.
+func Read(files fs.FS, check func(code string) error) (Seed, error) {
+	var f Files
+	var faults []string
+	for _, one := range []struct {
+		name string
+		to   *[]byte
+		must bool
+	}{{metaData, &f.MetaData, true}, {userData, &f.UserData, true}, {networkConfig, &f.NetworkConfig, false}} {
+		text, fault, err := read(files, one.name, one.must)
+		if err != nil {
+			return Seed{}, fmt.Errorf("reading the seed: %w", err)
+		}
+		if fault != "" {
+			faults = append(faults, one.name+": "+fault)
+			continue
+		}
+		*one.to = text
+	}
+	s := Parse(f, check)
+	if len(faults) > 0 {
+		// What is missing is said once, and not also that it is empty.
+		for _, fault := range s.Faults {
+			name, _, _ := strings.Cut(fault, ":")
+			if len(f.of(name)) > 0 {
+				faults = append(faults, fault)
+			}
+		}
+		s = Seed{Instance: s.Instance, Faults: faults}
+	}
+	return s, nil
+}
+
+func (f Files) of(name string) []byte {
+	return map[string][]byte{metaData: f.MetaData, userData: f.UserData, networkConfig: f.NetworkConfig}[name]
+}
+
+// read reads one file, or says what is wrong with it.
+func read(files fs.FS, name string, must bool) (text []byte, fault string, err error) {
+	info, err := fs.Lstat(files, name)
+	if errors.Is(err, fs.ErrNotExist) {
+		if must {
+			return nil, "it is missing", nil
+		}
+		return nil, "", nil
+	}
+	if err != nil {
+		return nil, "", err
+	}
+	if !info.Mode().IsRegular() {
+		return nil, "it is not a file", nil
+	}
+	file, err := files.Open(name)
+	if err != nil {
+		return nil, "", err
+	}
+	defer file.Close()
+	text, err = io.ReadAll(io.LimitReader(file, maxFile+1))
+	if err != nil {
+		return nil, "", err
+	}
+	if len(text) > maxFile {
+		return nil, fmt.Sprintf("it has more than %d bytes", maxFile), nil
+	}
+	return text, "", nil
+}
+
+var instanceID = regexp.MustCompile(`^[!-~]{1,128}$`)
+
+// Parse reads a seed's files.
+func Parse(f Files, check func(code string) error) Seed {
+	var s Seed
+	var faults []string
+	fail := func(file string, err error) {
+		var list appliance.Faults
+		if !errors.As(err, &list) {
+			faults = append(faults, file+": "+err.Error())
+			return
+		}
+		for _, one := range list {
+			if one.Line == 0 {
+				faults = append(faults, file+": "+one.Text)
+			} else {
+				faults = append(faults, fmt.Sprintf("%s:%d: %s", file, one.Line, one.Text))
+			}
+		}
+	}
+	var hostname string
+	if err := appliance.ReadKeys(f.MetaData, map[string]*string{"instance-id": &s.Instance, "local-hostname": &hostname}); err != nil {
+		fail(metaData, err)
+		s.Instance = ""
+	} else if !instanceID.MatchString(s.Instance) {
+		fail(metaData, errors.New("instance-id: give one, of up to 128 characters without spaces"))
+		s.Instance = ""
+	}
+	if hostname != "" && !appliance.IsDNSName(hostname) {
+		fail(metaData, errors.New("local-hostname: it is no host's name"))
+	}
+	if err := s.user(f.UserData, check); err != nil {
+		fail(userData, err)
+	}
+	if f.NetworkConfig != nil && s.Network != nil {
+		fail(networkConfig, errors.New("user-data has a network, too: leave one away"))
+	} else if f.NetworkConfig != nil {
+		n, err := appliance.ParseNetwork(f.NetworkConfig)
+		if err != nil {
+			fail(networkConfig, err)
+		}
+		s.Network = &n
+	}
+	if len(faults) > 0 {
+		return Seed{Instance: s.Instance, Faults: faults}
+	}
+	if s.Setup.Name == "" && hostname != "" {
+		first, _, _ := strings.Cut(hostname, ".")
+		s.Setup.Name = strings.ToLower(first)
+	}
+	return s
+}
+
+// user reads user-data.
+func (s *Seed) user(text []byte, check func(string) error) error {
+	first, _, _ := bytes.Cut(text, []byte("\n"))
+	switch line := strings.TrimRight(string(first), " \r"); {
+	case len(text) == 0:
+		return errors.New("it is empty; its first line should be " + header)
+	case line == "#cloud-config" || strings.HasPrefix(line, "#cloud-") || strings.HasPrefix(line, "#include"):
+		return errors.New("it is cloud-config, which nothing here runs: write the keys of a setup below a first line " + header)
+	case strings.HasPrefix(line, "#!"):
+		return errors.New("it is a script, and nothing here runs scripts: write the keys of a setup below a first line " + header)
+	case line != header:
+		return errors.New("its first line should be " + header)
+	}
+	if len(bytes.TrimSpace(text[len(first):])) == 0 {
+		return nil // it is all left to whoever claims the machine
+	}
+	var code string
+	setup, err := appliance.ReadSetup(text, map[string]*string{"claim_code": &code})
+	if err != nil {
+		return err
+	}
+	if code != "" && check != nil {
+		if err := check(code); err != nil {
+			return fmt.Errorf("claim_code: %w", err)
+		}
+	}
+	s.Network, setup.Network = setup.Network, nil
+	s.Setup, s.Code = setup, Code(code)
+	return nil
+}
