@@ -3,6 +3,7 @@
 package blocktest
 
 import (
+	"bytes"
 	"errors"
 	"io"
 	"math/rand/v2"
@@ -13,6 +14,8 @@ import (
 var ErrPower = errors.New("the power is cut")
 
 const page = 4096
+
+var zeros [page]byte
 
 // Disk is a disk in memory; what was never written is zero.
 type Disk struct {
@@ -208,6 +211,10 @@ func put(pages map[int64]*[page]byte, off int64, b []byte) {
 		n := off / page
 		part := min(page-off%page, int64(len(b)))
 		p := pages[n]
+		if p == nil && bytes.Equal(b[:part], zeros[:part]) {
+			b, off = b[part:], off+part
+			continue // it is zero as it is
+		}
 		if p == nil {
 			p = new([page]byte)
 			pages[n] = p
