@@ -247,6 +247,12 @@ func TestPageInABrowser(t *testing.T) {
 	}
 	b.do("Emulation.clearDeviceMetricsOverride", nil)
 
+	b.js(`document.querySelector("input[value=static]").checked = true`)
+	b.js(`document.querySelector("details").open = true`)
+	b.shoot("static")
+	b.js(`document.querySelector("input[value=leave]").checked = true`)
+	b.js(`document.querySelector("details").open = false`)
+
 	way := b.tabTo(entryCode)
 	if b.js(`getComputedStyle(document.activeElement).outlineStyle`) != "solid" {
 		t.Error("the focus cannot be seen")

@@ -137,7 +137,7 @@ func suggest(networks []netip.Prefix, from netip.Addr) []netip.Prefix {
 		}
 	}
 	inside := slices.ContainsFunc(out, func(p netip.Prefix) bool { return p.Contains(from) })
-	if from.IsValid() && !inside && !from.IsLinkLocalUnicast() {
+	if from.IsValid() && !inside && !from.IsLinkLocalUnicast() && !from.IsLoopback() {
 		out = append(out, netip.PrefixFrom(from, from.BitLen()))
 	}
 	return out

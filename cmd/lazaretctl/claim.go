@@ -1,0 +1,311 @@
+package main
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"lazaret/appliance"
+	"lazaret/appliance/claim"
+)
+
+// claimFlags are what lazaretctl claim is told. Flags complete, and win over, the file.
+type claimFlags struct {
+	file, codeFile          string
+	names, apiNames         []string
+	management              []string
+	admin, quarantine, full []string
+	routes                  []string
+	set                     appliance.Setup // what flags give as it is
+}
+
+// claimed is what lazaretctl claim says with --json.
+type claimed struct {
+	Dir         string `json:"dir"`
+	Name        string `json:"name"`
+	API         string `json:"api"`
+	Enroll      string `json:"enroll"`
+	RootSHA256  string `json:"root_sha256"`
+	TokenFile   string `json:"token_file"`
+	Fingerprint string `json:"fingerprint"` // of the unclaimed machine
+}
+
+const claimLong = `Make an unclaimed machine a gateway, and become its first administrator.
+
+The code on the machine's screen is what protects this: machine and lazaretctl each prove to
+the other that they know it, over this very connection. It is not sent. The administrator's
+key is made here and stays here.
+
+What the gateway is to be comes from -f (YAML or JSON, as in a seed), from flags, or, at a
+terminal, from questions. If the connection breaks, give the same command again: until the
+machine has heard that its answer arrived, it is asked for again, and for ten minutes at most.`
+
+func (s *session) claim() *cobra.Command {
+	var v claimFlags
+	c := &cobra.Command{
+		Use: "claim HOST[:PORT]", Short: "Make an unclaimed machine a gateway, and become its administrator", Args: cobra.ExactArgs(1), Long: claimLong,
+		Example: `  lazaretctl claim 192.0.2.20
+  lazaretctl claim 192.0.2.20 -f setup.yaml --code-file code.txt
+  lazaretctl claim gw.example.com --enroll-name gw.example.com --management "192.0.2.10 tcp/443" --admin-network 192.0.2.0/24`,
+		RunE: func(cmd *cobra.Command, args []string) error { return s.runClaim(cmd, args[0], &v) },
+	}
+	f := c.Flags()
+	f.StringVarP(&v.file, "file", "f", "", "what the gateway is to be: YAML or JSON")
+	f.StringVar(&v.codeFile, "code-file", "", "file with the claim code, - for standard input (default: ask at the terminal)")
+	f.StringSliceVar(&v.apiNames, "api-name", nil, "further names or addresses the API is reached at (HOST is one)")
+	f.StringVar(&v.set.Name, "name", "", "the gateway's name (default gateway)")
+	f.StringVar(&v.set.Organization, "organization", "", "name in the authorities' certificates (default Lazaret)")
+	f.StringVar(&v.set.Administrator, "administrator", "", "name of the first administrator (default administrator)")
+	f.StringSliceVar(&v.names, "enroll-name", nil, "host name or address devices enroll at (required)")
+	f.StringArrayVar(&v.management, "management", nil, `what quarantine reaches, like "192.0.2.10 tcp/443" (required)`)
+	f.StringSliceVar(&v.admin, "admin-network", nil, "networks that may administer the gateway (default: those the machine is on)")
+	f.StringSliceVar(&v.set.Endpoints, "endpoint", nil, "host:port devices dial WireGuard at (default: first enroll name)")
+	f.StringSliceVar(&v.quarantine, "quarantine", nil, "prefixes of the quarantine pool")
+	f.StringSliceVar(&v.full, "full", nil, "prefixes of the full pool")
+	f.StringSliceVar(&v.routes, "route", nil, "what released devices send into the tunnel (default: everything)")
+	f.BoolVar(&v.set.Masquerade, "masquerade", false, "hide released devices behind the gateway's own address")
+	f.StringSliceVar(&v.set.TimeServers, "time-server", nil, "names or addresses of time servers")
+	f.StringVar(&v.set.Proxy, "proxy", "", "proxy for the gateway's own HTTP and HTTPS, like http://192.0.2.3:3128")
+	f.StringVar(&v.set.Updates.Channel, "update-channel", "", "URL of the update channel")
+	return c
+}
+
+func (s *session) runClaim(cmd *cobra.Command, host string, v *claimFlags) error {
+	address, name := claimAddress(host)
+	v.apiNames = append([]string{name}, v.apiNames...)
+	if err := s.vacant(); err != nil {
+		return err
+	}
+	ask := &questions{in: cmd.InOrStdin(), out: cmd.ErrOrStderr()}
+	text, key, resumed, err := s.pending(address)
+	if err != nil {
+		return err
+	}
+	if !resumed || v.file != "" || len(v.names) > 0 {
+		setup, err := v.setup(ask)
+		if err != nil {
+			return err
+		}
+		if resumed && !sameSetup(text, setup) {
+			return fmt.Errorf("a claim of this machine with another set-up is under way: give that one, or none; or remove %s to give it up", filepath.Join(s.dir, pendingFile))
+		}
+		if !resumed {
+			if text, key, err = newClaim(setup, v.apiNames); err != nil {
+				return err
+			}
+		}
+	}
+	code, err := ask.code(v.codeFile)
+	if err != nil {
+		return err
+	}
+	if resumed {
+		fmt.Fprintln(ask.out, "going on with the claim begun before")
+	}
+	a, err := s.exchange(cmd.Context(), ask.out, address, code, text, key)
+	if err != nil {
+		if refusal, ok := errors.AsType[*claim.Refusal](err); ok && (refusal.Kind == claim.Invalid || refusal.Kind == claim.Claimed) {
+			_ = s.dropPending() // nothing was made of it; what is left of it ends by its age
+		}
+		return explainClaim(err)
+	}
+	if err := s.dropPending(); err != nil {
+		return err
+	}
+	return s.showClaimed(cmd, a)
+}
+
+// claimAddress adds the port, and returns the host alone, too.
+func claimAddress(host string) (address, name string) {
+	if a, err := netip.ParseAddr(strings.Trim(host, "[]")); err == nil {
+		return net.JoinHostPort(a.String(), "443"), a.WithZone("").String()
+	}
+	if h, _, err := net.SplitHostPort(host); err == nil {
+		return host, h
+	}
+	return net.JoinHostPort(host, "443"), host
+}
+
+// setup is the file, completed by flags and, at a terminal, by questions.
+func (v *claimFlags) setup(ask *questions) (appliance.Setup, error) {
+	var s appliance.Setup
+	if v.file != "" {
+		text, err := readBounded(v.file, nil)
+		if err != nil {
+			return s, fmt.Errorf("reading the set-up: %w", err)
+		}
+		if s, err = appliance.ReadSetup([]byte(text), nil); err != nil {
+			return s, fmt.Errorf("%s:\n%w", v.file, err)
+		}
+	}
+	for _, x := range []struct{ from, to *string }{
+		{&v.set.Name, &s.Name}, {&v.set.Organization, &s.Organization}, {&v.set.Administrator, &s.Administrator}, {&v.set.Proxy, &s.Proxy}, {&v.set.Updates.Channel, &s.Updates.Channel},
+	} {
+		if *x.from != "" {
+			*x.to = *x.from
+		}
+	}
+	for _, x := range []struct {
+		from []string
+		to   *[]string
+	}{{v.names, &s.EnrollNames}, {v.management, &s.Management}, {v.set.Endpoints, &s.Endpoints}, {v.set.TimeServers, &s.TimeServers}} {
+		if len(x.from) > 0 {
+			*x.to = x.from
+		}
+	}
+	s.Masquerade = s.Masquerade || v.set.Masquerade
+	for _, x := range []struct {
+		flag string
+		from []string
+		to   *[]netip.Prefix
+	}{{"admin-network", v.admin, &s.AdminNetworks}, {"quarantine", v.quarantine, &s.Quarantine}, {"full", v.full, &s.Full}, {"route", v.routes, &s.Routes}} {
+		for i, text := range x.from {
+			p, err := netip.ParsePrefix(text)
+			if err != nil {
+				return s, fmt.Errorf("--%s %q: write a network like 192.0.2.0/24", x.flag, text)
+			}
+			if i == 0 {
+				*x.to = nil
+			}
+			*x.to = append(*x.to, p)
+		}
+	}
+	if err := ask.complete(&s); err != nil {
+		return s, err
+	}
+	if err := s.Check(); err != nil {
+		return s, fmt.Errorf("the set-up has faults:\n%w", err)
+	}
+	return s, nil
+}
+
+// sameSetup says whether a request under way asks for this setup.
+func sameSetup(request []byte, setup appliance.Setup) bool {
+	r, _, err := claim.ParseRequest(request)
+	if err != nil {
+		return false
+	}
+	a, err := json.Marshal(r.Setup)
+	b, err2 := json.Marshal(setup)
+	return err == nil && err2 == nil && string(a) == string(b)
+}
+
+func newClaim(setup appliance.Setup, apiNames []string) ([]byte, *ecdsa.PrivateKey, error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, nil, fmt.Errorf("making the administrator's key: %w", err)
+	}
+	text, err := claim.NewRequest(claim.Request{Setup: setup, APINames: apiNames}, key)
+	return text, key, err
+}
+
+// claimTries is how often a claim whose connection broke is taken up again.
+const claimTries = 5
+
+// exchange claims the machine, keeps the credential, and says so to the machine. A broken
+// connection is taken up with the same request.
+func (s *session) exchange(ctx context.Context, w io.Writer, address string, code claim.Code, text []byte, key *ecdsa.PrivateKey) (claimed, error) {
+	for try := 1; ; try++ {
+		out, err := s.exchangeOnce(ctx, w, address, code, text, key, try == 1)
+		busy := false
+		if refusal, ok := errors.AsType[*claim.Refusal](err); ok {
+			busy = refusal.Kind == claim.Busy
+		}
+		if err == nil || try == claimTries || ctx.Err() != nil || !busy && !errors.Is(err, claim.ErrLost) {
+			return out, err
+		}
+		fmt.Fprintf(w, "%v; trying again\n", err)
+		select {
+		case <-ctx.Done():
+			return out, ctx.Err()
+		case <-time.After(2 * time.Second):
+		}
+	}
+}
+
+func (s *session) exchangeOnce(ctx context.Context, w io.Writer, address string, code claim.Code, text []byte, key *ecdsa.PrivateKey, first bool) (claimed, error) {
+	k, err := claim.Dial(ctx, address, code, text, func(print string) {
+		if first {
+			fmt.Fprintf(w, "certificate, SHA-256: %s\n", print)
+		}
+	})
+	if err != nil {
+		return claimed{}, err
+	}
+	defer k.Close()
+	if first {
+		fmt.Fprintln(w, "the machine knows the code; claiming it")
+		if err := s.savePending(address, text, key); err != nil {
+			return claimed{}, err
+		}
+	}
+	begin := time.Now()
+	a, err := k.Claim(ctx, func(step string) { fmt.Fprintf(w, "%6s  %s\n", time.Since(begin).Round(100*time.Millisecond), step) })
+	if err != nil {
+		return claimed{}, err
+	}
+	c, err := claim.CredentialOf(a, key)
+	if err != nil {
+		return claimed{}, fmt.Errorf("reading the machine's answer: %w", err)
+	}
+	out := claimed{Dir: s.dir, Name: a.Name, API: a.API, Enroll: a.Enroll, RootSHA256: a.RootSHA256, TokenFile: filepath.Join(s.dir, "management-token"), Fingerprint: k.Fingerprint()}
+	if err := s.saveCredential(c, a.Token); err != nil {
+		return out, err
+	}
+	if err := k.Kept(ctx); err != nil {
+		if errors.Is(err, claim.ErrLost) {
+			fmt.Fprintln(w, "the machine did not confirm that it heard; if lazaretctl status fails in a minute, look at its screen")
+			return out, nil
+		}
+		return out, fmt.Errorf("the credential is in %s, but the machine did not take that in: %w", s.dir, err)
+	}
+	return out, nil
+}
+
+// explainClaim says what to do about the errors people meet.
+func explainClaim(err error) error {
+	refusal, _ := errors.AsType[*claim.Refusal](err)
+	switch {
+	case errors.Is(err, claim.ErrProof):
+		return fmt.Errorf("%w. Compare the fingerprint above with the one on its screen: if they are the same, the code is not this machine's, or not any more (it changes with every start). If they differ, somebody is between you and the machine: stop. Nothing was given away", err)
+	case errors.Is(err, claim.ErrNoMachine):
+		return fmt.Errorf("%w: is this the address on its screen? A machine that is claimed already answers otherwise", err)
+	case errors.Is(err, claim.ErrLost):
+		return fmt.Errorf("%w; give the same command again within ten minutes", err)
+	case refusal != nil && refusal.Kind == claim.Claimed:
+		return fmt.Errorf("%w. If that was not you, reset it at its screen, and find out who stood there", err)
+	}
+	return err
+}
+
+func (s *session) showClaimed(cmd *cobra.Command, v claimed) error {
+	raw, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	return s.show(cmd, append(raw, '\n'), func(w io.Writer) {
+		fmt.Fprintf(w, `Claimed %s. It starts as a gateway now, which takes some seconds.
+  administrator          %s
+  management server      token in %s
+  API                    %s
+  devices enroll at      %s
+  root certificate       SHA-256 %s
+
+Next:
+  lazaretctl status
+  lazaretctl otp create --user NAME
+`, v.Name, v.Dir, v.TokenFile, v.API, v.Enroll, v.RootSHA256)
+	})
+}
