@@ -26,29 +26,22 @@ const maxFile = 64 << 10
 // header is the first line of user-data that is for this machine.
 const header = "#lazaret"
 
-// Code is a claim code from a seed. Printed or marshalled it shows nothing; Text returns it.
-type Code string
-
-// Text returns the code.
-func (c Code) Text() string { return string(c) }
-
-// Format implements fmt.Formatter: whatever the verb, the code is not shown.
-func (c Code) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, "claim code (not shown)") }
-
-// LogValue implements slog.LogValuer without the code.
-func (c Code) LogValue() slog.Value { return slog.StringValue("claim code (not shown)") }
-
-// MarshalText implements encoding.TextMarshaler without the code.
-func (c Code) MarshalText() ([]byte, error) { return []byte("claim code (not shown)"), nil }
-
 // Seed is what a seed disk says. It is whole or, with Faults, holds nothing else but Instance.
 type Seed struct {
 	Instance string             // instance-id: a seed is applied once for each; empty: it could not be read
 	Setup    appliance.Setup    // perhaps incomplete, and without Network; Name is local-hostname's where it gives none
-	Code     Code               // claim_code: who knows it may claim the machine; empty: the machine makes one
+	Code     string             // claim_code: who knows it may claim the machine; empty: the machine makes one
 	Network  *appliance.Network // of network-config, or of the setup; nil: none
 	Faults   []string           // everything that is wrong, as "file:line: sentence", for the screen
 }
+
+// Format implements fmt.Formatter: whatever the verb, the claim code is not shown.
+func (s Seed) Format(f fmt.State, _ rune) {
+	fmt.Fprintf(f, "seed %q with %d faults", s.Instance, len(s.Faults))
+}
+
+// LogValue implements slog.LogValuer without the claim code.
+func (s Seed) LogValue() slog.Value { return slog.StringValue(fmt.Sprint(s)) }
 
 // Files are the contents of a seed disk.
 type Files struct {
@@ -56,10 +49,9 @@ type Files struct {
 	NetworkConfig      []byte // nil: none
 }
 
-// Read reads a seed from a mounted disk. check says whether a claim code is one, without
-// quoting it; nil takes any. An error means that files could not be read at all; what is wrong
-// with them is in Faults. Symbolic links are not followed.
-func Read(files fs.FS, check func(code string) error) (Seed, error) {
+// Read reads a seed from a mounted disk. An error means that files could not be read at all;
+// what is wrong with them is in Faults. Symbolic links are not followed.
+func Read(files fs.FS) (Seed, error) {
 	var f Files
 	var faults []string
 	for _, one := range []struct {
@@ -77,7 +69,7 @@ func Read(files fs.FS, check func(code string) error) (Seed, error) {
 		}
 		*one.to = text
 	}
-	s := Parse(f, check)
+	s := Parse(f)
 	if len(faults) > 0 {
 		// What is missing is said once, and not also that it is empty.
 		for _, fault := range s.Faults {
@@ -125,10 +117,13 @@ func read(files fs.FS, name string, must bool) (text []byte, fault string, err e
 	return text, "", nil
 }
 
+// claimCode is what a claim code looks like; whoever takes claims looks at its check symbol.
+var claimCode = regexp.MustCompile(`^[0-9A-Za-z]{21}$`)
+
 var instanceID = regexp.MustCompile(`^[!-~]{1,128}$`)
 
 // Parse reads a seed's files.
-func Parse(f Files, check func(code string) error) Seed {
+func Parse(f Files) Seed {
 	var s Seed
 	var faults []string
 	fail := func(file string, err error) {
@@ -156,7 +151,7 @@ func Parse(f Files, check func(code string) error) Seed {
 	if hostname != "" && !appliance.IsDNSName(hostname) {
 		fail(metaData, errors.New("local-hostname: it is no host's name"))
 	}
-	if err := s.user(f.UserData, check); err != nil {
+	if err := s.user(f.UserData); err != nil {
 		fail(userData, err)
 	}
 	if f.NetworkConfig != nil && s.Network != nil {
@@ -179,7 +174,7 @@ func Parse(f Files, check func(code string) error) Seed {
 }
 
 // user reads user-data.
-func (s *Seed) user(text []byte, check func(string) error) error {
+func (s *Seed) user(text []byte) error {
 	first, _, _ := bytes.Cut(text, []byte("\n"))
 	switch line := strings.TrimRight(string(first), " \r"); {
 	case len(text) == 0:
@@ -199,12 +194,10 @@ func (s *Seed) user(text []byte, check func(string) error) error {
 	if err != nil {
 		return err
 	}
-	if code != "" && check != nil {
-		if err := check(code); err != nil {
-			return fmt.Errorf("claim_code: %w", err)
-		}
+	if code != "" && !claimCode.MatchString(strings.NewReplacer("-", "", " ", "").Replace(code)) {
+		return errors.New("claim_code: it is none; lazaretctl seed make draws one")
 	}
 	s.Network, setup.Network = setup.Network, nil
-	s.Setup, s.Code = setup, Code(code)
+	s.Setup, s.Code = setup, code
 	return nil
 }
