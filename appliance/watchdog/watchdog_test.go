@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -95,12 +96,13 @@ func TestFedWhileAlive(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		state := "well"
+		var state atomic.Value
+		state.Store("well")
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error)
 		go func() {
 			done <- w.Run(ctx, func(asking context.Context) error {
-				switch state {
+				switch state.Load() {
 				case "sick":
 					return errors.New("no answer")
 				case "hung":
@@ -111,6 +113,7 @@ func TestFedWhileAlive(t *testing.T) {
 			})
 		}()
 		time.Sleep(5 * time.Minute) // of the bubble's time
+		synctest.Wait()
 		last := d.fed[0]
 		for _, at := range d.fed[1:] {
 			if at.Sub(last) > 15*time.Second {
@@ -122,10 +125,11 @@ func TestFedWhileAlive(t *testing.T) {
 			t.Error("not fed any more")
 		}
 		for _, s := range []string{"sick", "hung"} {
-			state = s
+			state.Store(s)
 			synctest.Wait()
 			n := len(d.fed)
 			time.Sleep(time.Hour)
+			synctest.Wait()
 			if len(d.fed) != n {
 				t.Errorf("%s, and fed %d times", s, len(d.fed)-n)
 			}
