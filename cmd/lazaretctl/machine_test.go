@@ -1,0 +1,127 @@
+package main
+
+import (
+	"encoding/json"
+	"encoding/pem"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"lazaret/appliance"
+	"lazaret/internal/console/api"
+)
+
+// machineLab is a gateway's API as far as its machine goes.
+type machineLab struct {
+	dir   string
+	asked []string
+	st    appliance.Status
+	bad   string // version that comes back from a restart in the place of what was given
+}
+
+func newMachineLab(t *testing.T) *machineLab {
+	l := &machineLab{dir: t.TempDir(), st: appliance.Status{
+		Stage: appliance.Running, Version: "1.0.0", Booted: time.Now().Add(-time.Hour),
+		Slots:  []appliance.Slot{{Version: "1.0.0", File: "lazaret_1.0.0.efi", Booted: true, Blessed: true}, {Version: "1.1.0", File: "lazaret_1.1.0+0-3.efi", Tried: 3}},
+		Links:  []appliance.LinkIs{{Name: "wan", Up: true, Addresses: []netip.Prefix{netip.MustParsePrefix("192.0.2.7/24")}, Gateways: []netip.Addr{netip.MustParseAddr("192.0.2.1")}}},
+		Disk:   appliance.Disk{Size: 8 << 30, Free: 5 << 30, Encrypted: true, Protection: appliance.ByTPM},
+		Memory: appliance.Memory{Size: 512 << 20, Available: 300 << 20},
+	}}
+	srv := httptest.NewTLSServer(l)
+	t.Cleanup(srv.Close)
+	certificate := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: srv.Certificate().Raw})
+	for name, text := range map[string]string{"server": srv.URL, "root.pem": string(certificate), "token": "lzt_x"} {
+		if err := os.WriteFile(filepath.Join(l.dir, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return l
+}
+
+func (l *machineLab) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	body, _ := io.ReadAll(r.Body)
+	path := strings.TrimPrefix(r.URL.String(), machinePath)
+	l.asked = append(l.asked, strings.TrimSpace(fmt.Sprintf("%s %s %s", r.Method, path, body)))
+	w.Header().Set("Content-Type", "application/json")
+	switch {
+	case r.Method == http.MethodGet && path == "":
+		_ = json.NewEncoder(w).Encode(api.Machine{Status: l.st})
+	case strings.HasPrefix(path, "/update?") || path == "/update":
+		if r.ContentLength != int64(len(body)) {
+			w.WriteHeader(http.StatusBadRequest)
+			return
+		}
+		l.st.Booted, l.st.Version = time.Now(), "1.2.0 (abc)"
+		if l.bad != "" {
+			l.st.Version, l.st.Update.Last = l.bad, "version 1.2.0 was started 3 times and was not found well; version 1.0.0 runs again"
+		}
+		_ = json.NewEncoder(w).Encode(api.MachineStaged{Version: "1.2.0", Rebooting: true})
+	case path == "/network" && r.Method == http.MethodPut:
+		_ = json.NewEncoder(w).Encode(api.MachineTrying{Until: time.Now().Add(2 * time.Minute)})
+	case strings.HasPrefix(path, "/log"):
+		_ = json.NewEncoder(w).Encode([]api.MachineLine{{Part: "serve", Text: "evil \x1b[2J line"}})
+	case path == "/updates":
+		if r.Method == http.MethodGet {
+			body = []byte(`{"channel":"https://u.example/s","window":"Sun 02:00-05:00"}`)
+		}
+		_, _ = w.Write(body)
+	default:
+		w.WriteHeader(http.StatusNoContent)
+	}
+}
+
+// run runs lazaretctl machine.
+func (l *machineLab) run(t *testing.T, args ...string) (string, error) {
+	t.Helper()
+	l.asked = nil
+	var out strings.Builder
+	c := root()
+	c.SetOut(&out)
+	c.SetErr(io.Discard)
+	c.SetArgs(append([]string{"--dir", l.dir, "--token-file", filepath.Join(l.dir, "token"), "machine"}, args...))
+	err := c.ExecuteContext(t.Context())
+	return out.String(), err
+}
+
+// TestMachineCommands: each asks for what it says, and no other.
+func TestMachineCommands(t *testing.T) {
+	l := newMachineLab(t)
+	file := filepath.Join(l.dir, "a.update")
+	network := filepath.Join(l.dir, "network.yaml")
+	for name, text := range map[string]string{file: "bundle", network: "version: 2\nethernets:\n  wan:\n    addresses: [192.0.2.8/24]\n"} {
+		if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, c := range []struct{ args, asked, prints, fails string }{
+		{"status", "GET", "lazaret_1.1.0+0-3.efi", ""},
+		{"status", "GET", "5 GiB free of 8 GiB, key: tpm", ""},
+		{"update " + file, "GET;POST /update?reboot=true bundle", "version 1.2.0 is written; the machine restarts", ""},
+		{"update --no-reboot " + file, "GET;POST /update bundle", "at the next start", ""},
+		{"update --wait " + file, "GET;POST /update?reboot=true bundle;GET", "back, with version 1.2.0", ""},
+		{"network set -f " + network, `PUT /network {"network":{"version":2,"ethernets":{"wan":{"addresses":["192.0.2.8/24"]}}},"seconds":120}`, "on trial", ""},
+		{"network confirm", "POST /network/confirm", "confirmed", ""},
+		{"updates set --automatic", `GET /updates;PUT /updates {"channel":"https://u.example/s","automatic":true,"window":"Sun 02:00-05:00"}`, "by itself, Sun 02:00-05:00 UTC", ""},
+		{"reboot", "GET;POST /reboot", "does so now", ""},
+		{"rollback", "GET;POST /rollback", "does so now", ""},
+		{"log -n 3 --part serve", "GET /log?contains=&n=3&part=serve", "serve: evil ?[2J line", ""},
+		{"reset gw", "", "", "add --yes"},
+		{"reset gw --yes", `POST /reset {"name":"gw"}`, "claim code", ""},
+	} {
+		out, err := l.run(t, strings.Fields(c.args)...)
+		if asked := strings.Join(l.asked, ";"); asked != c.asked || !strings.Contains(out, c.prints) || (err == nil) != (c.fails == "") || err != nil && !strings.Contains(err.Error(), c.fails) {
+			t.Errorf("machine %s: asked %q, printed\n%s\n%v; want %q, %q", c.args, asked, out, err, c.asked, c.prints)
+		}
+	}
+	l.bad = "1.0.0"
+	if _, err := l.run(t, "update", "--wait", file); err == nil || !strings.Contains(err.Error(), "version 1.0.0 runs again") {
+		t.Errorf("an update that came back: %v", err)
+	}
+}
