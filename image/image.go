@@ -34,6 +34,9 @@ type Config struct {
 	Keys     []byte             // public keys that updates are signed with (update.ParseKeys); required
 	Time     time.Time          // when it was built, as far as the image knows: its clock is never before; zero: 1980
 	Log      *slog.Logger       // required
+
+	// Sign signs an EFI program for Secure Boot (package sign); nil: nothing is signed.
+	Sign func(program []byte) ([]byte, error)
 }
 
 // Sizes of the disk's parts, in bytes. The data partition takes in the rest of the disk when
@@ -116,6 +119,9 @@ func Build(ctx context.Context, c Config) (Result, error) {
 	slot, parts, err := c.slot(in)
 	if err != nil {
 		return Result{}, fmt.Errorf("making slot: %w", err)
+	}
+	if slot, in.loader, err = c.signed(slot, in.loader); err != nil {
+		return Result{}, err
 	}
 	r := Result{RawSize: c.Size, Release: in.release, Packages: in.packages, Parts: parts, Modules: in.index}
 	if r.UKI, err = c.place(".efi", func(f *os.File) error { _, err := f.Write(slot); return err }); err != nil {

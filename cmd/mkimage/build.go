@@ -48,6 +48,7 @@ EFI partition; without it they are of 1980.`,
 	f.StringVar(&c.Out, "out", "", "directory for the files made")
 	f.Int64Var(&c.Size, "size", image.DefaultSize, "size of the disk in bytes")
 	storeFlags(cmd, c.Store)
+	secureBootFlags(cmd, &c)
 	for _, name := range []string{"version", "program", "out", "update-key"} {
 		cmd.MarkFlagRequired(name)
 	}

@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"lazaret/image"
 	"lazaret/image/sign"
 )
 
@@ -56,4 +57,20 @@ func secureBootKeyCommand() *cobra.Command {
 	}
 	cmd.Flags().StringVar(&name, "name", "Lazaret Secure Boot", "name in the certificate")
 	return cmd
+}
+
+// secureBootFlags has cmd take a key and a certificate for Secure Boot, and c sign with them.
+func secureBootFlags(cmd *cobra.Command, c *image.Config) {
+	var keyFile, certFile string
+	cmd.Flags().StringVar(&keyFile, "secureboot-key", "", "RSA key that loader and slot are signed with for Secure Boot (default: not signed)")
+	cmd.Flags().StringVar(&certFile, "secureboot-cert", "", "its certificate")
+	cmd.MarkFlagsRequiredTogether("secureboot-key", "secureboot-cert")
+	cmd.PreRunE = func(*cobra.Command, []string) error {
+		if keyFile == "" {
+			return nil
+		}
+		key, cert, err := sign.Load(keyFile, certFile)
+		c.Sign = func(program []byte) ([]byte, error) { return sign.Sign(program, key, cert) }
+		return err
+	}
 }
