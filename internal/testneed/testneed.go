@@ -26,6 +26,7 @@ func debian(program string) string {
 	packages := map[string]string{
 		"nft": "nftables", "wg": "wireguard-tools", "ip": "iproute2", "pki": "strongswan-pki",
 		"conntrack": "conntrack", "openssl": "openssl", "tcpdump": "tcpdump", "curl": "curl",
+		"isoinfo": "genisoimage", "mkfs.vfat": "dosfstools",
 		"qemu-system-x86_64": "qemu-system-x86", "qemu-img": "qemu-utils", "dpkg-deb": "dpkg", "systemd-analyze": "systemd", "sbverify": "sbsigntool", "md5sum": "coreutils", "sha256sum": "coreutils",
 		"sfdisk": "fdisk", "fsck.vfat": "dosfstools", "mcopy": "mtools", "objcopy": "binutils", "modprobe": "kmod", "depmod": "kmod",
 	}
