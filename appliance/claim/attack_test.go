@@ -240,6 +240,28 @@ func TestOddRequests(t *testing.T) {
 	}
 }
 
+// TestSlowStrangers: who begins and does not go on is in nobody's way.
+func TestSlowStrangers(t *testing.T) {
+	m := newMachine(t, nil)
+	for _, said := range []string{"", "\x16\x03\x01", "POST"} {
+		raw, err := net.Dial("tcp", m.address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer raw.Close()
+		_, _ = io.WriteString(raw, said)
+		half, err := tls.Dial("tcp", m.address, &tls.Config{InsecureSkipVerify: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer half.Close()
+		_, _ = io.WriteString(half, "POST "+claimPath+" HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n{")
+	}
+	if _, err := dial(t, m, request(t)).Claim(t.Context(), nil); err != nil {
+		t.Error(err)
+	}
+}
+
 // TestOtherSites: another site's page cannot have a browser send anything here.
 func TestOtherSites(t *testing.T) {
 	m := newMachine(t, nil)

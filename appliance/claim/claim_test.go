@@ -202,7 +202,8 @@ func TestFailedMake(t *testing.T) {
 // TestLapse: an answer that nobody keeps is void, the keeper says so, and keeping it is late.
 func TestLapse(t *testing.T) {
 	m := newMachine(t, func(c *KeeperConfig) { c.Wait = time.Nanosecond })
-	if _, err := dial(t, m, request(t)).Claim(t.Context(), nil); err != nil && !errors.Is(err, ErrLost) && refused(err) != Claimed && refused(err) != Broken {
+	text := request(t)
+	if _, err := dial(t, m, text).Claim(t.Context(), nil); err != nil && !errors.Is(err, ErrLost) && refused(err) != Claimed && refused(err) != Broken {
 		t.Error(err)
 	}
 	keeper, door := m.end()
@@ -212,9 +213,16 @@ func TestLapse(t *testing.T) {
 	if _, kept := m.count(); kept != 0 {
 		t.Error("it was kept")
 	}
-	r := m.keeper.reply(t.Context(), call{Kind: callKept}, nil)
-	if r.Refusal == nil {
-		t.Error("kept after the end")
+	x := Exchange{Exporter: make(Sum, 32), Claimant: make(Sum, 32), Machine: make(Sum, 32), Request: sum(text)}
+	for kind, label := range map[string]string{callKept: labelKept, callClaim: labelClaimant} {
+		proof, err := prove(m.code, label, x, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r := m.keeper.reply(t.Context(), call{Kind: kind, Exchange: &x, Request: text, Proof: proof}, func(string) {})
+		if r.Refusal == nil || r.Refusal.Kind != Claimed {
+			t.Errorf("%s after the end: %+v", kind, r.Refusal)
+		}
 	}
 }
 
