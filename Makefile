@@ -2,7 +2,7 @@
 GO ?= go
 export CGO_ENABLED ?= 0
 
-.PHONY: build test ci fmt vet lint race fuzz cross demo image bench leaktest vulncheck
+.PHONY: build test ci fmt vet lint race fuzz cross demo image bench leaktest vulncheck image-test
 
 build:
 	$(GO) build -trimpath -o bin/ ./cmd/...
@@ -63,6 +63,10 @@ image: $(UPDATE_KEYS)
 $(IMAGE_OUT)/update.key.pub.pem:
 	mkdir -p $(IMAGE_OUT)
 	$(GO) run ./cmd/mkimage key new $(IMAGE_OUT)/update.key
+
+# Boots what was built under QEMU and takes it through its life, by emulation alone.
+image-test: image
+	LAZARET_IMAGE=$(abspath $(IMAGE_OUT)) $(GO) test -count=1 -timeout 30m -v ./internal/vm ./internal/imagetest
 
 # BENCH="--only packet,tunnel --json" chooses rows and form, BENCH=--long adds what takes minutes.
 bench:

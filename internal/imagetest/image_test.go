@@ -1,0 +1,326 @@
+package imagetest
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.zx2c4.com/wireguard/tun/netstack"
+
+	"lazaret/internal/console/api"
+	"lazaret/internal/vm"
+)
+
+const gatewayName = "gateway.test"
+
+// host is this machine, as QEMU's network of its own shows it to the guest: a port there is
+// the same port of loopback here.
+var host = netip.AddrFrom4([4]byte{10, 0, 2, 2})
+
+// life is one machine from its first boot on; its steps are in order, and each needs those
+// before.
+type life struct {
+	*operator
+	v      *vm.VM
+	disk   string
+	dir    string // of the administrator's credential
+	phone  *phone
+	device api.Device
+
+	management, intranet *echo
+}
+
+// TestLife takes one machine through its life.
+func TestLife(t *testing.T) {
+	image := built(t, ".raw")
+	l := &life{disk: vm.Copy(t, image, 0), dir: filepath.Join(t.TempDir(), "admin"), management: listen(t), intranet: listen(t)}
+	l.v = vm.Start(t, vm.Config{
+		Firmware: vm.UEFI, Disks: []vm.Disk{{Path: l.disk}}, Watchdog: true, Stay: true, Capture: true, Limit: 20 * time.Minute,
+		Forward: []vm.Port{{Network: "tcp", Number: 443}, {Network: "tcp", Number: 8443}, {Network: "udp", Number: 51820}, {Network: "tcp", Number: 22}, {Network: "tcp", Number: 2379}},
+	})
+	for _, step := range []struct {
+		name string
+		do   func(t *testing.T)
+	}{
+		{"Claim", l.claim}, {"Enroll", l.enroll}, {"Quarantine", l.quarantined}, {"Release", l.released}, {"Cut", l.cut},
+		{"Closed", l.closed}, {"Restart", l.restart}, {"Update", l.update}, {"AtRest", l.atRest},
+	} {
+		if !t.Run(step.name, step.do) {
+			t.Fatalf("the steps after %s need it", step.name)
+		}
+	}
+}
+
+// claim has lazaretctl make the machine a gateway, with the code that the serial line shows.
+func (l *life) claim(t *testing.T) {
+	said, at := awaits(t, l.v, "unclaimed", func(w map[string]string) bool { return w["stage"] == "unclaimed" && w["code"] != "" && w["url"] != "" })
+	t.Logf("power-on to unclaimed: %v", at)
+	ctl := program(t, "./cmd/lazaretctl")
+	web := l.v.Port("tcp", 443).String()
+	args := []string{
+		"--dir", l.dir, "claim", web, "--code-file", "-", "--name", "gateway-1", "--enroll-name", gatewayName,
+		"--management", fmt.Sprintf("%s tcp/%d", host, l.management.port), "--endpoint", l.v.Port("udp", 51820).String(),
+		"--admin-network", "10.0.2.0/24", "--masquerade", "--route", "10.0.2.0/24", "--time-server", "10.0.2.2",
+	}
+	run := func(code string) (string, error) {
+		c := exec.CommandContext(soon(t), ctl, args...)
+		c.Stdin = strings.NewReader(code + "\n")
+		text, err := c.CombinedOutput()
+		return string(text), err
+	}
+	wrong := []byte(said["code"])
+	wrong[0], wrong[1] = wrong[1], wrong[0]
+	if text, err := run(string(wrong)); err == nil && wrong[0] != wrong[1] {
+		t.Errorf("claimed with a wrong code: %s", text)
+	}
+	text, err := run(said["code"])
+	if err != nil {
+		t.Fatalf("lazaretctl claim: %v\n%s", err, text)
+	}
+	if strings.Contains(text, said["code"]) {
+		t.Error("lazaretctl shows the code")
+	}
+	now, at := awaits(t, l.v, "enforcing", ready)
+	if now["code"] != "" {
+		t.Error("the code is still on the screen")
+	}
+	t.Logf("power-on to enforcing, with the claim: %v", at)
+	l.operator = newOperator(t, l.dir, l.v.Port("tcp", 8443))
+	l.enforces(t)
+	if text, err := run(said["code"]); err == nil {
+		t.Errorf("claimed a second time: %s", text)
+	}
+}
+
+// enforces waits until a complete plan is enforced.
+func (l *life) enforces(t *testing.T) {
+	t.Helper()
+	until(t, "the gateway enforces a plan", func() error {
+		var s api.Status
+		_, err := l.ask(soon(t), l.admin, "GET", "/api/v1/status", nil, &s)
+		if err == nil && !s.Ready {
+			err = errors.New("not ready")
+		}
+		return err
+	})
+}
+
+func (l *life) enroll(t *testing.T) {
+	var otp api.OTPCreated
+	l.must(t, "POST", "/api/v1/otps", api.OTPRequest{User: "anna@example.com"}, &otp)
+	l.phone = enroll(t, l.v.Port("tcp", 443), otp.Code)
+	until(t, "the device is listed", func() error {
+		_, err := l.ask(soon(t), l.admin, "GET", "/api/v1/devices/"+l.phone.result.Settings.Device, nil, &l.device)
+		return err
+	})
+	l.connect(t)
+}
+
+func (l *life) connect(t *testing.T) {
+	t.Helper()
+	seat := func(prefix string) netip.Addr {
+		a := netip.MustParsePrefix(prefix).Addr()
+		for range l.device.Seat + 1 { // the gateway is the first
+			a = a.Next()
+		}
+		return a
+	}
+	l.phone.connect(t, l.v.Port("udp", 51820), seat("10.66.0.0/16"), seat("10.67.0.0/16"))
+}
+
+// quarantined reaches the management server, and nothing else.
+func (l *life) quarantined(t *testing.T) {
+	until(t, "the management server answers through the kernel's WireGuard", func() error {
+		return echoes(t, l.phone.quarantine, l.management)
+	})
+	l.forbidden(t)
+}
+
+// forbidden holds the intranet out of reach, from both addresses. What was allowed is tried
+// beside it, so that a dead tunnel is not taken for a shut one.
+func (l *life) forbidden(t *testing.T) {
+	t.Helper()
+	before := l.intranet.count()
+	for name, from := range map[string]*netstack.Net{"quarantine": l.phone.quarantine, "pool": l.phone.full} {
+		ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+		if c, err := dial(ctx, from, l.intranet.at()); err == nil {
+			t.Errorf("the intranet is reached from the %s address", name)
+			c.Close()
+		}
+		cancel()
+	}
+	if got := l.intranet.count(); got != before {
+		t.Errorf("%d connections got to the intranet", got-before)
+	}
+	if err := echoes(t, l.phone.quarantine, l.management); err != nil {
+		t.Errorf("the management server, meanwhile: %v", err)
+	}
+}
+
+func (l *life) released(t *testing.T) {
+	if stage := l.report(t, l.device.ID, "compliant"); stage != "routed" {
+		t.Fatalf("a compliant device is %s", stage)
+	}
+	until(t, "the intranet answers", func() error { return echoes(t, l.phone.full, l.intranet) })
+}
+
+// cut demotes the device while a flow is open, and says how long that went on.
+func (l *life) cut(t *testing.T) {
+	c, err := dial(soon(t), l.phone.full, l.intranet.at())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	last := make(chan time.Time, 1)
+	alive := make(chan struct{})
+	go func() { // ends when nothing comes back for three seconds
+		var at time.Time
+		b := make([]byte, 1)
+		for first := true; ; first = false {
+			_, err := c.Write([]byte{1})
+			err = errors.Join(err, c.SetReadDeadline(time.Now().Add(3*time.Second)))
+			if err == nil {
+				_, err = io.ReadFull(c, b)
+			}
+			if err != nil {
+				last <- at
+				return
+			}
+			at = time.Now()
+			if first {
+				close(alive)
+			}
+		}
+	}()
+	select {
+	case <-alive:
+	case <-soon(t).Done():
+		t.Fatal("the flow never lived")
+	}
+	asked := time.Now()
+	if stage := l.report(t, l.device.ID, "noncompliant"); stage != "quarantined" {
+		t.Fatalf("a device that is not compliant is %s", stage)
+	}
+	answered := time.Now()
+	end := <-last
+	t.Logf("from the report to the last packet %v, its answer came after %v", end.Sub(asked), answered.Sub(asked))
+	if end.After(answered) {
+		t.Errorf("the flow went on for %v after the report was answered", end.Sub(answered))
+	}
+	l.forbidden(t)
+}
+
+// closed: of the ports that are forwarded, those nobody serves answer nothing.
+func (l *life) closed(t *testing.T) {
+	for _, port := range []uint16{22, 2379} {
+		c, err := net.DialTimeout("tcp", l.v.Port("tcp", port).String(), 5*time.Second)
+		if err != nil {
+			continue
+		}
+		// QEMU takes the connection itself, and gives it up when the guest does not answer.
+		if err := c.SetReadDeadline(time.Now().Add(3 * time.Second)); err != nil {
+			t.Error(err)
+		}
+		if n, err := c.Read(make([]byte, 1)); n > 0 {
+			t.Errorf("port %d answers (%v)", port, err)
+		}
+		c.Close()
+	}
+}
+
+// restart keeps everything, and leaves a slot that has proven itself.
+func (l *life) restart(t *testing.T) {
+	begin := l.v.Age()
+	l.must(t, "POST", "/api/v1/machine/reboot", nil, nil)
+	awaits(t, l.v, "starting again", stage("starting"))
+	_, at := awaits(t, l.v, "enforcing again", ready)
+	t.Logf("restart to enforcing: %v", at-begin)
+	l.enforces(t)
+	awaitsBlessed(t, l, "")
+	var d api.Device
+	l.must(t, "GET", "/api/v1/devices/"+l.device.ID, nil, &d)
+	if d.Key != l.device.Key || d.Stage != "quarantined" {
+		t.Errorf("the device is %+v, and was %+v", d, l.device)
+	}
+	until(t, "the management server answers again", func() error { return echoes(t, l.phone.quarantine, l.management) })
+	l.forbidden(t)
+}
+
+// awaitsBlessed waits until the slot that runs is blessed, and of this version if one is given.
+func awaitsBlessed(t *testing.T, l *life, version string) {
+	t.Helper()
+	until(t, "the slot is blessed", func() error {
+		var m api.Machine
+		if _, err := l.ask(soon(t), l.admin, "GET", "/api/v1/machine", nil, &m); err != nil {
+			return err
+		}
+		for _, s := range m.Slots {
+			if s.Booted && s.Blessed && (version == "" || s.Version == version) {
+				return nil
+			}
+		}
+		return fmt.Errorf("slots %+v", m.Slots)
+	})
+}
+
+// atRest looks at the disk from outside, with the power off: nothing of what the gateway
+// stored is there to be read.
+func (l *life) atRest(t *testing.T) {
+	l.v.Kill()
+	f, err := os.Open(l.disk)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	found := look(t, f, []byte("LUKS\xba\xbe"), []byte("anna@example.com"), []byte(l.device.ID), []byte(l.token))
+	if found[0] == 0 {
+		t.Error("no LUKS header on the disk")
+	}
+	for i, what := range []string{"a user's name", "a device's id", "the management token"} {
+		if found[i+1] != 0 {
+			t.Errorf("%s stands on the disk as it is", what)
+		}
+	}
+}
+
+// look counts how often each needle stands in r.
+func look(t testing.TB, r io.Reader, needles ...[]byte) []int {
+	t.Helper()
+	counts := make([]int, len(needles))
+	const chunk, overlap = 4 << 20, 256
+	b := make([]byte, chunk+overlap)
+	keep := 0
+	for {
+		n, err := io.ReadFull(r, b[keep:])
+		text := b[:keep+n]
+		for i, needle := range needles {
+			for at := 0; ; {
+				j := bytes.Index(text[at:], needle)
+				if j < 0 {
+					break
+				}
+				at += j + len(needle)
+				if at > keep { // else it was counted with the chunk before
+					counts[i]++
+				}
+			}
+		}
+		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+			return counts
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		keep = copy(b, text[max(0, len(text)-overlap):])
+	}
+}

@@ -1,0 +1,122 @@
+package imagetest
+
+import (
+	"bytes"
+	"crypto/ed25519"
+	"crypto/rand"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"lazaret/appliance/update"
+	"lazaret/image"
+	"lazaret/image/packages"
+	"lazaret/image/release"
+	"lazaret/internal/console/api"
+)
+
+// slot builds a slot of a version, with the packages that make image has fetched.
+func slot(t testing.TB, version, program string) string {
+	t.Helper()
+	list, err := packages.Pinned()
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := os.Getenv("LAZARET_IMAGE")
+	keys, err := os.ReadFile(filepath.Join(dir, "update.key.pub.pem"))
+	if err != nil {
+		t.Skipf("needs the public key of updates beside the image: %v", err)
+	}
+	cache, err := os.UserCacheDir()
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := image.Build(t.Context(), image.Config{
+		Arch: "amd64", Flavour: "cloud", Version: version, Program: program, Packages: list, Keys: keys, Out: t.TempDir(), Log: slog.New(slog.DiscardHandler),
+		Store: &packages.Store{Dir: filepath.Join(cache, "lazaret", "packages"), Log: slog.New(slog.DiscardHandler)},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r.UKI
+}
+
+// bundle signs a slot as an update.
+func bundle(t testing.TB, m update.Manifest, uki string, key ed25519.PrivateKey) []byte {
+	t.Helper()
+	f, err := os.Open(uki)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	var b bytes.Buffer
+	m.Flavour, m.Schema, m.Reads, m.Created = "cloud", update.Schema, update.Schema, time.Now().UTC().Truncate(time.Second)
+	if _, err := update.Write(&b, m, f, key); err != nil {
+		t.Fatal(err)
+	}
+	return b.Bytes()
+}
+
+// update refuses what is no update, takes one that is, and leaves one that does not start.
+func (l *life) update(t *testing.T) {
+	key, err := release.LoadKey(filepath.Join(os.Getenv("LAZARET_IMAGE"), "update.key"))
+	if err != nil {
+		t.Skipf("needs the key that the image takes updates from: %v", err)
+	}
+	running := awaitsVersion(t, l)
+	next := slot(t, "0.1.1", program(t, "./cmd/lazaretd", "-buildvcs=false", "-ldflags", "-s -w -X lazaret/internal/version.Number=0.1.1"))
+	good := bundle(t, update.Manifest{Version: "0.1.1", Architecture: "amd64"}, next, key)
+	_, stranger, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tampered := bytes.Clone(good)
+	tampered[len(tampered)/2] ^= 1
+	for name, b := range map[string][]byte{
+		"tampered": tampered, "truncated": good[:len(good)-1000],
+		"of a stranger":        bundle(t, update.Manifest{Version: "0.1.1", Architecture: "amd64"}, next, stranger),
+		"older":                bundle(t, update.Manifest{Version: "0.0.9", Architecture: "amd64"}, next, key),
+		"of another processor": bundle(t, update.Manifest{Version: "0.1.1", Architecture: "arm64"}, next, key),
+	} {
+		if code, err := l.ask(soon(t), l.admin, "POST", "/api/v1/machine/update", bytes.NewReader(b), nil); err == nil || code >= 500 {
+			t.Errorf("an update that is %s: %d, %v", name, code, err)
+		} else {
+			t.Logf("an update that is %s: %v", name, err)
+		}
+	}
+	begin := time.Now()
+	l.must(t, "POST", "/api/v1/machine/update?reboot=true", bytes.NewReader(good), nil)
+	awaits(t, l.v, "the new slot enforces", func(w map[string]string) bool { return ready(w) && w["version"] == "0.1.1" })
+	l.enforces(t)
+	awaitsBlessed(t, l, "0.1.1")
+	t.Logf("from the upload to the new slot blessed: %v", time.Since(begin).Round(time.Second))
+	until(t, "the management server answers the new slot's device", func() error { return echoes(t, l.phone.quarantine, l.management) })
+
+	bad := bundle(t, update.Manifest{Version: "0.1.2", Architecture: "amd64"}, slot(t, "0.1.2", program(t, "./internal/imagetest/testdata/panics")), key)
+	l.v.Alarm(nil) // it panics, and is left
+	begin = time.Now()
+	l.must(t, "POST", "/api/v1/machine/update?reboot=true", bytes.NewReader(bad), nil)
+	if _, err := l.v.Expect(soon(t), regexp.MustCompile(`Kernel panic`)); err != nil {
+		t.Fatal(err)
+	}
+	l.v.Alarm(regexp.MustCompile(`MARK FAIL`))
+	awaits(t, l.v, "the slot before it is back", func(w map[string]string) bool { return ready(w) && w["version"] == "0.1.1" })
+	t.Logf("from the upload of a bad slot to the good one: %v", time.Since(begin).Round(time.Second))
+	l.enforces(t)
+	if running == "" || strings.HasPrefix(running, "0.1.1") {
+		t.Errorf("it ran %q before the update", running)
+	}
+	l.forbidden(t)
+}
+
+// awaitsVersion is the version that runs, by the API.
+func awaitsVersion(t *testing.T, l *life) string {
+	t.Helper()
+	var m api.Machine
+	l.must(t, "GET", "/api/v1/machine", nil, &m)
+	return m.Version
+}
