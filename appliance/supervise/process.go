@@ -125,14 +125,6 @@ func (s *Supervisor) launch(part Part, l launch) (_ *process, err error) {
 		}
 		pipes.theirs = append(pipes.theirs, more...)
 	}
-	if part.Hand != nil {
-		files, err := part.Hand()
-		pipes.theirs = append(pipes.theirs, files...)
-		if err != nil {
-			pipes.close()
-			return nil, fmt.Errorf("making what it is handed: %w", err)
-		}
-	}
 	for _, f := range pipes.theirs {
 		attr.Files = append(attr.Files, f.Fd())
 	}

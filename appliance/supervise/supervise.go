@@ -29,7 +29,6 @@ type Part struct {
 	User, Group int                        // as which it runs
 	AmbientCaps []uintptr                  // capabilities it has, like unix.CAP_NET_ADMIN
 	Env         []string                   // all of its environment, but for NOTIFY_SOCKET
-	Hand        func() ([]*os.File, error) // optional: files that each process of the part gets as descriptor 3 and on; closed here once it has them
 	Notify      bool                       // it tells readiness by NOTIFY_SOCKET; false: it is ready once started
 	ReadyWithin time.Duration              // optional: default 2 minutes; then it is started again
 	StopWithin  time.Duration              // optional: default 10 seconds from SIGTERM to SIGKILL

@@ -299,7 +299,7 @@ func TestOtherUser(t *testing.T) {
 	p := part("other", "show")
 	p.User, p.Group, p.AmbientCaps = appliance.PlaneUser, appliance.PlaneUser, []uintptr{unix.CAP_NET_ADMIN}
 	p.OOMScore = 500
-	p.Hand = func() ([]*os.File, error) {
+	p.Inherit = func() ([]*os.File, error) {
 		r, w, err := os.Pipe()
 		if err == nil {
 			_, err = w.WriteString("over")

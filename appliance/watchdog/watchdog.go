@@ -53,11 +53,11 @@ type Dog struct {
 	dev     device // nil after Close or Last
 	name    string
 	timeout time.Duration
-	log     *slog.Logger
+	c       Config
 }
 
-// Open arms a watchdog: hardware where there is one (its module must be loaded by then),
-// the kernel's own where there is none.
+// Open arms a watchdog: hardware where there is one (its module must be loaded by then, or
+// Run takes it later), the kernel's own where there is none.
 func Open(c Config) (*Dog, error) {
 	if c.Timeout <= 0 {
 		c.Timeout = 30 * time.Second
@@ -77,16 +77,44 @@ func Open(c Config) (*Dog, error) {
 			return nil, errors.New("there is no watchdog")
 		}
 	}
+	d := &Dog{c: c}
+	if err := d.arm(path, identity); err != nil {
+		return nil, err
+	}
+	return d, nil
+}
+
+// arm takes a watchdog, and lets go the one before.
+func (d *Dog) arm(path, identity string) error {
 	dev, err := openDevice(path)
 	if err != nil {
-		return nil, fmt.Errorf("arming the watchdog %s: %w", identity, err)
+		return fmt.Errorf("arming the watchdog %s: %w", identity, err)
 	}
-	d := &Dog{dev: dev, name: identity, log: c.Log}
-	if err := d.set(c.Timeout); err != nil {
-		return nil, errors.Join(err, dev.close())
+	timeout, err := set(dev, d.c.Timeout)
+	if err != nil {
+		return errors.Join(err, dev.close())
 	}
-	c.Log.Info("watchdog armed", "watchdog", d.Name())
-	return d, nil
+	before := d.dev
+	d.dev, d.name, d.timeout = dev, identity, timeout
+	d.c.Log.Info("watchdog armed", "watchdog", identity, "timeout", timeout.String())
+	if before != nil {
+		return errors.Join(before.disarm(), before.close())
+	}
+	return nil
+}
+
+// improve takes the hardware's watchdog in place of the kernel's, once its module is there.
+func (d *Dog) improve() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.dev == nil || !slices.Contains(softNames, d.name) {
+		return nil
+	}
+	path, identity := d.c.choose()
+	if path == "" || slices.Contains(softNames, identity) {
+		return nil
+	}
+	return d.arm(path, identity)
 }
 
 // choose finds the watchdog to take: hardware first, then by name.
@@ -110,20 +138,19 @@ func (c Config) choose() (path, identity string) {
 	return path, identity
 }
 
-// set sets the timeout, or the longest that the hardware can where that is less.
-func (d *Dog) set(timeout time.Duration) error {
+// set sets the timeout, or the longest that the hardware can where that is less, and feeds.
+func set(dev device, timeout time.Duration) (time.Duration, error) {
 	var got int
 	err := errors.New("no timeout")
 	for want := max(int(timeout/time.Second), 1); want >= 1; want /= 2 {
-		if got, err = d.dev.setTimeout(want); err == nil {
+		if got, err = dev.setTimeout(want); err == nil {
 			break
 		}
 	}
 	if err != nil {
-		return fmt.Errorf("setting the watchdog's timeout: %w", err)
+		return 0, fmt.Errorf("setting the watchdog's timeout: %w", err)
 	}
-	d.timeout = time.Duration(got) * time.Second
-	return d.dev.feed()
+	return time.Duration(got) * time.Second, dev.feed()
 }
 
 // Name says which watchdog it is, and its timeout, like "iTCO_wdt, 30s".
@@ -134,11 +161,16 @@ func (d *Dog) Name() string {
 }
 
 // Hardware says whether it still bites when the kernel hangs.
-func (d *Dog) Hardware() bool { return !slices.Contains(softNames, d.name) }
+func (d *Dog) Hardware() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return !slices.Contains(softNames, d.name)
+}
 
 // Run feeds the dog four times in each timeout, each time only after alive has returned
 // nil, until ctx ends; then it stays armed. alive asks the main loop for an answer; its
 // context ends before the timeout does, and an alive that does not end is not asked twice.
+// When hardware turns up after the kernel's own watchdog was armed, it takes over.
 func (d *Dog) Run(ctx context.Context, alive func(context.Context) error) error {
 	d.mu.Lock()
 	every := d.timeout / 4
@@ -150,10 +182,10 @@ func (d *Dog) Run(ctx context.Context, alive func(context.Context) error) error 
 		err := alive(asking)
 		done()
 		if err == nil {
-			err = d.feed()
+			err = errors.Join(d.feed(), d.improve())
 		}
 		if err != nil && ctx.Err() == nil {
-			d.log.Error("the watchdog is not fed", "error", err)
+			d.c.Log.Error("the watchdog is not as it should be", "error", err)
 		}
 		select {
 		case <-ctx.Done():
@@ -180,7 +212,7 @@ func (d *Dog) Last(timeout time.Duration) error {
 	if d.dev == nil {
 		return nil
 	}
-	err := d.set(timeout)
+	_, err := set(d.dev, timeout)
 	d.dev = nil // stays open, and armed, until the machine is gone
 	return err
 }

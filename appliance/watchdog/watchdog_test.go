@@ -151,6 +151,31 @@ func TestFedWhileAlive(t *testing.T) {
 	})
 }
 
+// TestHardwareTakesOver: the kernel's own watchdog is armed before any module is there.
+func TestHardwareTakesOver(t *testing.T) {
+	d := &dog{longest: 600}
+	c, opened := machine(t, d, nil, "Software Watchdog")
+	c.Load = func(string) error { return nil }
+	synctest.Test(t, func(t *testing.T) {
+		w, err := Open(c)
+		if err != nil || w.Hardware() {
+			t.Fatal(w, err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error)
+		go func() { done <- w.Run(ctx, func(context.Context) error { return nil }) }()
+		synctest.Wait()
+		add(t, filepath.Dir(c.Dev), 1, "i6300ESB timer")
+		time.Sleep(10 * time.Second) // of the bubble's time
+		synctest.Wait()
+		if *opened != "watchdog1" || !w.Hardware() || w.Name() != "i6300ESB timer, 30s" || !d.off {
+			t.Errorf("opened %s: %s", *opened, w.Name())
+		}
+		cancel()
+		<-done
+	})
+}
+
 func TestClose(t *testing.T) {
 	d := &dog{longest: 600}
 	c, _ := machine(t, d, nil, "iTCO_wdt")
