@@ -133,7 +133,7 @@ func tell(d *block.File, number int, off, size int64) error {
 	type partition struct {
 		start, length int64
 		number        int32
-		names         [128]byte
+		_             [128]byte // names
 	}
 	type argument struct {
 		op, flags, size int32
