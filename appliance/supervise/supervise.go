@@ -24,18 +24,18 @@ import (
 
 // Part is one process to run.
 type Part struct {
-	Name        string                     // required: lower-case letters, digits and hyphens
-	Args        []string                   // after the program's name
-	User, Group int                        // as which it runs
-	AmbientCaps []uintptr                  // capabilities it has, like unix.CAP_NET_ADMIN
-	Env         []string                   // all of its environment, but for NOTIFY_SOCKET
-	Notify      bool                       // it tells readiness by NOTIFY_SOCKET; false: it is ready once started
-	ReadyWithin time.Duration              // optional: default 2 minutes; then it is started again
-	StopWithin  time.Duration              // optional: default 10 seconds from SIGTERM to SIGKILL
-	Files       uint64                     // optional: most open files (RLIMIT_NOFILE); 0: as this process
-	Memory      int64                      // optional: most memory in bytes, where there are cgroups
-	Tasks       int                        // optional: most threads and processes, where there are cgroups
-	OOMScore    int                        // -1000 to 1000 (oom_score_adj)
+	Name        string        // required: lower-case letters, digits and hyphens
+	Args        []string      // after the program's name
+	User, Group int           // as which it runs
+	AmbientCaps []uintptr     // capabilities it has, like unix.CAP_NET_ADMIN
+	Env         []string      // all of its environment, but for NOTIFY_SOCKET
+	Notify      bool          // it tells readiness by NOTIFY_SOCKET; false: it is ready once started
+	ReadyWithin time.Duration // optional: default 2 minutes; then it is started again
+	StopWithin  time.Duration // optional: default 10 seconds from SIGTERM to SIGKILL
+	Files       uint64        // optional: most open files (RLIMIT_NOFILE); 0: as this process
+	Memory      int64         // optional: most memory in bytes, where there are cgroups
+	Tasks       int           // optional: most threads and processes, where there are cgroups
+	OOMScore    int           // -1000 to 1000 (oom_score_adj)
 
 	// Inherit gives each of its processes files of its own, as descriptors 3 and up; they are
 	// closed here once it has them. Optional.
