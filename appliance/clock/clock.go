@@ -17,7 +17,7 @@ import (
 const (
 	// StepFrom is the offset from which the clock is set instead of slewed (RFC 5905, STEPT).
 	StepFrom = 128 * time.Millisecond
-	// MaxStep is the greatest step of a claimed machine's clock that needs no person.
+	// MaxStep is how far a claimed machine's clock is set in a day (by its own measure) without a person.
 	MaxStep = time.Hour
 )
 
@@ -64,6 +64,8 @@ type Keeper struct {
 	good   int       // comparisons so far
 	marked time.Time // when the mark was written last
 	alone  map[string]time.Time
+	walked time.Duration // sum of the steps that no person took, since
+	since  time.Time     // then; a day at most
 }
 
 // New returns a Keeper that has touched nothing yet.
@@ -182,7 +184,7 @@ func (k *Keeper) set(offset time.Duration, person bool) error {
 	if to.Before(floor) {
 		return fmt.Errorf("time servers say %s, which has passed already: %s is known", to.UTC().Format(time.RFC3339), floor.UTC().Format(time.RFC3339))
 	}
-	if claimed := k.config.Claimed != nil && k.config.Claimed(); claimed && !person && offset.Abs() > MaxStep {
+	if k.config.Claimed != nil && k.config.Claimed() && !person && !k.walk(offset.Abs()) {
 		return fmt.Errorf("time servers say %s, %v from this clock: too far to follow without a person", to.UTC().Format(time.RFC3339), offset.Round(time.Second))
 	}
 	k.config.Log.Warn("setting the clock", "by", offset, "to", to.UTC())
@@ -190,6 +192,21 @@ func (k *Keeper) set(offset time.Duration, person bool) error {
 		return err
 	}
 	return k.config.System.Save(k.config.System.Now())
+}
+
+// walk says whether a step of d keeps within what is allowed in a day, and counts it: small
+// steps in a row must not lead where a great one may not.
+func (k *Keeper) walk(d time.Duration) bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if time.Since(k.since) > 24*time.Hour {
+		k.walked, k.since = 0, time.Now()
+	}
+	if k.walked+d > MaxStep {
+		return false
+	}
+	k.walked += d
+	return true
 }
 
 // note keeps what a round found.

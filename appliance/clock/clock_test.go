@@ -139,6 +139,27 @@ func TestBounds(t *testing.T) {
 	}
 }
 
+// TestWalk: servers that lead a claimed machine away step by step come no further than by one.
+func TestWalk(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &fake{}
+		k := keeper(t, Config{System: f, Servers: func() []string { return []string{"a"} }, Claimed: func() bool { return true },
+			ask: func(_ context.Context, s string, _ func() time.Time) (sample, error) {
+				return sample{s, 25 * time.Minute, time.Millisecond}, nil // always ahead
+			}})
+		for range 50 {
+			_ = k.compare(t.Context(), false) // refused from the third on
+		}
+		if f.steps != 2 || k.Status().Problem == "" {
+			t.Errorf("%d steps, %+v", f.steps, k.Status())
+		}
+		time.Sleep(25 * time.Hour)
+		if err := k.compare(t.Context(), false); err != nil {
+			t.Errorf("a day later: %v", err)
+		}
+	})
+}
+
 // TestFloor: a clock behind what has passed is set, one ahead is not.
 func TestFloor(t *testing.T) {
 	f := &fake{off: -50 * 365 * 24 * time.Hour}

@@ -80,6 +80,8 @@ var only = map[string][]string{
 	"github.com/pelletier/go-toml":   {"internal/config", "quarantine/policy", "cmd/lazaretctl"}, // they read what people write, and say on which line it is wrong
 	"github.com/miekg/dns":           {"internal/resolver"},
 	"github.com/vishvananda/netlink": {"appliance", "quarantine/tunnel", "internal/testnet", "internal/agent", "internal/bench"},
+	"github.com/insomniacslk/":       {"appliance/network"},
+	"github.com/beevik/ntp":          {"appliance/clock"},
 	"github.com/godbus/":             {"internal/agent"},
 	"github.com/spf13/cobra":         {"cmd/"},
 	"github.com/wneessen/go-mail":    {"internal/alert"},
