@@ -36,6 +36,5 @@ func (m *Machine) end(how boot.Ending) error {
 			m.log.Warn("closing the data partition", "error", err)
 		}
 	}
-	err := m.kernel.End(how)
-	return fmt.Errorf("ending the machine: %w", err)
+	return fmt.Errorf("ending the machine: the kernel did not: %w", m.kernel.End(how))
 }

@@ -182,7 +182,7 @@ func (m *Machine) makeParts() (err error) {
 		return err
 	}
 	m.clock, err = clock.New(clock.Config{
-		Log: m.log, Servers: m.timeServers, Built: built(), Mark: filepath.Join(appliance.MachineDir, "time"), Claimed: isClaimed,
+		Log: m.log, System: clock.Kernel{}, Servers: m.timeServers, Built: built(), Mark: filepath.Join(appliance.MachineDir, "time"), Claimed: isClaimed,
 	})
 	if err != nil {
 		return err
