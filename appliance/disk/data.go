@@ -91,7 +91,9 @@ func Open(ctx context.Context, c Config) (*Data, error) {
 	case encrypted:
 		err = d.open(ctx)
 	}
-	debug.FreeOSMemory() // Argon2's
+	if !c.quick {
+		debug.FreeOSMemory() // Argon2's
+	}
 	if err != nil {
 		return nil, errors.Join(err, d.let())
 	}

@@ -140,7 +140,7 @@ func (d *Disk) WriteAt(b []byte, off int64) (int, error) {
 	if d.onWrite != nil {
 		d.onWrite(off, b)
 	}
-	d.pending = append(d.pending, write{off, append([]byte(nil), b...)})
+	d.pending = append(d.pending, write{off, clone(b)})
 	if d.step() {
 		return 0, ErrPower
 	}
@@ -204,6 +204,17 @@ func (d *Disk) see() {
 		q := *p
 		d.view[n] = &q
 	}
+}
+
+// none is a run of zeros that nobody writes to.
+var none = make([]byte, 4<<20)
+
+// clone is a copy of b, or, of zeros, none.
+func clone(b []byte) []byte {
+	if len(b) <= len(none) && bytes.Equal(b, none[:len(b)]) {
+		return none[:len(b)]
+	}
+	return bytes.Clone(b)
 }
 
 func put(pages map[int64]*[page]byte, off int64, b []byte) {
