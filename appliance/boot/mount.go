@@ -46,9 +46,9 @@ func (c Config) Mount() error {
 			return err
 		}
 	}
-	for _, dir := range []string{appliance.DataDir, appliance.ESPDir} {
+	for _, dir := range []string{appliance.DataDir, appliance.ESPDir, appliance.MachineRun} {
 		if err := os.MkdirAll(c.at(dir), 0o755); err != nil {
-			return fmt.Errorf("making a mount point: %w", err)
+			return fmt.Errorf("making a directory: %w", err)
 		}
 	}
 	// The data plane makes its sockets here. It may not replace what others made: the bit is

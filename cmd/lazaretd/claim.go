@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"lazaret/appliance/claim"
+	"lazaret/internal/confine"
 	"lazaret/internal/daemon"
 )
 
@@ -21,10 +22,17 @@ const keeperFD = 3
 // claimCommand is what an unclaimed appliance shows the network: a child of its first process.
 func claimCommand() *cobra.Command {
 	var at []string
+	var confined bool
 	c := &cobra.Command{Use: "claim", Hidden: true, Args: cobra.NoArgs, Short: "Serve the claim of an unclaimed appliance; its first process runs this",
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if confined { // it needs no files at all
+				if err := confine.Enter(confine.Claim, confine.Paths{}); err != nil {
+					return err
+				}
+			}
 			return serveClaim(cmd.Context(), at)
 		}}
+	c.Flags().BoolVar(&confined, "confine", false, "give up what the process does not need, by seccomp and Landlock")
 	c.Flags().StringSliceVar(&at, "listen", []string{"0.0.0.0:443", "[::]:443"}, "where to listen")
 	return c
 }

@@ -44,7 +44,8 @@ func (p Profile) limits() (limits, error) {
 			capabilities: []int{unix.CAP_NET_BIND_SERVICE},
 			paths: Paths{ReadOnly: []string{
 				"/proc/self", "/proc/sys/net/core/somaxconn",
-				"/etc/resolv.conf", "/etc/hosts", "/etc/nsswitch.conf", "/etc/services", "/etc/localtime", "/etc/mime.types",
+				"/etc/resolv.conf", "/run/machine", "/run/systemd/resolve", // a file that is replaced is another file: the directory
+				"/etc/hosts", "/etc/nsswitch.conf", "/etc/services", "/etc/localtime", "/etc/mime.types",
 				"/etc/ssl", "/etc/pki/tls", "/usr/share/zoneinfo", "/usr/share/ca-certificates", "/usr/local/share/ca-certificates",
 			}},
 			calls: controlCalls(), tcp: true,

@@ -254,7 +254,7 @@ func (g *gateway) initOptions(plan testnet.Plan, freshness time.Duration) daemon
 	return o
 }
 
-// runPrograms makes and runs the gateway with lazaretd itself.
+// runPrograms makes and runs the gateway with lazaretd itself, confined as on the appliance.
 func (g *gateway) runPrograms(t testing.TB, dir string) {
 	t.Helper()
 	lazaretd, management := filepath.Join(dir, "lazaretd"), theLab(t).Plan.Management.V4.String()
@@ -279,8 +279,8 @@ func (g *gateway) runPrograms(t testing.TB, dir string) {
 		g.logs = append(g.logs, p)
 		return p
 	}
-	g.plane = run(testnet.Spec{Args: []string{"dataplane", "-c", g.config}, Name: "dataplane"})
-	g.serve = run(testnet.Spec{Args: []string{"serve", "-c", g.config}, Name: "serve", NoPrivileges: true})
+	g.plane = run(testnet.Spec{Args: []string{"dataplane", "--confine", "-c", g.config}, Name: "dataplane"})
+	g.serve = run(testnet.Spec{Args: []string{"serve", "--confine", "-c", g.config}, Name: "serve", NoPrivileges: true})
 	if _, err := g.serve.AwaitOutput(soon(t), "control plane ready"); err != nil {
 		t.Fatal(err)
 	}

@@ -127,7 +127,7 @@ func (m *Machine) offer(ctx context.Context, code claim.Code, s seed.Seed) error
 // socket pair as descriptor 3; ends gets the other.
 func (m *Machine) door(ctx context.Context, ends chan<- net.Conn) supervise.Part {
 	return supervise.Part{
-		Name: "claim", Args: []string{"claim"}, User: appliance.ClaimUser, Group: appliance.ClaimUser,
+		Name: "claim", Args: []string{"claim", "--confine"}, User: appliance.ClaimUser, Group: appliance.ClaimUser,
 		AmbientCaps: []uintptr{unix.CAP_NET_BIND_SERVICE}, Notify: true, Files: 4096, Tasks: 256, Memory: 256 << 20,
 		Inherit: func() ([]*os.File, error) {
 			theirs, ours, err := pair()
