@@ -59,7 +59,8 @@ func (c *client) run(ctx context.Context) {
 		}
 		wait = firstWait
 		for ok := true; ok && ctx.Err() == nil; {
-			c.tell(&l, "")
+			told := l // they keep it
+			c.tell(&told, "")
 			l, ok = c.hold(ctx, l)
 		}
 		if ctx.Err() == nil {

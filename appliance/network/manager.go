@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"slices"
 	"sync"
@@ -86,7 +87,7 @@ func (m *Manager) Set(_ context.Context, n appliance.Network) error {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.net, m.set, m.trial = n, true, nil
+	m.net, m.set, m.trial = copied(n), true, nil
 	return m.reconcile()
 }
 
@@ -108,7 +109,7 @@ func (m *Manager) Try(_ context.Context, n appliance.Network, d time.Duration) e
 	if m.trial != nil {
 		before = m.trial.before
 	}
-	m.net, m.trial = n, &trial{before: before, until: time.Now().Add(d)}
+	m.net, m.trial = copied(n), &trial{before: before, until: time.Now().Add(d)}
 	m.wake()
 	return m.reconcile()
 }
@@ -122,7 +123,7 @@ func (m *Manager) Confirm() (appliance.Network, error) {
 	}
 	m.trial = nil
 	m.announce()
-	return m.net, nil
+	return copied(m.net), nil
 }
 
 // Revert takes back what is being tried, at once.
@@ -155,7 +156,13 @@ func (m *Manager) Trying() (until time.Time, ok bool) {
 func (m *Manager) Network() appliance.Network {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.net
+	return copied(m.net)
+}
+
+// copied is n with maps of its own, so that neither side changes the other's.
+func copied(n appliance.Network) appliance.Network {
+	n.Ethernets, n.Bonds, n.VLANs = maps.Clone(n.Ethernets), maps.Clone(n.Bonds), maps.Clone(n.VLANs)
+	return n
 }
 
 // Changed returns a channel that is closed at the next change of links, addresses, routes,
