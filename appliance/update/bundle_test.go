@@ -32,7 +32,7 @@ func take(text []byte, keys Keys) error {
 // bundle at every length of the header and some of the image. None is taken.
 func TestTamperedBundles(t *testing.T) {
 	for name, signers := range map[string][]ed25519.PrivateKey{"one signature": {testKey(1)}, "two": {testKey(1), testKey(2)}} {
-		img := image(new_)[:20000]
+		img := image(new_)[:4000]
 		good := bundleOf(t, testManifest(new_, older), img, signers...)
 		keys := testKeys(testKey(1), testKey(2))
 		if err := take(good, keys); err != nil {
@@ -43,12 +43,10 @@ func TestTamperedBundles(t *testing.T) {
 			if at > header && at%97 != 0 && at != len(good)-1 {
 				continue
 			}
-			for _, flip := range []byte{0x01, 0x80, 0xff} {
-				bad := bytes.Clone(good)
-				bad[at] ^= flip
-				if err := take(bad, keys); !errors.Is(err, appliance.ErrRefused) {
-					t.Errorf("%s, byte %d changed by %#x: %v", name, at, flip, err)
-				}
+			bad := bytes.Clone(good)
+			bad[at] ^= 1 << (at % 8)
+			if err := take(bad, keys); !errors.Is(err, appliance.ErrRefused) {
+				t.Errorf("%s, byte %d changed: %v", name, at, err)
 			}
 			if err := take(good[:at], keys); !errors.Is(err, appliance.ErrRefused) {
 				t.Errorf("%s, %d of %d bytes: %v", name, at, len(good), err)
