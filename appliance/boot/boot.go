@@ -5,6 +5,7 @@
 package boot
 
 import (
+	"fmt"
 	"log/slog"
 	"path/filepath"
 
@@ -24,6 +25,7 @@ type kernel interface {
 	Mount(source, target, kind string, flags uintptr, data string) error
 	Unmount(target string, flags int) error
 	Limit(resource int, to unix.Rlimit) error
+	Loopback() error
 	Sync()
 	Reboot(command int) error
 }
@@ -36,14 +38,35 @@ func (running) Mount(source, target, kind string, flags uintptr, data string) er
 }
 func (running) Unmount(target string, flags int) error   { return unix.Unmount(target, flags) }
 func (running) Limit(resource int, to unix.Rlimit) error { return unix.Setrlimit(resource, &to) }
-func (running) Sync()                                    { unix.Sync() }
-func (running) Reboot(command int) error                 { return unix.Reboot(command) }
+func (running) Loopback() error {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	lo, err := unix.NewIfreq("lo")
+	if err != nil {
+		return err
+	}
+	lo.SetUint16(unix.IFF_UP | unix.IFF_RUNNING)
+	return unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, lo)
+}
+func (running) Sync()                    { unix.Sync() }
+func (running) Reboot(command int) error { return unix.Reboot(command) }
 
 func (c Config) os() kernel {
 	if c.kernel != nil {
 		return c.kernel
 	}
 	return running{}
+}
+
+// Loopback brings up the machine's link to itself; the kernel gives it its addresses.
+func (c Config) Loopback() error {
+	if err := c.os().Loopback(); err != nil {
+		return fmt.Errorf("bringing up the loopback link: %w", err)
+	}
+	return nil
 }
 
 // at is where a path of the machine is.

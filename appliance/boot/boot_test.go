@@ -5,13 +5,18 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"lazaret/internal/testneed"
 )
 
 // fake notes what it was asked for; what begins with a key of fails gets that error.
@@ -48,6 +53,7 @@ func (f *fake) Unmount(target string, _ int) error { return f.note("unmount %s",
 func (f *fake) Limit(resource int, to unix.Rlimit) error {
 	return f.note("limit %d %d %d", resource, to.Cur, to.Max)
 }
+func (f *fake) Loopback() error      { return running{}.Loopback() }
 func (f *fake) Sync()                { _ = f.note("sync") }
 func (f *fake) Reboot(cmd int) error { return f.note("reboot %#x", cmd) }
 
@@ -218,5 +224,40 @@ func TestWithEFIVariables(t *testing.T) {
 	}
 	if err := c.WithEFIVariables(func(string) error { return broken }); !errors.Is(err, broken) || !strings.Contains(f.asked[len(f.asked)-1], "remount,ro") {
 		t.Error("left open after an error:", err)
+	}
+}
+
+// TestLoopback brings the link up in a namespace that has just begun.
+func TestLoopback(t *testing.T) {
+	testneed.Namespaces(t)
+	c := exec.Command("/proc/self/exe", "-test.run=^TestLoopbackInside$", "-test.v")
+	c.Env = append(os.Environ(), "LAZARET_TEST_LOOPBACK=1")
+	c.SysProcAttr = &syscall.SysProcAttr{
+		Cloneflags:  syscall.CLONE_NEWUSER | syscall.CLONE_NEWNET,
+		UidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getuid(), Size: 1}},
+		GidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getgid(), Size: 1}},
+	}
+	if out, err := c.CombinedOutput(); err != nil || !strings.Contains(string(out), "--- PASS: TestLoopbackInside") {
+		t.Errorf("%v\n%s", err, out)
+	}
+}
+
+func TestLoopbackInside(t *testing.T) {
+	if os.Getenv("LAZARET_TEST_LOOPBACK") == "" {
+		return // TestLoopback runs it
+	}
+	state := func() net.Flags {
+		lo, err := net.InterfaceByName("lo")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return lo.Flags & net.FlagUp
+	}
+	if state() != 0 {
+		t.Fatal("the link is up already")
+	}
+	c, _ := newFake(t, nil)
+	if err := c.Loopback(); err != nil || state() == 0 {
+		t.Errorf("up: %v, %v", state(), err)
 	}
 }

@@ -156,6 +156,9 @@ func (m *Machine) start(ctx context.Context) error {
 	if err := m.startTable(); err != nil {
 		return err
 	}
+	if err := m.kernel.Loopback(); err != nil {
+		return err
+	}
 	if err := m.kernel.Harden(); err != nil {
 		m.problem("kernel", "Some settings of the kernel could not be made; the log names them.")
 		m.log.Error("setting up the kernel", "error", err)
