@@ -8,14 +8,15 @@ import (
 	"os"
 	"path/filepath"
 
+	"lazaret/appliance/update"
 	"lazaret/internal/config"
 	"lazaret/internal/confine"
 )
 
-// confineServe leaves the control plane its own directory, its configuration, and the
-// directory of the data plane's socket, to read.
+// confineServe leaves the control plane its own directory; its configuration, the
+// directory of the data plane's socket, to read, and the keys that updates are signed with.
 func confineServe(c config.Config, path string, log *slog.Logger) error {
-	return enter(confine.Control, confine.Paths{ReadOnly: []string{path, filepath.Dir(c.Dataplane.Socket)}}, ownDir{c.State, 0o700}, log)
+	return enter(confine.Control, confine.Paths{ReadOnly: []string{path, filepath.Dir(c.Dataplane.Socket), update.KeysPath}}, ownDir{c.State, 0o700}, log)
 }
 
 // confinePlane leaves the data plane its own directory and that of its socket.
