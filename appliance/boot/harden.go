@@ -90,12 +90,3 @@ func (c Config) lockDown() error {
 	}
 	return nil
 }
-
-// LockModules has the kernel take no module any more until it restarts. Devices of kinds
-// that are not there by then stay without a driver.
-func (c Config) LockModules() error {
-	if err := c.write("/proc/sys/kernel/modules_disabled", "1"); err != nil {
-		return fmt.Errorf("locking the kernel's modules: %w", err)
-	}
-	return nil
-}
