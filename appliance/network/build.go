@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net"
 	"slices"
 
 	"github.com/vishvananda/netlink"
@@ -95,6 +96,9 @@ func find(name string) (netlink.Link, error) {
 	l, err := netlink.LinkByName(name)
 	if missing := (netlink.LinkNotFoundError{}); errors.As(err, &missing) {
 		return nil, nil
+	}
+	if err == nil && l.Type() == "bond" && l.Attrs().Alias == "" && l.Attrs().Flags&net.FlagUp == 0 {
+		return nil, netlink.LinkDel(l) // the module makes an idle bond0 when it is loaded
 	}
 	if err == nil && l.Attrs().Alias != alias {
 		return nil, errors.New("there is another link of that name")
