@@ -39,11 +39,12 @@ func small() *Tree {
 	tree := NewTree("6.12.1-test")
 	for name, lines := range map[string][]string{
 		"kernel/a.ko.xz":   {"name=a", "depends=b,built-in", "vermagic=6.12.1-test SMP"},
-		"kernel/b.ko.xz":   {"name=b", "depends=c", "softdep=pre: d absent", "alias=pci:v1*"},
+		"kernel/b.ko.xz":   {"name=b", "depends=c", "softdep=pre: d absent sum-32", "alias=pci:v1*"},
 		"kernel/c-c.ko.xz": {"name=c_c"},
 		"kernel/c.ko.xz":   {"name=c"},
 		"kernel/d.ko.xz":   {"name=d"},
 		"kernel/x.ko.xz":   {"name=x"},
+		"kernel/s.ko.xz":   {"name=s", "alias=sum-32"},
 	} {
 		tree.Add(name, fake.XZ(fake.Module(lines...)))
 	}
@@ -52,14 +53,14 @@ func small() *Tree {
 }
 
 func TestChoosesWhatIsNeeded(t *testing.T) {
-	index, files, err := small().Choose([]string{"a", "c-c", "built_in"})
+	index, files, err := small().Choose([]string{"a", "c-c", "built_in", "s"})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := strings.Join(index.Needs("a"), " "); got != "kernel/c.ko.xz kernel/d.ko.xz kernel/b.ko.xz kernel/a.ko.xz" {
+	if got := strings.Join(index.Needs("a"), " "); got != "kernel/c.ko.xz kernel/d.ko.xz kernel/s.ko.xz kernel/b.ko.xz kernel/a.ko.xz" {
 		t.Error(got)
 	}
-	if len(files) != 5 || files["kernel/x.ko.xz"] != nil || !index.Builtin("built-in") || !slices.Equal(index.Find("pci:v1d2"), []string{"b"}) {
+	if len(files) != 6 || files["kernel/x.ko.xz"] != nil || !index.Builtin("built-in") || !slices.Equal(index.Find("pci:v1d2"), []string{"b"}) {
 		t.Error(len(files), index.Text())
 	}
 }

@@ -112,12 +112,19 @@ func (c *choice) take(name string) error {
 	return nil
 }
 
-// soft returns the soft needs of a module that came along.
+// soft returns the soft needs of a module that came along, by name or, as with
+// "softdep pre: crc32c", by what they serve.
 func (c *choice) soft(info Info) []string {
 	var names []string
 	for _, d := range info.Soft {
 		if _, there := c.infos[d]; there {
 			names = append(names, d)
+			continue
+		}
+		for _, name := range slices.Sorted(maps.Keys(c.infos)) {
+			if slices.ContainsFunc(c.infos[name].Aliases, func(a string) bool { return under(a) == d }) {
+				names = append(names, name)
+			}
 		}
 	}
 	return names

@@ -52,9 +52,10 @@ func Append(stub []byte, sections []Section) ([]byte, error) {
 		memory = align(memory, max(head.memAlign, page))
 		raw := align(uint32(len(s.Data)), head.fileAlign)
 		h := out[head.tableEnd+i*sectionSize:][:sectionSize]
-		if bytes.ContainsFunc(h, func(r rune) bool { return r != 0 }) {
+		if len(bytes.Trim(h, "\x00")) != 0 && len(bytes.ReplaceAll(h, nop, nil)) != 0 {
 			return nil, errors.New("boot stub keeps something behind its section table")
 		}
+		clear(h)
 		copy(h, s.Name)
 		le.PutUint32(h[8:], uint32(len(s.Data)))
 		le.PutUint32(h[12:], memory)
@@ -76,6 +77,9 @@ func Append(stub []byte, sections []Section) ([]byte, error) {
 }
 
 var le = binary.LittleEndian
+
+// nop is arm64's instruction that does nothing: its stub's headers are padded with it.
+var nop = []byte{0x1f, 0x20, 0x03, 0xd5}
 
 func align(n, to uint32) uint32 { return (n + to - 1) &^ (to - 1) }
 

@@ -81,6 +81,23 @@ func TestAppendKeepsPERules(t *testing.T) {
 	}
 }
 
+// TestHeadersPaddedWithCode: arm64's stub has instructions that do nothing where the section
+// table goes on.
+func TestHeadersPaddedWithCode(t *testing.T) {
+	stub := fake.Stub()
+	const table = 0x98 + 240 + 40
+	copy(stub[table:0x400], bytes.Repeat(nop, (0x400-table)/len(nop)))
+	image, err := Append(stub, sections())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range sections() {
+		if got, err := Read(image, s.Name); err != nil || !bytes.Equal(got, s.Data) {
+			t.Errorf("%s: %d bytes, %v", s.Name, len(got), err)
+		}
+	}
+}
+
 func TestAppendRefuses(t *testing.T) {
 	signed := fake.Stub()
 	binary.LittleEndian.PutUint32(signed[0x98+optDirs+8*certDir+4:], 8)
