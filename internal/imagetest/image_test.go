@@ -107,7 +107,7 @@ func (l *life) enforces(t *testing.T) {
 	t.Helper()
 	until(t, "the gateway enforces a plan", func() error {
 		var s api.Status
-		_, err := l.ask(soon(t), l.admin, "GET", "/api/v1/status", nil, &s)
+		_, err := l.ask(shortly(t), l.admin, "GET", "/api/v1/status", nil, &s)
 		if err == nil && !s.Ready {
 			err = errors.New("not ready")
 		}
@@ -120,7 +120,7 @@ func (l *life) enroll(t *testing.T) {
 	l.must(t, "POST", "/api/v1/otps", api.OTPRequest{User: "anna@example.com"}, &otp)
 	l.phone = enroll(t, l.v.Port("tcp", 443), otp.Code)
 	until(t, "the device is listed", func() error {
-		_, err := l.ask(soon(t), l.admin, "GET", "/api/v1/devices/"+l.phone.result.Settings.Device, nil, &l.device)
+		_, err := l.ask(shortly(t), l.admin, "GET", "/api/v1/devices/"+l.phone.result.Settings.Device, nil, &l.device)
 		return err
 	})
 	l.connect(t)
@@ -261,7 +261,7 @@ func awaitsBlessed(t *testing.T, l *life, version string) {
 	t.Helper()
 	until(t, "the slot is blessed", func() error {
 		var m api.Machine
-		if _, err := l.ask(soon(t), l.admin, "GET", "/api/v1/machine", nil, &m); err != nil {
+		if _, err := l.ask(shortly(t), l.admin, "GET", "/api/v1/machine", nil, &m); err != nil {
 			return err
 		}
 		for _, s := range m.Slots {

@@ -41,6 +41,13 @@ func soon(t testing.TB) context.Context {
 	return ctx
 }
 
+// shortly bounds one of many tries.
+func shortly(t testing.TB) context.Context {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), 15*time.Second)
+	t.Cleanup(cancel)
+	return ctx
+}
+
 // until asks again and again until the answer is yes.
 func until(t testing.TB, what string, ask func() error) {
 	t.Helper()
