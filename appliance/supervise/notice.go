@@ -16,6 +16,7 @@ type notice struct {
 	conn *net.UnixConn
 	path string
 	done chan struct{} // nil: nobody reads
+	beat chan struct{} // gets a value after WATCHDOG=1
 }
 
 // listenNotice makes the socket. Only user may write to it, and what others write is not
@@ -38,7 +39,7 @@ func listenNotice(path string, user int) (*notice, error) {
 		conn.Close()
 		return nil, fmt.Errorf("making the socket for readiness: %w", err)
 	}
-	return &notice{conn: conn, path: path}, nil
+	return &notice{conn: conn, path: path, beat: make(chan struct{}, 1)}, nil
 }
 
 // follow returns a channel that closes when process pid says READY=1; at once where nobody
@@ -58,18 +59,27 @@ func (n *notice) follow(pid int) <-chan struct{} {
 			if err != nil {
 				return
 			}
-			if !said && sender(oob[:oobSize]) == pid && saysReady(text[:size]) {
+			if sender(oob[:oobSize]) != pid {
+				continue
+			}
+			if !said && says(text[:size], "READY=1") {
 				said = true
 				close(ready)
+			}
+			if says(text[:size], "WATCHDOG=1") {
+				select {
+				case n.beat <- struct{}{}:
+				default:
+				}
 			}
 		}
 	}()
 	return ready
 }
 
-func saysReady(text []byte) bool {
+func says(text []byte, what string) bool {
 	for line := range bytes.Lines(text) {
-		if string(bytes.TrimRight(line, "\n")) == "READY=1" {
+		if string(bytes.TrimRight(line, "\n")) == what {
 			return true
 		}
 	}
@@ -94,6 +104,14 @@ func sender(oob []byte) (pid int) {
 		}
 	}
 	return pid
+}
+
+// beats gets a value after each sign of life; nil where nobody listens.
+func (n *notice) beats() <-chan struct{} {
+	if n == nil {
+		return nil
+	}
+	return n.beat
 }
 
 func (n *notice) close() {

@@ -106,6 +106,9 @@ func (s *Supervisor) launch(part Part, l launch) (_ *process, err error) {
 			return nil, err
 		}
 		attr.Env = append(append([]string(nil), part.Env...), "NOTIFY_SOCKET="+path)
+		if part.Watchdog > 0 {
+			attr.Env = append(attr.Env, "WATCHDOG_USEC="+strconv.FormatInt(part.Watchdog.Microseconds(), 10))
+		}
 	}
 	if s.c.Cgroups != "" {
 		if p.group, err = makeGroup(s.c.Cgroups, part); err != nil {

@@ -89,6 +89,9 @@ func (r *run) once(ctx context.Context) (why string, wanted bool) {
 	late := time.NewTimer(r.part.ReadyWithin)
 	defer late.Stop()
 	isReady := p.ready
+	silent := time.NewTimer(r.part.Watchdog)
+	silent.Stop()
+	defer silent.Stop()
 	for {
 		select {
 		case how := <-p.ended:
@@ -97,6 +100,16 @@ func (r *run) once(ctx context.Context) (why string, wanted bool) {
 			isReady = nil
 			late.Stop()
 			r.becameReady()
+			if r.part.Watchdog > 0 && r.part.Notify {
+				silent.Reset(r.part.Watchdog)
+			}
+		case <-p.notice.beats():
+			if isReady == nil && r.part.Watchdog > 0 {
+				silent.Reset(r.part.Watchdog)
+			}
+		case <-silent.C:
+			how := r.s.terminate(p, r.part.StopWithin)
+			return fmt.Sprintf("no sign of life for %s, and ended: %s", r.part.Watchdog, describe(how)), false
 		case <-late.C:
 			how := r.s.terminate(p, r.part.StopWithin)
 			return fmt.Sprintf("not ready within %s, and ended: %s", r.part.ReadyWithin, describe(how)), false

@@ -32,6 +32,7 @@ type Part struct {
 	Notify      bool          // it tells readiness by NOTIFY_SOCKET; false: it is ready once started
 	ReadyWithin time.Duration // optional: default 2 minutes; then it is started again
 	StopWithin  time.Duration // optional: default 10 seconds from SIGTERM to SIGKILL
+	Watchdog    time.Duration // optional: once ready, it tells WATCHDOG=1 at least this often, or is started again; told as WATCHDOG_USEC
 	Files       uint64        // optional: most open files (RLIMIT_NOFILE); 0: as this process
 	Memory      int64         // optional: most memory in bytes, where there are cgroups
 	Tasks       int           // optional: most threads and processes, where there are cgroups

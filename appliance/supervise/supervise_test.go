@@ -52,6 +52,15 @@ func play(args []string) int {
 		}
 	case "silent":
 		select {}
+	case "heart": // beats some times, as often as it is asked to, and then no more
+		us, _ := strconv.Atoi(os.Getenv("WATCHDOG_USEC"))
+		tell("READY=1")
+		for range 8 {
+			time.Sleep(time.Duration(us) * time.Microsecond / 4) // its only work is to let time pass
+			tell("WATCHDOG=1")
+		}
+		fmt.Fprintln(os.Stderr, "beaten")
+		select {}
 	case "fail":
 		fmt.Fprintln(os.Stderr, "failing")
 		return 7
@@ -78,10 +87,12 @@ func play(args []string) int {
 	return 0
 }
 
-func tellReady() {
+func tellReady() { tell("STATUS=here\nREADY=1\n") }
+
+func tell(state string) {
 	conn, err := net.Dial("unixgram", os.Getenv("NOTIFY_SOCKET"))
 	if err == nil {
-		_, _ = conn.Write([]byte("STATUS=here\nREADY=1\n"))
+		_, _ = conn.Write([]byte(state))
 		conn.Close()
 	}
 }
@@ -233,6 +244,20 @@ func TestPartThatFails(t *testing.T) {
 	}
 	if !strings.Contains(h.all(), "one: failing") {
 		t.Error("its last words are lost")
+	}
+}
+
+// TestPartWithoutAHeartbeat is left alone while its heart beats, and started again after.
+func TestPartWithoutAHeartbeat(t *testing.T) {
+	s, h := newSupervisor(t)
+	p := part("one", "heart")
+	p.Watchdog, p.StopWithin = 4*time.Second, 100*time.Millisecond
+	if err := s.Start(p); err != nil {
+		t.Fatal(err)
+	}
+	is := until(t, s, "one", func(p appliance.Part) bool { return p.Restarts >= 1 })
+	if !strings.HasPrefix(is.Last, "no sign of life for 4s") || !strings.Contains(h.all(), "one: beaten") {
+		t.Errorf("%+v %q", is, h.all())
 	}
 }
 

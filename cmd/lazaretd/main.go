@@ -7,10 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"os"
 	"os/signal"
-	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -76,19 +74,8 @@ func run(use, short string, path *string, confine func(config.Config, string, *s
 	return c
 }
 
-// notifyReady tells the service manager, where there is one (sd_notify(3)).
-func notifyReady() {
-	path := os.Getenv("NOTIFY_SOCKET")
-	if path == "" {
-		return
-	}
-	conn, err := net.DialUnix("unixgram", nil, &net.UnixAddr{Name: strings.Replace(path, "@", "\x00", 1), Net: "unixgram"})
-	if err != nil {
-		return
-	}
-	defer conn.Close()
-	_, _ = conn.Write([]byte("READY=1")) // nobody listening is the manager's affair
-}
+// notifyReady tells the service manager, where there is one.
+func notifyReady() { daemon.Notify("READY=1") }
 
 func rootCommand(path *string) *cobra.Command {
 	c := &cobra.Command{Use: "root", Short: "The root key: export it, and remove it from this gateway"}

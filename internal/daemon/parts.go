@@ -18,7 +18,7 @@ type part struct {
 
 // makeParts makes every part, in no order that matters: each sees what build made before.
 func (k *control) makeParts(ctx context.Context) error {
-	for _, build := range []func(context.Context) (part, error){k.makeManage, k.makeHooks, k.makeStreams, k.makeSSF, k.makePollers, k.makeMachine, k.makeAlerts, k.makeLeftovers} {
+	for _, build := range []func(context.Context) (part, error){k.makeManage, k.makeHooks, k.makeStreams, k.makeSSF, k.makePollers, k.makeMachine, k.makeAlerts, k.makeLeftovers, k.makeHeartbeat} {
 		p, err := build(ctx)
 		if err != nil {
 			return fmt.Errorf("making %s: %w", p.name, err)
