@@ -251,12 +251,12 @@ func TestPartThatFails(t *testing.T) {
 func TestPartWithoutAHeartbeat(t *testing.T) {
 	s, h := newSupervisor(t)
 	p := part("one", "heart")
-	p.Watchdog, p.StopWithin = 4*time.Second, 100*time.Millisecond
+	p.Watchdog, p.StopWithin = 2*time.Second, 100*time.Millisecond
 	if err := s.Start(p); err != nil {
 		t.Fatal(err)
 	}
 	is := until(t, s, "one", func(p appliance.Part) bool { return p.Restarts >= 1 })
-	if !strings.HasPrefix(is.Last, "no sign of life for 4s") || !strings.Contains(h.all(), "one: beaten") {
+	if !strings.HasPrefix(is.Last, "no sign of life for 2s") || !strings.Contains(h.all(), "one: beaten") {
 		t.Errorf("%+v %q", is, h.all())
 	}
 }
