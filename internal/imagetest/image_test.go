@@ -63,7 +63,9 @@ func TestLife(t *testing.T) {
 
 // claim has lazaretctl make the machine a gateway, with the code that the serial line shows.
 func (l *life) claim(t *testing.T) {
-	said, at := awaits(t, l.v, "unclaimed", func(w map[string]string) bool { return w["stage"] == "unclaimed" && w["code"] != "" && w["ready"] == "claim" })
+	said, at := awaits(t, l.v, "unclaimed", func(w map[string]string) bool {
+		return w["stage"] == "unclaimed" && w["code"] != "" && w["ready"] == "claim"
+	})
 	t.Logf("power-on to unclaimed: %v", at)
 	ctl := program(t, "./cmd/lazaretctl")
 	web := l.v.Port("tcp", 443).String()
