@@ -56,11 +56,11 @@ func (r *Ring) record(s string) (Line, bool) {
 	if err != nil || err2 != nil {
 		return Line{}, false
 	}
+	if priority>>3 != 0 {
+		return Line{}, false // a program wrote it: this one, which keeps its lines when it says them
+	}
 	text, _, _ = strings.Cut(text, "\n")
 	l := Line{At: r.booted().Add(time.Duration(since) * time.Microsecond), Origin: "kernel", Level: Level(priority & 7), Text: clean(text)}
-	if priority>>3 != 0 { // who wrote it is a program: process number 1 itself
-		l.Origin = "machine"
-	}
 	return l, true
 }
 

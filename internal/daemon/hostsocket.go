@@ -8,6 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -238,6 +239,24 @@ func heldRules(ctx context.Context, c config.Config) (firewall.Ruleset, error) {
 		return firewall.Ruleset{}, err
 	}
 	return *a.Held, nil
+}
+
+// HeldPools are the networks of the pools that the running data plane enforces. An error
+// says that it enforces none for certain.
+func HeldPools(ctx context.Context, c config.Config) ([]netip.Prefix, error) {
+	r, err := heldRules(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	var all []netip.Prefix
+	for _, p := range r.Pools {
+		for _, x := range []netip.Prefix{p.IPv4, p.IPv6} {
+			if x.IsValid() {
+				all = append(all, x)
+			}
+		}
+	}
+	return all, nil
 }
 
 // askHost asks the data plane. With an error that the data plane gave, the state is how

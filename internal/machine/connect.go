@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -28,6 +29,13 @@ func built() time.Time {
 		return time.Time{}
 	}
 	return at
+}
+
+// pools are the tunnel's networks, from which nothing else may take.
+func (m *Machine) pools() []netip.Prefix {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.state.own
 }
 
 func (m *Machine) hostname() string {
@@ -112,8 +120,8 @@ func (m *Machine) readSeed() (seed.Seed, error) {
 	return s, errors.Join(err, unix.Unmount(at, 0))
 }
 
-// appliedPath notes which seed was applied, by its instance-id.
-var appliedPath = filepath.Join(appliance.MachineDir, "seed")
+// applied notes which seeds were applied, by their instance-id.
+var applied = seed.Record{Path: filepath.Join(appliance.MachineDir, "seeds")}
 
 // applySeed is a seed's set-up and code, where there is a seed that was not applied before.
 // What is wrong with it is for the screen, and then nothing of it holds.
@@ -129,8 +137,12 @@ func (m *Machine) applySeed() seed.Seed {
 		m.problem("seed", "The seed disk is not used, because of: "+strings.Join(s.Faults, "; ")+".")
 		return seed.Seed{}
 	}
-	was, err := os.ReadFile(appliedPath)
-	if err == nil && string(was) == s.Instance {
+	seen, err := applied.Seen(s.Instance)
+	if err != nil {
+		m.problem("seed", fmt.Sprintf("It cannot be told whether the seed disk was applied before; it is not used: %v.", err))
+		return seed.Seed{}
+	}
+	if seen {
 		m.log.Info("the seed was applied before", "instance", s.Instance)
 		return seed.Seed{}
 	}

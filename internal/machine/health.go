@@ -22,45 +22,23 @@ const (
 	laterLooks = 30 * time.Second
 )
 
-// watch looks after a gateway that runs, until ctx ends. A slot is kept when everything was
-// well for a while; one that never is, is left.
+// watch looks after a gateway that runs, until ctx ends: the boot table goes when it can,
+// and a slot is kept when everything was well for a while; one that never is, is left.
 func (m *Machine) watch(ctx context.Context, c config.Config) error {
-	t := time.NewTicker(looks)
-	defer t.Stop()
-	var well time.Time
-	trial, err := m.updates().Trial()
+	v, err := m.newVerdict()
 	if err != nil {
 		return err
 	}
-	if err := m.lookAtSlots(); err != nil {
-		m.log.Warn("reading the slots", "error", err)
-	}
-	blessed, gone := false, false
+	t := time.NewTicker(looks)
+	defer t.Stop()
 	for {
 		h := m.health(ctx, c)
-		if ok := h.API && h.Firewall && h.Tunnel && h.Store; !ok {
-			well = time.Time{}
-		} else if well.IsZero() {
-			well = time.Now()
-		}
-		if !well.IsZero() {
-			h.Steady = time.Since(well)
-		}
-		_, why := update.Bless(h)
-		switch {
-		case blessed || gone:
-		case trial && update.Overdue(h):
-			gone = true // a restart takes its time
-			if err := m.leave(why); err != nil {
-				m.log.Error("going back to the version before", "error", err)
-				m.problem("update", "This version is not well, and there is none to go back to: "+why+".")
+		if h.Firewall && m.guard != nil {
+			if err := m.handOver(); err != nil {
+				m.log.Error("taking the boot table away", "error", err)
 			}
-		case why == "":
-			if err := m.bless(); err != nil {
-				m.log.Error("keeping this version", "error", err)
-				m.problem("update", "This version cannot be noted as good; the log says why. After some restarts the one before would be started.")
-			}
-			blessed = true
+		}
+		if v.look(h); v.settled {
 			t.Reset(laterLooks)
 		}
 		m.refresh()
@@ -68,6 +46,53 @@ func (m *Machine) watch(ctx context.Context, c config.Config) error {
 		case <-t.C:
 		case <-ctx.Done():
 			return context.Cause(ctx)
+		}
+	}
+}
+
+// verdict is what becomes of the slot that runs.
+type verdict struct {
+	m       *Machine
+	trial   bool      // it was never found well
+	well    time.Time // since when everything is; zero: something is not
+	settled bool
+}
+
+func (m *Machine) newVerdict() (*verdict, error) {
+	trial, err := m.updates().Trial()
+	if err != nil {
+		return nil, err
+	}
+	if err := m.lookAtSlots(); err != nil {
+		m.log.Warn("reading the slots", "error", err)
+	}
+	return &verdict{m: m, trial: trial}, nil
+}
+
+// look takes in how the gateway does now.
+func (v *verdict) look(h update.Health) {
+	if ok := h.API && h.Firewall && h.Tunnel && h.Store; !ok {
+		v.well = time.Time{}
+	} else if v.well.IsZero() {
+		v.well = time.Now()
+	}
+	if !v.well.IsZero() {
+		h.Steady = time.Since(v.well)
+	}
+	good, why := update.Bless(h)
+	switch {
+	case v.settled:
+	case good:
+		v.settled = true
+		if err := v.m.bless(); err != nil {
+			v.m.log.Error("keeping this version", "error", err)
+			v.m.problem("update", "This version cannot be noted as good; the log says why. After some restarts the one before would be started.")
+		}
+	case v.trial && update.Overdue(h):
+		v.settled = true // a restart takes its time
+		if err := v.m.leave(why); err != nil {
+			v.m.log.Error("going back to the version before", "error", err)
+			v.m.problem("update", "This version is not well, and there is none to go back to: "+why+".")
 		}
 	}
 }
@@ -89,7 +114,7 @@ func (m *Machine) health(ctx context.Context, c config.Config) update.Health {
 		case p.Name == plane && p.Ready:
 			h.Firewall = m.tableHeld(ctx, c)
 		case p.Name == control && p.Ready:
-			h.Store = true // it is ready only once its store answers, and ends when that fails
+			h.Store = true // it is started again when its store does not answer for a while
 		}
 	}
 	h.API = answers(ctx, c)
@@ -98,15 +123,19 @@ func (m *Machine) health(ctx context.Context, c config.Config) update.Health {
 	return h
 }
 
-// tableHeld says whether the data plane holds the table that it recorded.
+// tableHeld says whether the data plane holds its table, and notes the tunnel's networks in it.
 func (m *Machine) tableHeld(ctx context.Context, c config.Config) bool {
 	ctx, stop := context.WithTimeout(ctx, 5*time.Second)
 	defer stop()
-	_, err := daemon.ShowHost(ctx, c)
+	own, err := daemon.HeldPools(ctx, c)
 	if err != nil {
 		m.log.Warn("asking the data plane for its table", "error", err)
+		return false
 	}
-	return err == nil
+	m.mu.Lock()
+	m.state.own = own
+	m.mu.Unlock()
+	return true
 }
 
 // answers says whether every listener that faces the outside takes a TLS connection.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -62,6 +63,7 @@ type state struct {
 	data     *disk.Data
 	updates  *update.Manager
 	slots    []appliance.Slot
+	own      []netip.Prefix // the tunnel's networks, as the data plane has them
 }
 
 // order asks for the end of the machine.
@@ -98,6 +100,8 @@ func (m *Machine) answer(ended <-chan order) order {
 	for {
 		select {
 		case c := <-m.beat:
+			m.mu.Lock() // who holds it for ever is found out
+			m.mu.Unlock()
 			close(c)
 		case o := <-m.orders:
 			return o
@@ -180,7 +184,7 @@ func (m *Machine) makeParts() (err error) {
 	if err != nil {
 		return err
 	}
-	m.network, err = network.New(network.Config{Log: m.log, Resolv: appliance.ResolvConf, Hostname: m.hostname, Load: m.load})
+	m.network, err = network.New(network.Config{Log: m.log, Resolv: appliance.ResolvConf, Hostname: m.hostname, Load: m.load, Own: m.pools})
 	if err != nil {
 		return err
 	}
@@ -211,6 +215,10 @@ func (m *Machine) live(ctx context.Context) order {
 			m.log.Error("the machine cannot go on", "doing", step.what, "error", err)
 			m.problem("machine", fmt.Sprintf("It cannot go on: %s: %v.", step.what, err))
 			m.stage(appliance.Failed)
+			if m.onTrial() {
+				m.log.Error("this version is on trial, and does not get as far as the one before: restarting")
+				return order{boot.Restart, "a version on trial could not go on"}
+			}
 			break
 		}
 	}

@@ -43,28 +43,29 @@ func (m *Machine) serve(ctx context.Context) error {
 	if err := m.updates().Begin(); err != nil {
 		return m.leave(err.Error())
 	}
+	if err := m.startParts(); err != nil {
+		return err
+	}
+	return m.watch(ctx, c)
+}
+
+// startParts starts the two processes of a gateway. The boot table stays until the data
+// plane's own stands, for as long as that takes: there is nothing to put in its place.
+func (m *Machine) startParts() error {
 	if err := m.parts.Start(supervise.Part{
 		Name: plane, Args: []string{plane, "--confine", "-c", appliance.ConfigPath}, User: appliance.PlaneUser, Group: appliance.PlaneUser,
 		AmbientCaps: []uintptr{unix.CAP_NET_ADMIN}, Notify: true, Files: 65536, Tasks: 1024, OOMScore: -900,
 	}); err != nil {
 		return err
 	}
-	if err := m.parts.Start(supervise.Part{
+	return m.parts.Start(controlPart())
+}
+
+func controlPart() supervise.Part {
+	return supervise.Part{
 		Name: control, Args: []string{control, "--confine", "-c", appliance.ConfigPath}, User: appliance.ControlUser, Group: appliance.ControlUser,
-		AmbientCaps: []uintptr{unix.CAP_NET_BIND_SERVICE}, Notify: true, Files: 262144, Tasks: 4096, OOMScore: -500,
-	}); err != nil {
-		return err
+		AmbientCaps: []uintptr{unix.CAP_NET_BIND_SERVICE}, Notify: true, Watchdog: 2 * time.Minute, Files: 262144, Tasks: 4096, OOMScore: -500,
 	}
-	// The boot table stays for as long as it takes: without the data plane's own there is
-	// nothing to put in its place.
-	if err := m.parts.Ready(ctx, plane); err != nil {
-		return err
-	}
-	if err := m.handOver(); err != nil {
-		return err
-	}
-	m.log.Info("enforcing", "since_boot", time.Since(m.booted).Round(time.Millisecond).String())
-	return m.watch(ctx, c)
 }
 
 // urls are where people find this gateway: by the names it was given, else its addresses.

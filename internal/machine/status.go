@@ -34,6 +34,7 @@ func (m *Machine) look(ctx context.Context) error {
 		m.refresh()
 		select {
 		case <-links:
+			m.clock.Kick() // there may be a way to the time servers now
 		case <-m.parts.Changed():
 		case <-t.C:
 		case <-ctx.Done():

@@ -2,9 +2,9 @@ package machine
 
 import (
 	"fmt"
+	"net/netip"
 	"time"
 
-	"lazaret/appliance"
 	"lazaret/firewall"
 )
 
@@ -17,7 +17,7 @@ const claimPort = 443
 func bootRules(unclaimed bool) firewall.Ruleset {
 	r := firewall.Ruleset{
 		Table: "lazaret_boot", Tunnel: "lz0", ListenPort: 51820, Freshness: time.Minute, QuarantineLife: time.Hour,
-		Outside: []firewall.Service{{Protocol: "udp", Port: 546}},
+		Outside: []firewall.Service{{Protocol: "udp", Port: 546, From: []netip.Prefix{netip.MustParsePrefix("fe80::/10")}}}, // DHCPv6
 		Out:     []firewall.Service{{Protocol: "udp", Port: 53}, {Protocol: "tcp", Port: 53}, {Protocol: "udp", Port: 123}, {Protocol: "udp", Port: 547}},
 	}
 	if unclaimed {
@@ -66,6 +66,6 @@ func (m *Machine) handOver() error {
 	}
 	err := m.guard.Close()
 	m.guard = nil
-	m.log.Info("the data plane's table stands alone", "stage", string(appliance.Running))
+	m.log.Info("enforcing: the data plane's table stands alone", "since_start", time.Since(m.booted).Round(time.Millisecond).String())
 	return err
 }

@@ -42,7 +42,7 @@ func (m *Machine) beClaimed(ctx context.Context) error {
 		if err == nil {
 			break
 		}
-		if ctx.Err() != nil {
+		if ctx.Err() != nil || !errors.Is(err, claim.ErrLapsed) {
 			return err
 		}
 		m.log.Error("a claim came to nothing", "error", err)
@@ -56,8 +56,8 @@ func (m *Machine) beClaimed(ctx context.Context) error {
 	m.problem("claim", "")
 	m.problem("seed", "")
 	if s.Instance != "" {
-		if err := os.WriteFile(appliedPath, []byte(s.Instance), 0o600); err != nil {
-			return fmt.Errorf("noting that the seed was applied: %w", err)
+		if err := applied.Done(s.Instance); err != nil {
+			return err
 		}
 	}
 	return m.shutClaimPort()
@@ -85,7 +85,7 @@ func (m *Machine) offer(ctx context.Context, code claim.Code, s seed.Seed) error
 	keeper, err := claim.NewKeeper(claim.KeeperConfig{
 		Code: code, Log: m.log,
 		About:   func() claim.About { return m.about(s) },
-		Serving: func(print string) { m.show(func(st *state) { st.print = print }) },
+		Serving: func(print string) { m.show(func(st *state) { st.print, st.urls = print, claimURLs(m.network.Links()) }) },
 		Make: func(ctx context.Context, r claim.Request, step func(string)) (claim.Answer, error) {
 			var err error
 			if made, err = m.makeGateway(ctx, r, step); err == nil {
@@ -144,6 +144,19 @@ func (m *Machine) door(ctx context.Context, ends chan<- net.Conn) supervise.Part
 			return []*os.File{theirs}, nil
 		},
 	}
+}
+
+// claimURLs are where the page of the claim is.
+func claimURLs(links []appliance.LinkIs) []string {
+	var out []string
+	for _, l := range links {
+		for _, p := range l.Addresses {
+			if !p.Addr().IsLinkLocalUnicast() {
+				out = append(out, "https://"+host(p.Addr().String()))
+			}
+		}
+	}
+	return out
 }
 
 // pair is a socket pair: a file for a child, and a connection for this process.

@@ -54,6 +54,21 @@ func (m *Machine) lookAtSlots() error {
 	return err
 }
 
+// onTrial says whether the boot loader counts the attempts at the slot that runs. It can be
+// asked before the data partition is open.
+func (m *Machine) onTrial() bool {
+	text, err := m.bootPath()
+	if err != nil {
+		return false // the boot loader leaves none where it counts nothing
+	}
+	name, err := update.ParseBootPath(text)
+	if err != nil {
+		return false
+	}
+	slot, ok := update.ParseSlot(name)
+	return ok && !slot.Blessed
+}
+
 // bootPath reads the variable in which the boot loader tells what it started.
 func (m *Machine) bootPath() (text []byte, err error) {
 	err = m.kernel.WithEFIVariables(func(dir string) error {
@@ -71,7 +86,7 @@ func (m *Machine) withESP(do func(update.ESP) error) (err error) {
 	if err != nil {
 		return err
 	}
-	const options = "umask=0077,shortname=mixed,utf8=1"
+	const options = "umask=0077,shortname=mixed,utf8=1,errors=continue" // read-only after a fault that a loss of power left would keep updates out for ever
 	if err := unix.Mount(device, appliance.ESPDir, "vfat", unix.MS_NODEV|unix.MS_NOSUID|unix.MS_NOEXEC, options); err != nil {
 		return fmt.Errorf("mounting the EFI system partition %s: %w", device, err)
 	}
