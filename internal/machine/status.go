@@ -88,6 +88,9 @@ func (m *Machine) status() appliance.Status {
 	}
 	s.Links, s.Clock, s.Parts = m.network.Links(), m.clock.Status(), m.parts.Parts()
 	s.Problems = append(s.Problems, m.parts.Problems()...)
+	if s.Stage == appliance.Unclaimed {
+		s.URLs = claimURLs(s.Links)
+	}
 	if st.updates != nil {
 		s.Update, s.Slots = st.updates.Is(), st.slots
 	}

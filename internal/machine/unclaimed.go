@@ -85,7 +85,7 @@ func (m *Machine) offer(ctx context.Context, code claim.Code, s seed.Seed) error
 	keeper, err := claim.NewKeeper(claim.KeeperConfig{
 		Code: code, Log: m.log,
 		About:   func() claim.About { return m.about(s) },
-		Serving: func(print string) { m.show(func(st *state) { st.print, st.urls = print, claimURLs(m.network.Links()) }) },
+		Serving: func(print string) { m.show(func(st *state) { st.print = print }) },
 		Make: func(ctx context.Context, r claim.Request, step func(string)) (claim.Answer, error) {
 			var err error
 			if made, err = m.makeGateway(ctx, r, step); err == nil {
