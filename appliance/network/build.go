@@ -56,7 +56,7 @@ func (m *Manager) build(n appliance.Network, cards map[string]netlink.Link) erro
 
 // clear removes links of ours that are not wanted, or not as they are.
 func (m *Manager) clear(n appliance.Network, cards map[string]netlink.Link) error {
-	links, err := netlink.LinkList()
+	links, err := allLinks()
 	if err != nil {
 		return fmt.Errorf("listing links: %w", err)
 	}
@@ -152,7 +152,7 @@ func (m *Manager) buildBond(name string, b appliance.Bond, cards map[string]netl
 		}
 		errs = append(errs, err)
 	}
-	links, err := netlink.LinkList()
+	links, err := allLinks()
 	errs = append(errs, err)
 	for _, c := range links {
 		if c.Attrs().MasterIndex == l.Attrs().Index && !members[c.Attrs().Index] {

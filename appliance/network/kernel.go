@@ -40,7 +40,7 @@ func carrier(l netlink.Link) bool {
 // the addresses that we gave it; with routers, other IPv6 addresses are the kernel's.
 func readLayer(l netlink.Link, ours map[netip.Prefix]bool, routers bool) (layer, error) {
 	var out layer
-	addrs, err := netlink.AddrList(l, netlink.FAMILY_ALL)
+	addrs, err := allAddrs(l, netlink.FAMILY_ALL)
 	if err != nil {
 		return layer{}, fmt.Errorf("listing addresses of %s: %w", l.Attrs().Name, err)
 	}
@@ -52,7 +52,7 @@ func readLayer(l netlink.Link, ours map[netip.Prefix]bool, routers bool) (layer,
 		out.Addresses = append(out.Addresses, p)
 	}
 	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
-		routes, err := netlink.RouteList(l, family)
+		routes, err := allRoutes(l, family)
 		if err != nil {
 			return layer{}, fmt.Errorf("listing routes of %s: %w", l.Attrs().Name, err)
 		}

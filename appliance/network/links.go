@@ -16,7 +16,7 @@ import (
 func (m *Manager) Links() []appliance.LinkIs {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	links, err := netlink.LinkList()
+	links, err := allLinks()
 	if err != nil {
 		return []appliance.LinkIs{{Name: "?", Problem: err.Error()}}
 	}
@@ -45,13 +45,13 @@ func (m *Manager) Links() []appliance.LinkIs {
 func describe(l netlink.Link) appliance.LinkIs {
 	a := l.Attrs()
 	is := appliance.LinkIs{Name: a.Name, MAC: a.HardwareAddr.String(), Up: carrier(l)}
-	addrs, _ := netlink.AddrList(l, netlink.FAMILY_ALL) // none: the link went away meanwhile
+	addrs, _ := allAddrs(l, netlink.FAMILY_ALL) // none: the link went away meanwhile
 	for _, x := range addrs {
 		is.Addresses = append(is.Addresses, fromNet(x.IPNet))
 	}
 	slices.SortStableFunc(is.Addresses, func(a, b netip.Prefix) int { return rank(a) - rank(b) })
 	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
-		routes, _ := netlink.RouteList(l, family)
+		routes, _ := allRoutes(l, family)
 		for _, r := range routes {
 			if got := fromRoute(r, family); got.To.Bits() == 0 && got.Via.IsValid() && r.Table == unix.RT_TABLE_MAIN {
 				is.Gateways = append(is.Gateways, got.Via)

@@ -22,13 +22,13 @@ func (m *Manager) reconcile() error {
 	clear(m.faults)
 	_, err := write(general())
 	errs = append(errs, err)
-	links, err := netlink.LinkList()
+	links, err := allLinks()
 	if err != nil {
 		return fmt.Errorf("listing links: %w", err)
 	}
 	picked := choose(m.net, facts(links))
 	errs = append(errs, m.build(m.net, entries(links, picked)))
-	if links, err = netlink.LinkList(); err != nil { // with what was built
+	if links, err = allLinks(); err != nil { // with what was built
 		return fmt.Errorf("listing links: %w", err)
 	}
 	present := make(map[int]bool)
@@ -159,7 +159,7 @@ func (m *Manager) size(l netlink.Link, c appliance.Link) error {
 // solicit has the kernel ask for routers on a link that is up already, by switching IPv6 off
 // and on. It does so only where that takes no address away.
 func solicit(l netlink.Link) error {
-	addrs, err := netlink.AddrList(l, netlink.FAMILY_V6)
+	addrs, err := allAddrs(l, netlink.FAMILY_V6)
 	if err != nil {
 		return err
 	}

@@ -169,7 +169,7 @@ func (m *Manager) attend(l netlink.Link, c appliance.Link) {
 // speaks says whether a link has a link-local address that is looked at no more for
 // duplicates; the kernel tells of it when it has.
 func speaks(l netlink.Link) bool {
-	addrs, _ := netlink.AddrList(l, netlink.FAMILY_V6) // none: it went away meanwhile
+	addrs, _ := allAddrs(l, netlink.FAMILY_V6) // none: it went away meanwhile
 	return slices.ContainsFunc(addrs, func(a netlink.Addr) bool {
 		return a.IP.IsLinkLocalUnicast() && a.Flags&(unix.IFA_F_TENTATIVE|unix.IFA_F_DADFAILED) == 0
 	})

@@ -8,6 +8,8 @@ import (
 	"syscall"
 
 	"github.com/vishvananda/netlink"
+
+	"lazaret/internal/dump"
 )
 
 // Priorities of the routing rules, looked at in this order. What goes to the endpoint
@@ -66,7 +68,7 @@ func setRules(endpoint netip.Addr) error {
 // counts them.
 func dropRules() (dropped int, err error) {
 	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
-		list, err := netlink.RuleList(family)
+		list, err := dump.Whole(func() ([]netlink.Rule, error) { return netlink.RuleList(family) })
 		if err != nil {
 			return dropped, fmt.Errorf("listing routing rules: %w", err)
 		}

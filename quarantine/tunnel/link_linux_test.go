@@ -249,7 +249,7 @@ func TestWitnessSeesPeers(t *testing.T) {
 		fmt.Sprintf("%s\t(none)\t[fd00::9]:51820\t10.66.0.3/32\t0\t0\t0\toff", two),
 	}
 	slices.Sort(want)
-	if d := cmp.Diff(want, dump(t, wg)); d != "" {
+	if d := cmp.Diff(want, dumpOf(t, wg)); d != "" {
 		t.Error(d)
 	}
 	head, err := exec.Command(wg, "show", "lz0", "fwmark").Output()
@@ -258,7 +258,7 @@ func TestWitnessSeesPeers(t *testing.T) {
 	}
 }
 
-func dump(t testing.TB, wg string) []string {
+func dumpOf(t testing.TB, wg string) []string {
 	t.Helper()
 	out, err := exec.Command(wg, "show", "lz0", "dump").Output()
 	if err != nil {

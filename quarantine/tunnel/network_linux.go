@@ -9,6 +9,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"lazaret/internal/dump"
 )
 
 // routeProtocol marks the routes that this package set, and only those it removes.
@@ -22,7 +24,7 @@ func (n rtnetlink) setAddresses(own []netip.Prefix) error {
 	if err != nil {
 		return fmt.Errorf("finding the interface: %w", err)
 	}
-	have, err := netlink.AddrList(link, netlink.FAMILY_ALL)
+	have, err := dump.Whole(func() ([]netlink.Addr, error) { return netlink.AddrList(link, netlink.FAMILY_ALL) })
 	if err != nil {
 		return fmt.Errorf("listing addresses: %w", err)
 	}
@@ -58,8 +60,9 @@ func (n rtnetlink) setRoutes(routes []Route) error {
 	}
 	index := link.Attrs().Index
 	filter := &netlink.Route{LinkIndex: index, Protocol: routeProtocol, Table: unix.RT_TABLE_UNSPEC}
-	have, err := netlink.RouteListFiltered(netlink.FAMILY_ALL, filter,
-		netlink.RT_FILTER_OIF|netlink.RT_FILTER_PROTOCOL|netlink.RT_FILTER_TABLE)
+	have, err := dump.Whole(func() ([]netlink.Route, error) {
+		return netlink.RouteListFiltered(netlink.FAMILY_ALL, filter, netlink.RT_FILTER_OIF|netlink.RT_FILTER_PROTOCOL|netlink.RT_FILTER_TABLE)
+	})
 	if err != nil {
 		return fmt.Errorf("listing routes: %w", err)
 	}
