@@ -2,6 +2,7 @@ package claim
 
 import (
 	"errors"
+	"reflect"
 	"regexp"
 
 	"lazaret/appliance"
@@ -10,9 +11,25 @@ import (
 // field is how a fault's sentence begins: with the key it is about.
 var field = regexp.MustCompile(`^([a-z_]+)[a-zA-Z0-9_.\[\]-]*: `)
 
+// CheckRequest returns all faults of what a request wants made, each under the key of Setup
+// that it is about.
+func CheckRequest(r Request) []Fault {
+	if !r.AdministratorOnly {
+		return Check(r.Setup)
+	}
+	name := appliance.Setup{Administrator: r.Setup.Administrator}
+	if !reflect.DeepEqual(r.Setup, name) {
+		return []Fault{{What: "a new administrator changes nothing of the gateway's set-up: give the administrator's name alone"}}
+	}
+	return faults(name.CheckGiven())
+}
+
 // Check returns all faults of a setup, each under the key it is about. None: it can be made.
 func Check(s appliance.Setup) []Fault {
-	err := s.Check()
+	return faults(s.Check())
+}
+
+func faults(err error) []Fault {
 	if err == nil {
 		return nil
 	}

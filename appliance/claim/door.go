@@ -193,6 +193,7 @@ func (d *Door) serve(ctx context.Context, cancel func(), group *errgroup.Group) 
 
 func (d *Door) handler() http.Handler {
 	mux := http.NewServeMux()
+	mux.HandleFunc("GET "+aboutPath, d.sayAbout)
 	mux.HandleFunc("POST "+openPath, d.openExchange)
 	mux.HandleFunc("POST "+claimPath, d.takeClaim)
 	mux.HandleFunc("POST "+keptPath, d.takeKept)

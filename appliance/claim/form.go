@@ -36,6 +36,7 @@ type form struct {
 	Sections []section
 	Faults   []string // of the whole
 	cards    []Card
+	only     bool // of an administrator
 }
 
 // Names of entries that are no keys of Setup.
@@ -61,6 +62,9 @@ const (
 
 // newForm is an empty form with its defaults: what a seed said, and from where it is asked.
 func newForm(about About, from netip.Addr) *form {
+	if about.Administrator {
+		return administratorForm(about)
+	}
 	s := about.Setup
 	admin := s.AdminNetworks
 	if len(admin) == 0 {
@@ -126,6 +130,18 @@ func (f *form) network(n *appliance.Network) {
 	}
 	e := f.entry(entryMode)
 	e.Options[0].Label = "As the machine's seed says"
+}
+
+// administratorForm asks for what a new administrator of a gateway takes.
+func administratorForm(about About) *form {
+	return &form{only: true, Sections: []section{
+		{Title: "Claim code", Entries: []*entry{
+			{Name: entryCode, Label: "Code on the machine's screen", Kind: "text", Required: true, Code: true, Help: "Seven groups of three letters and digits. Capitals, spaces and dashes do not matter."},
+		}},
+		{Title: "The administrator", Entries: []*entry{
+			{Name: "administrator", Label: "Administrator", Kind: "text", Value: cmp.Or(about.Setup.Administrator, "administrator"), Help: "The new administrator's name, yours perhaps. It stands in the log beside what is done."},
+		}},
+	}}
 }
 
 // suggest are the networks that administrators are probably on: the machine's, and whoever asks.
@@ -226,6 +242,13 @@ func (f *form) setup(seeded *appliance.Network) (Code, appliance.Setup) {
 		f.fault(entryCode, "type the code that the machine's screen shows")
 	} else if err != nil {
 		f.fault(entryCode, "%v", err)
+	}
+	if f.only {
+		s := appliance.Setup{Administrator: at("administrator")}
+		for _, x := range CheckRequest(Request{Setup: s, AdministratorOnly: true}) {
+			f.fault(x.Field, "%s", x.What)
+		}
+		return code, s
 	}
 	s := appliance.Setup{
 		Name: at("name"), Organization: at("organization"), Administrator: at("administrator"),

@@ -30,6 +30,10 @@ type KeeperConfig struct {
 	// may be used, and a machine that restarts begins anew.
 	Keep func(ctx context.Context) error // required
 
+	// Administrator has the claim make an administrator of a gateway that is there, and
+	// nothing else. Optional.
+	Administrator bool
+
 	Wait time.Duration // optional, 10 minutes: how long an answer may be asked for again
 	Log  *slog.Logger  // required
 }
@@ -149,6 +153,7 @@ func (k *Keeper) reply(ctx context.Context, c call, step func(string)) reply {
 		if k.cfg.About != nil {
 			about = k.cfg.About()
 		}
+		about.Administrator = k.cfg.Administrator
 		r.About = &about
 	case callOpen:
 		r.Machine, r.Proof, err = k.open(c.Exchange)
@@ -209,8 +214,8 @@ func (k *Keeper) claim(ctx context.Context, c call, step func(string)) (answer [
 	if err != nil {
 		return nil, nil, &Refusal{Kind: Invalid, What: err.Error()}
 	}
-	if faults := Check(r.Setup); len(faults) > 0 {
-		return nil, nil, &Refusal{Kind: Invalid, What: "the set-up has faults", Faults: faults}
+	if err := k.fits(r); err != nil {
+		return nil, nil, err
 	}
 	first, err := k.begin(x.Request)
 	if err != nil {
@@ -224,6 +229,19 @@ func (k *Keeper) claim(ctx context.Context, c call, step func(string)) (answer [
 	}
 	mac, err = prove(k.cfg.Code, labelAnswer, x, answer)
 	return answer, mac, err
+}
+
+// fits refuses a request for something else than this claim makes, or that cannot be made.
+func (k *Keeper) fits(r Request) error {
+	switch faults := CheckRequest(r); {
+	case r.AdministratorOnly && !k.cfg.Administrator:
+		return &Refusal{Kind: Invalid, What: "this machine is nobody's: it is claimed as a whole, with a set-up"}
+	case !r.AdministratorOnly && k.cfg.Administrator:
+		return &Refusal{Kind: Invalid, What: "this machine is a gateway already: its claim is for an administrator alone, without a set-up"}
+	case len(faults) > 0:
+		return &Refusal{Kind: Invalid, What: "the set-up has faults", Faults: faults}
+	}
+	return nil
 }
 
 // begin says whether this request is the first. Another than the first is refused.

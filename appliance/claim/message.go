@@ -30,6 +30,10 @@ type Request struct {
 	Setup    appliance.Setup `json:"setup"`
 	CSR      []byte          `json:"csr"`                 // PKCS#10 with the administrator's key, P-256; its names do not count
 	APINames []string        `json:"api_names,omitempty"` // names and addresses the API will be reached at, for its certificate
+
+	// AdministratorOnly asks for an administrator of the gateway that is there, and for
+	// nothing else: Setup holds his name at most, and APINames nothing.
+	AdministratorOnly bool `json:"administrator_only,omitempty"`
 }
 
 // Answer is what the claimant gets: an administrator's credential, less the key, and where
@@ -41,7 +45,7 @@ type Answer struct {
 	Root          []byte   `json:"root"`          // DER
 	API           string   `json:"api"`           // URL
 	Enroll        string   `json:"enroll"`        // URL
-	Token         string   `json:"token"`         // the management server's
+	Token         string   `json:"token"`         // the management server's; empty where the gateway was there before
 	RootSHA256    string   `json:"root_sha256"`   // hexadecimal
 }
 
@@ -95,6 +99,9 @@ func ParseRequest(text []byte) (Request, *ecdsa.PublicKey, error) {
 	if len(r.APINames) > maxNames {
 		return r, nil, fmt.Errorf("the request has %d names for the API, and may have %d", len(r.APINames), maxNames)
 	}
+	if r.AdministratorOnly && len(r.APINames) > 0 {
+		return r, nil, errors.New("the request is for an administrator alone, and names addresses of the API")
+	}
 	key, err := CheckCSR(r.CSR)
 	return r, key, err
 }
@@ -132,8 +139,12 @@ func strict(text []byte, v any) error {
 	return nil
 }
 
-// About is what a machine tells everybody while it is nobody's. It holds no secrets.
+// About is what a machine tells everybody while it may be claimed. It holds no secrets.
 type About struct {
+	// Administrator says that the machine is a gateway, and that the claim makes an
+	// administrator of it, and nothing else. Setup holds no more than his name then.
+	Administrator bool `json:"administrator,omitempty"`
+
 	Version  string          `json:"version,omitempty"`
 	Setup    appliance.Setup `json:"setup,omitzero"`     // what a seed said, to begin with
 	Links    []Card          `json:"links,omitempty"`    // cards that can be given an address

@@ -49,6 +49,7 @@ type view struct {
 	Title       string
 	Refresh     bool // by itself, in some seconds
 	Version     string
+	Only        bool // the gateway is there, and gets an administrator
 	Fingerprint string
 	Form        *form
 	Steps       []string
@@ -69,7 +70,10 @@ func (d *Door) pages(mux *http.ServeMux) {
 }
 
 func (d *Door) show(w http.ResponseWriter, status int, v view) {
-	v.Version, v.Fingerprint, v.File = d.about.Version, d.fingerprint, CredentialName
+	v.Version, v.Fingerprint, v.File, v.Only = d.about.Version, d.fingerprint, CredentialName, d.about.Administrator
+	if title, ok := onlyTitles[v.Title]; ok && v.Only {
+		v.Title = title
+	}
 	var b bytes.Buffer
 	if err := pageTemplate.Execute(&b, v); err != nil {
 		d.cfg.Log.Error("writing a page", "err", err)
@@ -89,7 +93,17 @@ func peer(r *http.Request) netip.Addr {
 	return at.Addr().Unmap().WithZone("")
 }
 
-const formTitle = "Claim this gateway"
+const (
+	formTitle     = "Claim this gateway"
+	progressTitle = "Making the gateway"
+	resultTitle   = "The gateway is made"
+	startedTitle  = "The gateway starts"
+)
+
+// onlyTitles are those of the same pages where a gateway gets a new administrator.
+var onlyTitles = map[string]string{
+	formTitle: "Make a new administrator", progressTitle: "Making the administrator", resultTitle: "The administrator is made", startedTitle: "The gateway goes on",
+}
 
 func (d *Door) showForm(w http.ResponseWriter, r *http.Request) {
 	if d.visitOf(r) != nil {
@@ -165,7 +179,7 @@ func (d *Door) showProgress(w http.ResponseWriter, r *http.Request) {
 	case over:
 		http.Redirect(w, r, "/result", http.StatusSeeOther)
 	default:
-		d.show(w, http.StatusOK, view{Title: "Making the gateway", Refresh: true, Steps: steps})
+		d.show(w, http.StatusOK, view{Title: progressTitle, Refresh: true, Steps: steps})
 	}
 }
 
@@ -182,8 +196,6 @@ func (d *Door) finished(w http.ResponseWriter, r *http.Request) *visit {
 	http.Redirect(w, r, "/progress", http.StatusSeeOther)
 	return nil
 }
-
-const resultTitle = "The gateway is made"
 
 func (d *Door) showResult(w http.ResponseWriter, r *http.Request) {
 	if v := d.finished(w, r); v != nil {
@@ -244,6 +256,6 @@ func (d *Door) start(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	w.Header().Set("Connection", "close")
-	d.show(w, http.StatusOK, view{Title: "The gateway starts", Answer: &answer, Started: true})
+	d.show(w, http.StatusOK, view{Title: startedTitle, Answer: &answer, Started: true})
 	d.end()
 }

@@ -55,7 +55,11 @@ func (d *Door) visit(ctx context.Context, code Code, setup appliance.Setup, host
 	if err != nil {
 		return nil, fmt.Errorf("making the administrator's key: %w", err)
 	}
-	request, err := NewRequest(Request{Setup: setup, APINames: hostNames(host)}, key)
+	q := Request{Setup: setup, AdministratorOnly: d.about.Administrator}
+	if !q.AdministratorOnly {
+		q.APINames = hostNames(host)
+	}
+	request, err := NewRequest(q, key)
 	if err != nil {
 		return nil, err
 	}

@@ -12,6 +12,7 @@ import (
 
 // Where the protocol is spoken.
 const (
+	aboutPath = "/claim/v1/about"
 	openPath  = "/claim/v1/open"
 	claimPath = "/claim/v1/request"
 	keptPath  = "/claim/v1/kept"
@@ -28,6 +29,13 @@ type opened struct {
 	Service string `json:"service"` // what speaks this protocol says so
 	Nonce   Sum    `json:"nonce"`
 	Proof   Sum    `json:"proof"`
+}
+
+// offered is what everybody may ask for. It is a hint, as everything that no proof covers:
+// a request for the other of the two is refused.
+type offered struct {
+	Service       string `json:"service"`
+	Administrator bool   `json:"administrator,omitempty"` // of a gateway that is there; else the whole machine
 }
 
 const service = "lazaret-claim/1"
@@ -84,6 +92,15 @@ var statusOf = map[string]int{
 }
 
 var errBusy = &Refusal{Kind: Busy, What: "too many tries from your address; try again in some seconds"}
+
+func (d *Door) sayAbout(w http.ResponseWriter, r *http.Request) {
+	if !d.permit(r) {
+		refuse(w, errBusy)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	_ = json.NewEncoder(w).Encode(offered{Service: service, Administrator: d.about.Administrator})
+}
 
 func (d *Door) openExchange(w http.ResponseWriter, r *http.Request) {
 	if !d.permit(r) {

@@ -172,6 +172,40 @@ func (c *Client) Reboot(ctx context.Context) error { return c.do(ctx, "reboot") 
 // PowerOff implements Host.
 func (c *Client) PowerOff(ctx context.Context) error { return c.do(ctx, "poweroff") }
 
+// SetPassphrase implements Host.
+func (c *Client) SetPassphrase(ctx context.Context, passphrase string) error {
+	return c.send(ctx, http.MethodPost, "passphrase", secret{Passphrase: passphrase}, nil)
+}
+
+// Seal implements Host.
+func (c *Client) Seal(ctx context.Context, pin string) (string, error) {
+	var out recovery
+	err := c.send(ctx, http.MethodPost, "seal", secret{PIN: pin}, &out)
+	return out.Recovery, err
+}
+
+// NewRecovery implements Host.
+func (c *Client) NewRecovery(ctx context.Context) (string, error) {
+	var out recovery
+	err := c.ask(ctx, http.MethodPost, "recovery", nil, 0, &out)
+	return out.Recovery, err
+}
+
+// AcceptTime implements Host.
+func (c *Client) AcceptTime(ctx context.Context) error { return c.do(ctx, "clock/accept") }
+
+// SelfCheck implements Host.
+func (c *Client) SelfCheck(ctx context.Context) (r appliance.Report, err error) {
+	err = c.ask(ctx, http.MethodGet, "check", nil, 0, &r)
+	return r, err
+}
+
+// Inventory implements Host.
+func (c *Client) Inventory(ctx context.Context) (bom json.RawMessage, err error) {
+	err = c.ask(ctx, http.MethodGet, "inventory", nil, 0, &bom)
+	return bom, err
+}
+
 // Reset implements Host.
 func (c *Client) Reset(ctx context.Context, name string) error {
 	return c.send(ctx, http.MethodPost, "reset", named{name}, nil)

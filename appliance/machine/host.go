@@ -2,6 +2,7 @@ package machine
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"io"
 	"strings"
@@ -19,6 +20,9 @@ type Host interface {
 	Networks
 	Updates
 	Power
+	Protector
+	Timekeeper
+	Prover
 }
 
 // Watcher shows how the machine does.
@@ -63,6 +67,35 @@ type Power interface {
 	// Reset erases the data partition's keys and starts as an unclaimed machine. name is
 	// the gateway's, as the person typed it; ErrRefused where it is not.
 	Reset(ctx context.Context, name string) error
+}
+
+// Protector is what keeps the key of the data partition. Nothing of it is in a log. While
+// one change is under way, another waits.
+type Protector interface {
+	// SetPassphrase makes a passphrase keep the key, in place of what does; a recovery
+	// passphrase stays. It is asked for on the machine's screen at every start from then on.
+	// ErrRefused where it is shorter than appliance.MinPassphrase.
+	SetPassphrase(ctx context.Context, passphrase string) error
+	// Seal seals the key to the TPM as the machine is started now; pin, unless it is empty, is
+	// asked for at every start, and has appliance.MinPIN characters at least. recovery is
+	// empty where there is a recovery passphrase already. ErrRefused where the TPM does not.
+	Seal(ctx context.Context, pin string) (recovery string, err error)
+	// NewRecovery makes a recovery passphrase in place of the one before. It is told once.
+	NewRecovery(ctx context.Context) (string, error)
+}
+
+// Timekeeper sets the clock.
+type Timekeeper interface {
+	// AcceptTime has the clock set to what the time servers agree on, however far that is.
+	AcceptTime(ctx context.Context) error
+}
+
+// Prover proves how the machine is.
+type Prover interface {
+	// SelfCheck asks the kernel whether the gateway is shut as it is configured.
+	SelfCheck(ctx context.Context) (appliance.Report, error)
+	// Inventory is what the machine's program is made of, as CycloneDX.
+	Inventory(ctx context.Context) (json.RawMessage, error)
 }
 
 // Bounds of a trial of a network, and of the log.

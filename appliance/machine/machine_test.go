@@ -3,6 +3,7 @@ package machine
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -66,7 +67,19 @@ func (f *fake) Heard(_ context.Context, h Heard) error                  { return
 func (f *fake) Rollback(context.Context) error                          { return f.note("rollback") }
 func (f *fake) Reboot(context.Context) error                            { return f.note("reboot") }
 func (f *fake) PowerOff(context.Context) error                          { return f.note("poweroff") }
-func (f *fake) Reset(_ context.Context, name string) error              { return f.note("reset %s", name) }
+func (f *fake) SetPassphrase(_ context.Context, p string) error         { return f.note("passphrase %s", p) }
+func (f *fake) Seal(_ context.Context, pin string) (string, error) {
+	return "ABCD-EFGH", f.note("seal %s", pin)
+}
+func (f *fake) NewRecovery(context.Context) (string, error) { return "JKMN-PQRS", f.note("recovery") }
+func (f *fake) AcceptTime(context.Context) error            { return f.note("accept") }
+func (f *fake) SelfCheck(context.Context) (appliance.Report, error) {
+	return appliance.Report{Checks: []appliance.Check{{ID: "a", Result: appliance.Pass}}}, f.note("check")
+}
+func (f *fake) Inventory(context.Context) (json.RawMessage, error) {
+	return json.RawMessage(`{"bomFormat":"CycloneDX"}`), f.note("inventory")
+}
+func (f *fake) Reset(_ context.Context, name string) error { return f.note("reset %s", name) }
 
 // open serves a host for some users, and returns its path.
 func open(t *testing.T, h Host, log io.Writer, users ...uint32) string {
@@ -113,11 +126,17 @@ func TestBothEnds(t *testing.T) {
 		"set {Channel:https://u.example Automatic:true Window:}": func() (any, error) {
 			return nil, c.SetUpdates(ctx, appliance.Updates{Channel: "https://u.example", Automatic: true})
 		},
-		"heard 2.0.0": func() (any, error) { return nil, c.Heard(ctx, Heard{Available: "2.0.0"}) },
-		"rollback":    func() (any, error) { return nil, c.Rollback(ctx) },
-		"reboot":      func() (any, error) { return nil, c.Reboot(ctx) },
-		"poweroff":    func() (any, error) { return nil, c.PowerOff(ctx) },
-		"reset gw":    func() (any, error) { return nil, c.Reset(ctx, "gw") },
+		"heard 2.0.0":           func() (any, error) { return nil, c.Heard(ctx, Heard{Available: "2.0.0"}) },
+		"passphrase a long one": func() (any, error) { return nil, c.SetPassphrase(ctx, "a long one") },
+		"seal 123456":           func() (any, error) { return c.Seal(ctx, "123456") },
+		"recovery":              func() (any, error) { return c.NewRecovery(ctx) },
+		"accept":                func() (any, error) { return nil, c.AcceptTime(ctx) },
+		"check":                 func() (any, error) { return c.SelfCheck(ctx) },
+		"inventory":             func() (any, error) { return c.Inventory(ctx) },
+		"rollback":              func() (any, error) { return nil, c.Rollback(ctx) },
+		"reboot":                func() (any, error) { return nil, c.Reboot(ctx) },
+		"poweroff":              func() (any, error) { return nil, c.PowerOff(ctx) },
+		"reset gw":              func() (any, error) { return nil, c.Reset(ctx, "gw") },
 	} {
 		got, err := ask()
 		if err != nil || !strings.HasPrefix(f.asked, want) {

@@ -98,6 +98,16 @@ type named struct {
 	Name string `json:"name"`
 }
 
+// secret is the body of SetPassphrase and Seal.
+type secret struct {
+	Passphrase string `json:"passphrase,omitempty"`
+	PIN        string `json:"pin,omitempty"`
+}
+
+type recovery struct {
+	Recovery string `json:"recovery,omitempty"`
+}
+
 // fault is an error on the wire.
 type fault struct {
 	Kind  string `json:"kind,omitempty"`
@@ -166,6 +176,28 @@ func routes(h Host, log *slog.Logger) http.Handler {
 		}
 		return struct{}{}, h.Heard(r.Context(), said)
 	})
+	on("POST /v1/passphrase", func(r *http.Request) (any, error) {
+		var q secret
+		if err := read(r, &q); err != nil {
+			return nil, err
+		}
+		return struct{}{}, h.SetPassphrase(r.Context(), q.Passphrase)
+	})
+	on("POST /v1/seal", func(r *http.Request) (any, error) {
+		var q secret
+		if err := read(r, &q); err != nil {
+			return nil, err
+		}
+		text, err := h.Seal(r.Context(), q.PIN)
+		return recovery{text}, err
+	})
+	on("POST /v1/recovery", func(r *http.Request) (any, error) {
+		text, err := h.NewRecovery(r.Context())
+		return recovery{text}, err
+	})
+	plain("POST /v1/clock/accept", h.AcceptTime)
+	on("GET /v1/check", func(r *http.Request) (any, error) { return h.SelfCheck(r.Context()) })
+	on("GET /v1/inventory", func(r *http.Request) (any, error) { return h.Inventory(r.Context()) })
 	plain("POST /v1/rollback", h.Rollback)
 	plain("POST /v1/reboot", h.Reboot)
 	plain("POST /v1/poweroff", h.PowerOff)

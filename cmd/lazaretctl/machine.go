@@ -27,6 +27,7 @@ const machinePath = "/api/v1/machine"
 func (s *session) machine() *cobra.Command {
 	c := &cobra.Command{Use: "machine", Short: "The machine under the gateway, where it is an appliance"}
 	c.AddCommand(s.machineStatus(), s.machineNetwork(), s.machineUpdate(), s.machineUpdates(), s.machineLog(),
+		s.machinePassphrase(), s.machineSeal(), s.machineRecovery(), s.machineClock(), s.machineCheck(),
 		s.machinePower("reboot", "Restart the machine", true), s.machinePower("poweroff", "Turn the machine off", false),
 		s.machinePower("rollback", "Start the version before, and this one no more", true), s.machineReset())
 	return c

@@ -3,10 +3,8 @@ package main
 import (
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
 	"runtime/debug"
-	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -31,14 +29,14 @@ gateway's network namespace, beside the running data plane.`,
 			if err != nil {
 				return err
 			}
-			r := daemon.Stig(cmd.Context(), c)
+			r := daemon.Stig(cmd.Context(), c, 0)
 			if asJSON {
 				err = json.NewEncoder(cmd.OutOrStdout()).Encode(r)
 			} else {
-				printReport(cmd.OutOrStdout(), r)
+				r.Print(cmd.OutOrStdout())
 			}
-			if failed, unmade := r.Failed(); err == nil && failed+unmade > 0 {
-				err = fmt.Errorf("%d of %d checks failed, %d could not be made", failed, len(r.Checks), unmade)
+			if err == nil {
+				err = r.Err()
 			}
 			return err
 		},
@@ -56,17 +54,4 @@ func printBOM(w io.Writer) error {
 	e := json.NewEncoder(w)
 	e.SetIndent("", "  ")
 	return e.Encode(stig.NewBOM(b))
-}
-
-// printReport prints a line for each check, and below it what was found.
-func printReport(w io.Writer, r stig.Report) {
-	for _, c := range r.Checks {
-		fmt.Fprintf(w, "%-12s %-20s %s\n", strings.ToUpper(string(c.Result)), c.ID, c.Title)
-		for _, f := range c.Found {
-			fmt.Fprintf(w, "%14s%s\n", "", f)
-		}
-		if c.Remedy != "" {
-			fmt.Fprintf(w, "%14sto do: %s\n", "", c.Remedy)
-		}
-	}
 }

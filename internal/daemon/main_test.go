@@ -17,7 +17,7 @@ func TestMain(m *testing.M) {
 		if err != nil {
 			return err
 		}
-		return testnet.Report(Stig(ctx, c))
+		return testnet.Report(Stig(ctx, c, 0))
 	}, "dataplane": func(ctx context.Context, args []string) error {
 		c, err := config.Load(args[0])
 		if err != nil {

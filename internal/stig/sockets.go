@@ -158,13 +158,62 @@ func (c Config) packetSockets(r *report, owners map[string]string) {
 		r.unmade(id, socketTitles[id], err, asRoot)
 		return
 	}
-	var wrong []string
+	var wrong, found []string
 	for i, line := range strings.Split(strings.TrimSpace(string(text)), "\n") {
-		if f := strings.Fields(line); i > 0 && len(f) > 0 {
-			wrong = append(wrong, fmt.Sprintf("one of type %s, interface %s%s", f[min(2, len(f)-1)], f[min(4, len(f)-1)], owners[f[len(f)-1]]))
+		f := strings.Fields(line)
+		if i == 0 || len(f) == 0 {
+			continue
+		}
+		said := fmt.Sprintf("one of type %s, protocol %s, interface %s%s", f[min(2, len(f)-1)], f[min(3, len(f)-1)], f[min(4, len(f)-1)], owners[f[len(f)-1]])
+		if c.ofDHCP(f) {
+			found = append(found, said+": asks for an address by DHCP")
+		} else {
+			wrong = append(wrong, said)
 		}
 	}
-	r.add(id, socketTitles[id], wrong, nil, "stop the program that holds it; a DHCP client may need one for a moment")
+	r.add(id, socketTitles[id], wrong, found, "stop the program that holds it; a DHCP client may need one for a moment")
+}
+
+// ofDHCP says whether a packet socket is what DHCPv4 needs before there is an address, and
+// nothing more: a datagram socket (the kernel writes the link's header) for IPv4 on one
+// interface, held by the process that asks by DHCP, and by no other.
+func (c Config) ofDHCP(f []string) bool {
+	const datagram, ipv4 = "2", "0800" // SOCK_DGRAM, ETH_P_IP
+	if c.DHCP == 0 || len(f) < 9 || f[2] != datagram || f[3] != ipv4 || f[4] == "0" {
+		return false
+	}
+	holders := c.holders(f[8])
+	return len(holders) == 1 && holders[0] == c.DHCP
+}
+
+// holders are the processes that hold a socket, as far as this process may see. One that it
+// may not look into is no reason to trust the socket: then nobody is seen to hold it.
+func (c Config) holders(inode string) []int {
+	var list []int
+	dirs, err := filepath.Glob(filepath.Join(c.Proc, "[0-9]*"))
+	if err != nil {
+		return nil
+	}
+	for _, d := range dirs {
+		pid, err := strconv.Atoi(filepath.Base(d))
+		if err != nil {
+			continue
+		}
+		fds, err := os.ReadDir(filepath.Join(d, "fd"))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // gone meanwhile
+		}
+		if err != nil {
+			return nil
+		}
+		for _, e := range fds {
+			if to, err := os.Readlink(filepath.Join(d, "fd", e.Name())); err == nil && to == "socket:["+inode+"]" {
+				list = append(list, pid)
+				break
+			}
+		}
+	}
+	return list
 }
 
 // owners names the processes that hold sockets, by inode, as far as this process may see.

@@ -10,51 +10,29 @@ import (
 	"runtime/debug"
 	"slices"
 
+	"lazaret/appliance"
 	"lazaret/firewall"
 )
 
-// Result is what came of a check. The zero value is none of these.
-type Result string
-
-const (
-	Pass       Result = "pass"
-	Fail       Result = "fail"
-	NotChecked Result = "not checked"
+// What comes of it is shared with those who ask for it from afar.
+type (
+	Result = appliance.Result
+	Check  = appliance.Check
+	Report = appliance.Report
 )
 
-// Check is one question and its answer.
-type Check struct {
-	ID     string   `json:"id"`
-	Title  string   `json:"title"`
-	Result Result   `json:"result"`
-	Found  []string `json:"found"`            // what was looked at, or what is wrong
-	Remedy string   `json:"remedy,omitempty"` // unless it passed
-}
-
-// Report is all checks, in a fixed order.
-type Report struct {
-	Checks []Check `json:"checks"`
-}
-
-// Failed counts those that did not pass: failed ones, and those not made.
-func (r Report) Failed() (failed, unmade int) {
-	for _, c := range r.Checks {
-		switch c.Result {
-		case Pass:
-		case NotChecked:
-			unmade++
-		default:
-			failed++
-		}
-	}
-	return failed, unmade
-}
+const (
+	Pass       = appliance.Pass
+	Fail       = appliance.Fail
+	NotChecked = appliance.NotChecked
+)
 
 // Config says what the gateway should be.
 type Config struct {
 	Host  firewall.Ruleset                 // required: the host's rules as configured, without pools
 	Held  func() (firewall.Ruleset, error) // required: what the data plane says it enforces; its pools and addresses are taken from it, and nothing else
 	Proc  string                           // "/proc" when empty
+	DHCP  int                              // the process that asks for the host's addresses by DHCPv4; 0: none may
 	Build func() (*debug.BuildInfo, bool)  // debug.ReadBuildInfo when nil
 
 	query func(index, place uint32) (int, error) // how many BPF programs are linked there; asks the kernel when nil
@@ -81,7 +59,7 @@ func Run(c Config) Report {
 	c.sysctls(&r, found, err)
 	c.sockets(&r)
 	c.inventory(&r)
-	return Report{r.checks}
+	return Report{Checks: r.checks}
 }
 
 // report collects checks.

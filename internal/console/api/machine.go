@@ -44,6 +44,26 @@ type MachineStaged struct {
 	Rebooting bool   `json:"rebooting,omitempty"`
 }
 
+// MachinePassphrase is what is to keep the key of the data partition.
+type MachinePassphrase struct {
+	Passphrase string `json:"passphrase"` // 12 characters at least
+}
+
+// MachineSeal asks for the key to be sealed to the TPM.
+type MachineSeal struct {
+	PIN string `json:"pin,omitempty"` // asked for at every start; 6 characters at least. Empty: none
+}
+
+// MachineRecovery is a recovery passphrase. It is told once.
+type MachineRecovery struct {
+	Recovery string `json:"recovery,omitempty"` // empty: the one from before stays
+}
+
+// MachineReport is what the machine's check of itself found.
+type MachineReport struct {
+	appliance.Report
+}
+
 // MachineReset says which gateway is to be made nobody's.
 type MachineReset struct {
 	Name string `json:"name"` // the gateway's, typed by a person
