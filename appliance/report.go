@@ -77,6 +77,24 @@ func (r Report) Print(w io.Writer) {
 	}
 }
 
+// CheckTyped says what is wrong with what somebody chose for the machine to ask for on its
+// screen, and least is how many characters it must have. It can be typed there: on a US
+// keyboard, in MaxTyped characters. The error never quotes it.
+func CheckTyped(what, text string, least int) error {
+	switch {
+	case strings.ContainsFunc(text, func(c rune) bool { return c < ' ' || c > '~' }):
+		return fmt.Errorf("the %s has characters that cannot be typed at the machine: take letters without accents, digits, spaces and signs of a US keyboard", what)
+	case len(text) < least:
+		return fmt.Errorf("the %s is too short: %d characters at least", what, least)
+	case len(text) > MaxTyped:
+		return fmt.Errorf("the %s is too long: %d characters at most", what, MaxTyped)
+	}
+	return nil
+}
+
+// MaxTyped is the longest that the machine's screen takes, in characters.
+const MaxTyped = 512
+
 // MinPassphrase is how long a passphrase of the data partition must be, in characters. Length
 // is all that is asked for.
 const MinPassphrase = 12

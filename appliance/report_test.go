@@ -5,6 +5,29 @@ import (
 	"testing"
 )
 
+// TestCheckTyped: what could never be typed at the machine again is not taken.
+func TestCheckTyped(t *testing.T) {
+	for text, want := range map[string]string{
+		"":                         "too short",
+		"11 symbols!":              "too short",
+		"12 symbols!!":             "",
+		"lösung, lang genug":       "cannot be typed",
+		"with a tab\tin between":   "cannot be typed",
+		strings.Repeat("a", 512):   "",
+		strings.Repeat("a", 513):   "too long",
+		"ends with a break\n":      "cannot be typed",
+		" spaces at both its end ": "",
+	} {
+		err := CheckTyped("passphrase", text, MinPassphrase)
+		if err == nil && want == "" {
+			continue
+		}
+		if err == nil || want == "" || !strings.Contains(err.Error(), want) || text != "" && strings.Contains(err.Error(), text) {
+			t.Errorf("%.30q: %v, want %q", text, err, want)
+		}
+	}
+}
+
 // TestReport: nothing but all checks made and passed is a pass, and what is printed steers
 // no terminal.
 func TestReport(t *testing.T) {

@@ -4,8 +4,10 @@ import (
 	"context"
 	"crypto/tls"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"time"
 )
@@ -28,6 +30,9 @@ func IsForAdministrator(ctx context.Context, address string) (bool, error) {
 	defer t.CloseIdleConnections()
 	c := &http.Client{Transport: t, Timeout: dialTime + time.Second, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 	resp, err := c.Do(req)
+	if op, ok := errors.AsType[*net.OpError](err); ok && op.Op == "dial" {
+		return false, fmt.Errorf("connecting to %s: %w", address, op)
+	}
 	if err != nil {
 		return false, fmt.Errorf("%w: %w", ErrNoMachine, err)
 	}

@@ -30,7 +30,7 @@ func TestFirstBootAndAfter(t *testing.T) {
 	}{
 		{"a key file", appliance.ByFile, false, [2][]string{}, appliance.ByFile, "NOT PROTECTED"},
 		{"nobody wants a passphrase", "", false, [2][]string{{""}, nil}, appliance.ByFile, "NOT PROTECTED"},
-		{"a passphrase", "", false, [2][]string{{"short", "long enough", "other one", "long enough", "long enough"}, {"long enough"}}, appliance.ByPassphrase, ""},
+		{"a passphrase", "", false, [2][]string{{"short", "long enough for all", "another one, then", "long enough for all", "long enough for all"}, {"long enough for all"}}, appliance.ByPassphrase, ""},
 		{"a TPM", "", true, [2][]string{}, appliance.ByTPM, "The firmware measures nothing"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -232,7 +232,7 @@ func TestPowerCutsWhileChangingKeys(t *testing.T) {
 	file.mustBootAs(t, appliance.ByFile)
 	file.save(t)
 	pass := file.clone()
-	if err := pass.mustBoot(t).SetPassphrase(context.Background(), []byte("the old one")); err != nil {
+	if err := pass.mustBoot(t).SetPassphrase(context.Background(), []byte("the old one of the two")); err != nil {
 		t.Fatal(err)
 	}
 	if pass.file != nil {
@@ -244,20 +244,20 @@ func TestPowerCutsWhileChangingKeys(t *testing.T) {
 		for cut := 0; cut < steps; cut++ {
 			for seed := range seeds(2, 30) {
 				m := base.clone()
-				m.answers = []string{"the old one"}
+				m.answers = []string{"the old one of the two"}
 				d := m.mustBoot(t)
 				before := m.disk.Steps()
 				if cut > 0 || seed > 0 {
 					m.disk.CutAfter(cut, seed)
 				}
-				if err := d.SetPassphrase(context.Background(), []byte("the new one")); err == nil {
+				if err := d.SetPassphrase(context.Background(), []byte("the new one of the two")); err == nil {
 					steps = m.disk.Steps() - before // the first time, uncut
 				}
 				m.disk.Restart()
-				m.answers = []string{"the new one"}
+				m.answers = []string{"the new one of the two"}
 				d, err := m.boot()
 				if err != nil {
-					m.answers = []string{"the old one"}
+					m.answers = []string{"the old one of the two"}
 					d, err = m.boot()
 				}
 				if err != nil || d.Made() || !m.hasData() {

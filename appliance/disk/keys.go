@@ -174,7 +174,7 @@ func (c *Config) newPIN(ctx context.Context) ([]byte, error) {
 }
 
 // least is how long a passphrase must be, in bytes.
-const least = 8
+const least = appliance.MinPassphrase
 
 // newPassphrase asks for a passphrase twice. Empty: nobody gave one.
 func (c *Config) newPassphrase(ctx context.Context, prompt string) ([]byte, error) {

@@ -24,7 +24,7 @@ func (t *terminal) choices() []choice {
 		set = setAddress
 	}
 	if a.ResetAdministrator != nil {
-		newAdmin = confirmed("Issue a new claim code. Whoever types it makes a new administrator.", "Those there are stay listed.", a.ResetAdministrator)
+		newAdmin = confirmed("Issue a new claim code, for 15 minutes. Whoever types it makes a new administrator; those there are stay listed.", "Until then the control plane is stopped: nobody enrolls. Devices keep what they have for a while.", a.ResetAdministrator)
 	}
 	if a.RollBack != nil {
 		back = confirmed("Start the system before this one, now.", "Devices are without a gateway for a moment.", a.RollBack)
@@ -42,8 +42,8 @@ func (t *terminal) choices() []choice {
 		log = showLog
 	}
 	return []choice{
-		{'a', "address", set}, {'n', "new administrator", newAdmin}, {'b', "roll back", back}, {'f', "factory reset", wipe},
-		{'l', "log", log}, {'r', "restart", restart}, {'p', "power off", off},
+		{'a', "address", set}, {'n', "new administrator", newAdmin}, {'d', "data", t.protect()}, {'t', "accept time", t.acceptTime()},
+		{'b', "roll back", back}, {'f', "factory reset", wipe}, {'l', "log", log}, {'r', "restart", restart}, {'p', "power off", off},
 	}
 }
 

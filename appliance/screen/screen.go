@@ -45,10 +45,19 @@ type Actions struct {
 	// ResetAdministrator issues a new claim code, by which a new administrator is made;
 	// those there are stay listed. The code comes with the next Status.
 	ResetAdministrator func(context.Context) error
-	RollBack           func(context.Context) error // boots the slot before this one
-	FactoryReset       func(context.Context) error // destroys the key of the data partition
-	Reboot             func(context.Context) error
-	PowerOff           func(context.Context) error
+	// SetPassphrase, Seal and NewRecovery change what keeps the key of the data partition.
+	// pin is empty for none. A recovery passphrase is shown on the console where it was asked
+	// for, once; none: the one from before stays.
+	SetPassphrase func(ctx context.Context, passphrase string) error
+	Seal          func(ctx context.Context, pin string) (recovery string, err error)
+	NewRecovery   func(ctx context.Context) (string, error)
+	// AcceptTime sets the clock to what the time servers agree on. It is offered while
+	// Status.Clock has a problem.
+	AcceptTime   func(context.Context) error
+	RollBack     func(context.Context) error // boots the slot before this one
+	FactoryReset func(context.Context) error // destroys the key of the data partition
+	Reboot       func(context.Context) error
+	PowerOff     func(context.Context) error
 	// Log returns the last lines of the machine's log, at most n, the oldest first. It must
 	// hold no secret: whoever stands before the screen reads it.
 	Log func(n int) []string
@@ -193,7 +202,7 @@ func (s *Screen) put(q *question) {
 }
 
 // MaxAnswer is the length of the longest answer taken, in bytes.
-const MaxAnswer = 512
+const MaxAnswer = appliance.MaxTyped
 
 // question is what Ask put and waits for.
 type question struct {

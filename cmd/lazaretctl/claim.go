@@ -38,8 +38,8 @@ type claimed struct {
 	API         string `json:"api"`
 	Enroll      string `json:"enroll"`
 	RootSHA256  string `json:"root_sha256"`
-	TokenFile   string `json:"token_file"`
-	Fingerprint string `json:"fingerprint"` // of the unclaimed machine
+	TokenFile   string `json:"token_file,omitempty"` // none, where the gateway was there before
+	Fingerprint string `json:"fingerprint"`          // of the unclaimed machine
 }
 
 const claimLong = `Make an unclaimed machine a gateway, and become its first administrator.
@@ -50,7 +50,10 @@ key is made here and stays here.
 
 What the gateway is to be comes from -f (YAML or JSON, as in a seed), from flags, or, at a
 terminal, from questions. If the connection breaks, give the same command again: until the
-machine has heard that its answer arrived, it is asked for again, and for ten minutes at most.`
+machine has heard that its answer arrived, it is asked for again, and for ten minutes at most.
+
+A gateway at whose screen somebody asked for a new administrator shows a code, too. The same
+command makes you one then: nothing is asked but the code, and nothing of the gateway changes.`
 
 func (s *session) claim() *cobra.Command {
 	var v claimFlags
@@ -89,11 +92,25 @@ func (s *session) runClaim(cmd *cobra.Command, host string, v *claimFlags) error
 		return err
 	}
 	ask := &questions{in: cmd.InOrStdin(), out: cmd.ErrOrStderr()}
+	only, err := claim.IsForAdministrator(cmd.Context(), address)
+	if err != nil {
+		return explainClaim(err)
+	}
 	text, key, resumed, err := s.pending(address)
 	if err != nil {
 		return err
 	}
-	if !resumed || v.file != "" || len(v.names) > 0 {
+	if resumed && forAdministrator(text) != only {
+		resumed = false // of the time before, or after, it was a gateway
+	}
+	if only {
+		fmt.Fprintln(ask.out, "this machine is a gateway; the claim makes a new administrator of it")
+		if !resumed {
+			if text, key, err = newAdministrator(cmd, v); err != nil {
+				return err
+			}
+		}
+	} else if !resumed || v.file != "" || len(v.names) > 0 {
 		setup, err := v.setup(ask)
 		if err != nil {
 			return err
@@ -203,12 +220,40 @@ func sameSetup(request []byte, setup appliance.Setup) bool {
 }
 
 func newClaim(setup appliance.Setup, apiNames []string) ([]byte, *ecdsa.PrivateKey, error) {
+	return newRequest(claim.Request{Setup: setup, APINames: apiNames})
+}
+
+func newRequest(r claim.Request) ([]byte, *ecdsa.PrivateKey, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return nil, nil, fmt.Errorf("making the administrator's key: %w", err)
 	}
-	text, err := claim.NewRequest(claim.Request{Setup: setup, APINames: apiNames}, key)
+	text, err := claim.NewRequest(r, key)
 	return text, key, err
+}
+
+// forAdministrator says whether a request under way is for an administrator alone.
+func forAdministrator(request []byte) bool {
+	r, _, err := claim.ParseRequest(request)
+	return err == nil && r.AdministratorOnly
+}
+
+// newAdministrator makes a request for an administrator of a gateway that is there. Flags
+// about the gateway have nothing to say then, and are no mistake to pass over.
+func newAdministrator(cmd *cobra.Command, v *claimFlags) ([]byte, *ecdsa.PrivateKey, error) {
+	var wrong []string
+	for _, name := range []string{
+		"file", "api-name", "name", "organization", "enroll-name", "management", "admin-network", "endpoint", "quarantine", "full", "route", "masquerade",
+		"time-server", "proxy", "update-channel",
+	} {
+		if cmd.Flags().Changed(name) {
+			wrong = append(wrong, "--"+name)
+		}
+	}
+	if len(wrong) > 0 {
+		return nil, nil, fmt.Errorf("this machine is a gateway already, and a new administrator changes nothing of it: leave out %s", strings.Join(wrong, ", "))
+	}
+	return newRequest(claim.Request{Setup: appliance.Setup{Administrator: v.set.Administrator}, AdministratorOnly: true})
 }
 
 // claimTries is how often a claim whose connection broke is taken up again.
@@ -260,7 +305,10 @@ func (s *session) exchangeOnce(ctx context.Context, w io.Writer, address string,
 	if err != nil {
 		return claimed{}, fmt.Errorf("reading the machine's answer: %w", err)
 	}
-	out := claimed{Dir: s.dir, Name: a.Name, API: a.API, Enroll: a.Enroll, RootSHA256: a.RootSHA256, TokenFile: filepath.Join(s.dir, "management-token"), Fingerprint: k.Fingerprint()}
+	out := claimed{Dir: s.dir, Name: a.Name, API: a.API, Enroll: a.Enroll, RootSHA256: a.RootSHA256, Fingerprint: k.Fingerprint()}
+	if a.Token != "" {
+		out.TokenFile = filepath.Join(s.dir, "management-token")
+	}
 	if err := s.saveCredential(c, a.Token); err != nil {
 		return out, err
 	}
@@ -296,6 +344,17 @@ func (s *session) showClaimed(cmd *cobra.Command, v claimed) error {
 		return err
 	}
 	return s.show(cmd, append(raw, '\n'), func(w io.Writer) {
+		if v.TokenFile == "" {
+			fmt.Fprintf(w, `You are an administrator of %s. Its control plane starts again now, which takes some seconds.
+  administrator          %s
+  API                    %s
+  root certificate       SHA-256 %s
+
+Next:
+  lazaretctl status
+`, v.Name, v.Dir, v.API, v.RootSHA256)
+			return
+		}
 		fmt.Fprintf(w, `Claimed %s. It starts as a gateway now, which takes some seconds.
   administrator          %s
   management server      token in %s

@@ -7,7 +7,6 @@ import (
 	"io"
 	"net/http"
 	"strings"
-	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
@@ -25,7 +24,8 @@ on the machine asks for it on its screen at every start, and is no gateway until
 typed it there.
 
 It is typed twice at the terminal, and not shown, or comes from a file. It must have %d
-characters at least; nothing else is asked of it, and length is what protects.`, appliance.MinPassphrase),
+characters at least, that can be typed on a US keyboard, which the machine takes every
+keyboard for; nothing else is asked of it, and length is what protects.`, appliance.MinPassphrase),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			prompt := &questions{in: cmd.InOrStdin(), out: cmd.ErrOrStderr()}
 			text, err := prompt.chosen("passphrase", file, appliance.MinPassphrase)
@@ -121,8 +121,8 @@ func (q *questions) chosen(what, file string, least int) (string, error) {
 	default:
 		return "", fmt.Errorf("there is no terminal to ask for the %s at: give it in a file, or - for standard input", what)
 	}
-	if utf8.RuneCountInString(text) < least {
-		return "", fmt.Errorf("the %s is too short: %d characters at least; nothing was changed", what, least)
+	if err := appliance.CheckTyped(what, text, least); err != nil {
+		return "", fmt.Errorf("%w; nothing was changed", err)
 	}
 	return text, nil
 }

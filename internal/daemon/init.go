@@ -172,8 +172,11 @@ func fill(ctx context.Context, o InitOptions, c config.Config, pools []quarantin
 }
 
 // rootSum is the SHA-256 of the root's certificate, hexadecimal.
-func rootSum(h pki.Hierarchy) string {
-	sum := sha256.Sum256(h.Root.Certificate.Raw)
+func rootSum(h pki.Hierarchy) string { return certificateSum(h.Root.Certificate) }
+
+// certificateSum is the SHA-256 of a certificate, hexadecimal.
+func certificateSum(cert *x509.Certificate) string {
+	sum := sha256.Sum256(cert.Raw)
 	return hex.EncodeToString(sum[:])
 }
 
@@ -238,20 +241,25 @@ func settle(ctx context.Context, s *store.Store, o InitOptions, pools []quaranti
 	return text, nil
 }
 
-// issueAdministrator issues the first administrator's certificate for a key. The chain has
-// the certificate, then its authority.
+// issueAdministrator issues the first administrator's certificate for a key.
 func issueAdministrator(ctx context.Context, o InitOptions, h pki.Hierarchy, key crypto.PublicKey) ([]*x509.Certificate, error) {
 	a, err := pki.New(pki.Config{Root: h.Root.Certificate, Devices: h.Devices, Servers: h.Servers, Administrators: h.Administrators})
 	if err != nil {
 		return nil, err
 	}
+	return administratorChain(ctx, a, o.Administrator, key)
+}
+
+// administratorChain issues an administrator's certificate for a key. The chain has the
+// certificate, then its authority.
+func administratorChain(ctx context.Context, a *pki.Authority, name string, key crypto.PublicKey) ([]*x509.Certificate, error) {
 	cert, err := a.Issue(ctx, pki.Request{
-		Kind: pki.Administrator, PublicKey: key, CommonName: o.Administrator, NotAfter: time.Now().Add(administratorLife),
+		Kind: pki.Administrator, PublicKey: key, CommonName: name, NotAfter: time.Now().Add(administratorLife),
 	})
 	if err != nil {
 		return nil, err
 	}
-	return []*x509.Certificate{cert, h.Administrators.Certificate}, nil
+	return []*x509.Certificate{cert, a.Issuing(pki.Administrator)}, nil
 }
 
 // writeAdministrator makes the first administrator's key and certificate and leaves them

@@ -76,6 +76,9 @@ func InitFromSetup(ctx context.Context, q MakeRequest, at Places, log *slog.Logg
 	if step == nil {
 		step = func(string) {}
 	}
+	if q.Claim.AdministratorOnly {
+		return Made{}, &claim.Refusal{Kind: claim.Invalid, What: "there is no gateway yet that could have a new administrator"}
+	}
 	key, err := checkClaim(q.Claim)
 	if err != nil {
 		return Made{}, err
@@ -122,7 +125,7 @@ func InitFromSetup(ctx context.Context, q MakeRequest, at Places, log *slog.Logg
 
 // checkClaim checks what the claimant sent, again: this process trusts no other's check.
 func checkClaim(r claim.Request) (*ecdsa.PublicKey, error) {
-	if faults := claim.Check(r.Setup); len(faults) > 0 {
+	if faults := claim.CheckRequest(r); len(faults) > 0 {
 		return nil, &claim.Refusal{Kind: claim.Invalid, What: "the set-up has faults", Faults: faults}
 	}
 	key, err := claim.CheckCSR(r.CSR)

@@ -28,7 +28,8 @@ type makeLine struct {
 // maxMake bounds request and answer of a making process, in bytes.
 const maxMake = 1 << 20
 
-// ServeMake reads one MakeRequest from in, makes the gateway, and tells on out, one JSON
+// ServeMake reads one MakeRequest from in, makes the gateway, or a new administrator of the
+// one there is, and tells on out, one JSON
 // value to a line, its steps and how it ended. Secrets go by these pipes alone. An end that
 // was told is no error: ReadMade returns it at the other end.
 func ServeMake(ctx context.Context, in io.Reader, out io.Writer, at Places, log *slog.Logger) error {
@@ -44,7 +45,11 @@ func ServeMake(ctx context.Context, in io.Reader, out io.Writer, at Places, log 
 		if err := d.Decode(&q); err != nil || len(text) > maxMake {
 			return Made{}, fmt.Errorf("reading the request of %d bytes: %w", len(text), errors.Join(err))
 		}
-		return InitFromSetup(ctx, q, at, log, func(step string) { _ = say.Encode(makeLine{Step: step}) })
+		step := func(step string) { _ = say.Encode(makeLine{Step: step}) }
+		if q.Claim.AdministratorOnly {
+			return MakeAdministrator(ctx, q, at, log, step)
+		}
+		return InitFromSetup(ctx, q, at, log, step)
 	}()
 	var last makeLine
 	if refusal, ok := errors.AsType[*claim.Refusal](err); ok {

@@ -2,6 +2,7 @@ package machine
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/netip"
@@ -9,6 +10,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -48,7 +50,16 @@ type Machine struct {
 
 	esp sync.Mutex // held while the EFI system partition is mounted
 
-	mu    sync.Mutex
+	renewing sync.Mutex // held while a new administrator is made
+
+	// What parts ask for that hold locks of their own, and so may not wait for mu.
+	name    atomic.Pointer[string]         // the gateway's
+	own     atomic.Pointer[[]netip.Prefix] // the tunnel's networks, as the data plane has them
+	looked  atomic.Int64                   // when look had gone round last, in seconds since the machine was booted
+	stands  atomic.Bool                    // start is through: all parts are there
+	settled atomic.Bool                    // the version that runs was judged
+
+	mu    sync.Mutex // nothing is asked of a part while it is held
 	state state
 }
 
@@ -63,7 +74,6 @@ type state struct {
 	data     *disk.Data
 	updates  *update.Manager
 	slots    []appliance.Slot
-	own      []netip.Prefix // the tunnel's networks, as the data plane has them
 }
 
 // order asks for the end of the machine.
@@ -80,17 +90,33 @@ func Run(version string) error {
 	ctx, stop := context.WithCancel(context.Background())
 	defer stop()
 	ended := make(chan order, 1)
-	if err := m.start(ctx); err != nil {
-		// There is nothing to show it on yet but the console, and nothing to do but to try again.
-		m.log.Error("the machine could not start; it restarts in ten seconds", "error", err)
-		time.AfterFunc(10*time.Second, func() { ended <- order{boot.Restart, "the machine could not start"} })
-	} else {
-		go func() { ended <- m.live(ctx) }()
-	}
+	go func() { ended <- m.run(ctx) }()
 	o := m.answer(ended)
 	m.log.Warn("the machine ends", "how", string(o.how), "why", o.why)
 	stop()
 	return m.end(o.how)
+}
+
+// startWithin is how long the machine may take until it stands; opening the data partition,
+// for which a person may be needed, comes after.
+const startWithin = 3 * time.Minute
+
+// run starts the machine and lives its life; it returns how it is to end.
+func (m *Machine) run(ctx context.Context) order {
+	late := time.AfterFunc(startWithin, func() { m.finish(boot.Restart, "the machine did not start in time") })
+	err := m.start(ctx)
+	late.Stop()
+	if err == nil {
+		m.stands.Store(true)
+		return m.live(ctx)
+	}
+	// There is nothing to show it on yet but the console, and nothing to do but to try again.
+	m.log.Error("the machine could not start; it restarts in ten seconds", "error", err)
+	select {
+	case <-time.After(10 * time.Second):
+	case <-ctx.Done():
+	}
+	return order{boot.Restart, "the machine could not start"}
 }
 
 // answer is the main loop: it shows that process 1 is alive, until the machine is to end.
@@ -116,16 +142,23 @@ func (m *Machine) answer(ended <-chan order) order {
 	}
 }
 
-// alive asks the main loop for a sign of life.
+// aliveWithin is how long what shows the machine may take for a round, which asks every part.
+const aliveWithin = 3 * time.Minute
+
+// alive asks the main loop for a sign of life, and whether all parts answered of late.
 func (m *Machine) alive(ctx context.Context) error {
 	c := make(chan struct{})
 	select {
 	case m.beat <- c:
 		<-c
-		return nil
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
+	last := time.Duration(m.looked.Load()) * time.Second
+	if up := time.Since(m.booted); m.stands.Load() && up-max(last, startWithin) > aliveWithin {
+		return fmt.Errorf("no part has answered for %s", (up - last).Round(time.Second))
+	}
+	return nil
 }
 
 // finish asks for the machine's end; the first who asks is heard.
@@ -157,6 +190,9 @@ func (m *Machine) start(ctx context.Context) error {
 	if err := m.loadModules(ctx); err != nil {
 		return err
 	}
+	if err := errors.Join(os.MkdirAll(volatileDir, 0o700), m.startUpdates(volatileDir)); err != nil {
+		return err
+	}
 	if err := m.startTable(); err != nil {
 		return err
 	}
@@ -174,6 +210,9 @@ func (m *Machine) start(ctx context.Context) error {
 	m.keep(ctx, "view", m.look)
 	return nil
 }
+
+// volatileDir is where updates are recorded before the data partition is open.
+const volatileDir = appliance.MachineRun + "/updates"
 
 // makeParts makes all that status asks, before anything runs that may change it.
 func (m *Machine) makeParts() (err error) {
@@ -204,6 +243,9 @@ func (m *Machine) load(name string) error { return m.loader.Load(name) }
 
 // live is the machine's life once it stands: it returns how it is to end.
 func (m *Machine) live(ctx context.Context) order {
+	if m.onTrial() {
+		m.keep(ctx, "trial", m.endTrial)
+	}
 	for _, step := range []struct {
 		what string
 		do   func(context.Context) error
@@ -224,6 +266,37 @@ func (m *Machine) live(ctx context.Context) order {
 	}
 	<-ctx.Done() // the screen's menu is the way out
 	return order{boot.Restart, "stopped"}
+}
+
+// trialWithin is how long a version on trial has to be judged in.
+const trialWithin = 20 * time.Minute
+
+// endTrial restarts a machine on trial that was not judged in time, whatever keeps it; the
+// boot loader counts that. Who waits for a person to type the passphrase waits.
+func (m *Machine) endTrial(ctx context.Context) error {
+	t := time.NewTicker(time.Minute)
+	defer t.Stop()
+	for waited := time.Duration(0); waited < trialWithin; {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-t.C:
+		}
+		if m.settled.Load() {
+			<-ctx.Done()
+			return nil
+		}
+		m.mu.Lock()
+		stage := m.state.stage
+		m.mu.Unlock()
+		if stage == appliance.Locked && best() != appliance.ByTPM || stage == appliance.Unclaimed {
+			continue
+		}
+		waited += time.Minute
+	}
+	m.finish(boot.Restart, "a version on trial was not judged in time")
+	<-ctx.Done()
+	return nil
 }
 
 // keep runs a part of this process until ctx ends, and says when one ends by itself.

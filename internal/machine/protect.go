@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"os"
 	"runtime/debug"
-	"unicode/utf8"
 
 	"lazaret/appliance"
 	"lazaret/appliance/disk"
@@ -27,18 +26,10 @@ func (m *Machine) data() (*disk.Data, error) {
 	return m.state.data, nil
 }
 
-// longEnough is all that is asked of what somebody chose.
-func longEnough(what, text string, least int) error {
-	if !utf8.ValidString(text) || utf8.RuneCountInString(text) < least {
-		return fmt.Errorf("%w: the %s is too short: %d characters at least", machine.ErrRefused, what, least)
-	}
-	return nil
-}
-
 // SetPassphrase implements machine.Host.
 func (m *Machine) SetPassphrase(ctx context.Context, passphrase string) error {
-	if err := longEnough("passphrase", passphrase, appliance.MinPassphrase); err != nil {
-		return err
+	if err := appliance.CheckTyped("passphrase", passphrase, appliance.MinPassphrase); err != nil {
+		return fmt.Errorf("%w: %w", machine.ErrRefused, err)
 	}
 	data, err := m.data()
 	if err != nil {
@@ -56,8 +47,8 @@ func (m *Machine) SetPassphrase(ctx context.Context, passphrase string) error {
 // is secret.
 func (m *Machine) Seal(ctx context.Context, pin string) (recovery string, err error) {
 	if pin != "" {
-		if err := longEnough("PIN", pin, appliance.MinPIN); err != nil {
-			return "", err
+		if err := appliance.CheckTyped("PIN", pin, appliance.MinPIN); err != nil {
+			return "", fmt.Errorf("%w: %w", machine.ErrRefused, err)
 		}
 	}
 	data, err := m.data()

@@ -16,12 +16,17 @@ import (
 // actions are what the screen's menu offers.
 func (m *Machine) actions() screen.Actions {
 	return screen.Actions{
-		SetAddress:   m.setAddress,
-		RollBack:     m.Rollback,
-		FactoryReset: m.reset,
-		Reboot:       func(context.Context) error { m.finish(boot.Restart, "asked at the screen"); return nil },
-		PowerOff:     func(context.Context) error { m.finish(boot.PowerOff, "asked at the screen"); return nil },
-		Log:          m.lastLines,
+		SetAddress:         m.setAddress,
+		ResetAdministrator: m.resetAdministrator,
+		SetPassphrase:      m.SetPassphrase,
+		Seal:               m.Seal,
+		NewRecovery:        m.NewRecovery,
+		AcceptTime:         m.AcceptTime,
+		RollBack:           m.Rollback,
+		FactoryReset:       m.reset,
+		Reboot:             func(context.Context) error { m.finish(boot.Restart, "asked at the screen"); return nil },
+		PowerOff:           func(context.Context) error { m.finish(boot.PowerOff, "asked at the screen"); return nil },
+		Log:                m.lastLines,
 	}
 }
 
@@ -32,6 +37,7 @@ func (m *Machine) look(ctx context.Context) error {
 	for {
 		links := m.network.Changed()
 		m.refresh()
+		m.looked.Store(int64(time.Since(m.booted).Seconds()))
 		select {
 		case <-links:
 			m.clock.Kick() // there may be a way to the time servers now

@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -38,7 +39,7 @@ func (m *Machine) beClaimed(ctx context.Context) error {
 	}
 	code, fromSeed := m.firstCode(s)
 	for {
-		err := m.offer(ctx, code, s)
+		err := m.offer(ctx, code, fromSeed, s)
 		if err == nil {
 			break
 		}
@@ -77,7 +78,7 @@ func (m *Machine) firstCode(s seed.Seed) (code claim.Code, fromSeed bool) {
 
 // offer shows a code and runs doors until the claim with it is kept. It ends with
 // claim.ErrLapsed when the code is of no use any more.
-func (m *Machine) offer(ctx context.Context, code claim.Code, s seed.Seed) error {
+func (m *Machine) offer(ctx context.Context, code claim.Code, fromSeed bool, s seed.Seed) error {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	var made daemon.Made // what the keeper has made last; it makes and keeps one after the other
@@ -100,12 +101,22 @@ func (m *Machine) offer(ctx context.Context, code claim.Code, s seed.Seed) error
 	}
 	m.show(func(st *state) {
 		st.stage, st.name, st.code = appliance.Unclaimed, s.Setup.Name, code.String()
-		if s.Code != "" && st.code == s.Code {
+		if fromSeed {
 			st.code = "" // whoever made the seed has it
 		}
 	})
+	return m.serveDoor(ctx, keeper)
+}
+
+// serveDoor runs doors until the claim is kept, or until the keeper is of no use any more.
+// They listen where at says, else at the claim's port of all addresses.
+func (m *Machine) serveDoor(ctx context.Context, keeper *claim.Keeper, at ...string) error {
 	ends := make(chan net.Conn)
-	if err := m.parts.Start(m.door(ctx, ends)); err != nil {
+	part := m.door(ctx, ends)
+	if len(at) > 0 {
+		part.Args = append(part.Args, "--listen", strings.Join(at, ","))
+	}
+	if err := m.parts.Start(part); err != nil {
 		return err
 	}
 	defer func() { _ = m.parts.Stop("claim") }() // it runs: it was started here
@@ -193,6 +204,11 @@ func (m *Machine) makeGateway(ctx context.Context, r claim.Request, step func(st
 	for _, l := range m.network.Links() {
 		q.Addresses = append(q.Addresses, l.Addresses...)
 	}
+	return m.makeOf(ctx, q, step)
+}
+
+// makeOf has a child make what a claim asks for.
+func (m *Machine) makeOf(ctx context.Context, q daemon.MakeRequest, step func(string)) (daemon.Made, error) {
 	question, err := json.Marshal(q)
 	if err != nil {
 		return daemon.Made{}, err
@@ -211,31 +227,36 @@ func (m *Machine) makeGateway(ctx context.Context, r claim.Request, step func(st
 	if err != nil {
 		from.Close()
 		if e := <-ended; e != nil {
-			m.log.Error("making the gateway", "error", e)
+			m.log.Error("carrying out a claim", "error", e)
 		}
 		return daemon.Made{}, err
 	}
 	if err := <-ended; err != nil {
 		return daemon.Made{}, err
 	}
-	m.log.Info("made a gateway", "took", time.Since(started).Round(time.Millisecond).String())
+	m.log.Info("carried out a claim", "took", time.Since(started).Round(time.Millisecond).String())
 	return made, nil
 }
 
 // keepGateway makes what was made this machine's: its configuration comes last.
 func (m *Machine) keepGateway(made daemon.Made, s appliance.Setup) error {
+	n := m.network.Network() // as a seed or a person at the screen gave it
 	if s.Network != nil {
-		if err := m.saveNetwork(*s.Network); err != nil {
-			return err
-		}
+		n = *s.Network
 	}
-	if len(s.TimeServers) > 0 {
-		if err := writeFile(timeServersPath, []byte(strings.Join(s.TimeServers, "\n")+"\n"), 0o644); err != nil {
-			return err
-		}
+	if err := m.saveNetwork(n); err != nil {
+		return err
+	}
+	if err := writeFile(timeServersPath, []byte(strings.Join(append(slices.Clone(s.TimeServers), ""), "\n")), 0o644); err != nil {
+		return err
 	}
 	if err := m.updates().SetSettings(s.Updates); err != nil {
 		return err
 	}
-	return daemon.KeepMade(daemon.AppliancePlaces, made.Config)
+	err := daemon.KeepMade(daemon.AppliancePlaces, made.Config)
+	if yes, _ := claimedState(); yes && err != nil { // from here on it is a gateway
+		m.log.Error("clearing up after the gateway was made", "error", err)
+		return nil
+	}
+	return err
 }
