@@ -65,7 +65,8 @@ func enroll(t testing.TB, at netip.AddrPort, otp string) *phone {
 	return p
 }
 
-// connect brings the tunnel up, with both addresses, whatever the gateway thinks of it.
+// connect brings the tunnel up, with both addresses, whatever the gateway thinks of it. Who
+// connects closes it.
 func (p *phone) connect(t testing.TB, at netip.AddrPort, quarantine, full netip.Addr) {
 	t.Helper()
 	p.close()
@@ -92,7 +93,6 @@ func (p *phone) connect(t testing.TB, at netip.AddrPort, quarantine, full netip.
 		hex.EncodeToString(p.wg.Bytes()), hex.EncodeToString(gateway), at)), p.tunnel.Up()); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(p.close)
 }
 
 func (p *phone) close() {

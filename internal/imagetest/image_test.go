@@ -3,6 +3,7 @@ package imagetest
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -43,10 +44,16 @@ type life struct {
 // TestLife takes one machine through its life.
 func TestLife(t *testing.T) {
 	image := built(t, ".raw")
+	kept := os.Getenv("LAZARET_KEEP") // a directory, for whoever looks into a failure
 	l := &life{disk: vm.Copy(t, image, 0), dir: filepath.Join(t.TempDir(), "admin"), management: listen(t), intranet: listen(t)}
 	l.v = vm.Start(t, vm.Config{
-		Firmware: vm.UEFI, Disks: []vm.Disk{{Path: l.disk}}, Watchdog: true, Stay: true, Capture: true, Limit: 20 * time.Minute,
+		Firmware: vm.UEFI, Disks: []vm.Disk{{Path: l.disk}}, Watchdog: true, Stay: true, Capture: kept != "", Dir: kept, Limit: 20 * time.Minute,
 		Forward: []vm.Port{{Network: "tcp", Number: 443}, {Network: "tcp", Number: 8443}, {Network: "udp", Number: 51820}, {Network: "tcp", Number: 22}, {Network: "tcp", Number: 2379}},
+	})
+	t.Cleanup(func() {
+		if l.phone != nil {
+			l.phone.close()
+		}
 	})
 	for _, step := range []struct {
 		name string
@@ -56,8 +63,21 @@ func TestLife(t *testing.T) {
 		{"Closed", l.closed}, {"Restart", l.restart}, {"Update", l.update}, {"AtRest", l.atRest},
 	} {
 		if !t.Run(step.name, step.do) {
+			l.explain(t)
 			t.Fatalf("the steps after %s need it", step.name)
 		}
+	}
+}
+
+// explain logs what the gateway says of itself, for whoever reads that a step failed.
+func (l *life) explain(t *testing.T) {
+	if l.operator == nil {
+		return
+	}
+	for _, path := range []string{"/api/v1/machine/log?n=60", "/api/v1/status", "/api/v1/machine", "/api/v1/devices/" + l.device.ID} {
+		var text json.RawMessage
+		_, err := l.ask(shortly(t), l.admin, "GET", path, nil, &text)
+		t.Logf("%s: %v\n%s", path, err, text)
 	}
 }
 
@@ -117,7 +137,24 @@ func (l *life) enforces(t *testing.T) {
 	})
 }
 
+// hides has the gateway speak for the devices of a pool: this lab's network knows no way
+// back to their addresses.
+func (l *life) hides(t *testing.T, name string) {
+	t.Helper()
+	var pools []api.Pool
+	l.must(t, "GET", "/api/v1/pools", nil, &pools)
+	for _, p := range pools {
+		if p.Name == name {
+			p.Masquerade = true
+			l.must(t, "PUT", "/api/v1/pools/"+name, p, nil)
+			return
+		}
+	}
+	t.Fatalf("there is no pool %s", name)
+}
+
 func (l *life) enroll(t *testing.T) {
+	l.hides(t, "quarantine")
 	var otp api.OTPCreated
 	l.must(t, "POST", "/api/v1/otps", api.OTPRequest{User: "anna@example.com"}, &otp)
 	l.phone = enroll(t, l.v.Port("tcp", 443), otp.Code)
