@@ -65,6 +65,8 @@ func TestWrongCode(t *testing.T) {
 	if _, err := k.Claim(t.Context(), nil); refused(err) != Wrong {
 		t.Errorf("wrong proof: %v", err)
 	}
+	k = dial(t, m, text)
+	k.code = DrawCode()
 	if err := k.Kept(t.Context()); refused(err) != Wrong {
 		t.Errorf("wrong proof of keeping: %v", err)
 	}

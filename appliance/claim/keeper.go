@@ -40,7 +40,8 @@ type KeeperConfig struct {
 
 // Keeper takes one claim. It alone knows the code.
 type Keeper struct {
-	cfg KeeperConfig
+	cfg   KeeperConfig
+	wrong tally
 
 	mu      sync.Mutex // guards what follows
 	phase   phase
@@ -101,6 +102,7 @@ func (k *Keeper) Run(ctx context.Context, conn net.Conn) error {
 	group.Go(func() error { return k.lapse(ctx, conn) })
 	err := group.Wait()
 	conn.Close()
+	k.wrong.tell(k.cfg.Log)
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.phase == kept {
@@ -193,7 +195,7 @@ func (k *Keeper) open(x *Exchange) (nonce, proof Sum, err error) {
 // checked returns the exchange of a call if its proof is right.
 func (k *Keeper) checked(c call, label string) (Exchange, error) {
 	if c.Exchange == nil || !proves(k.cfg.Code, label, *c.Exchange, nil, c.Proof) {
-		k.cfg.Log.Warn("claim refused: the proof of the code is wrong")
+		k.wrong.add(k.cfg.Log)
 		return Exchange{}, &Refusal{Kind: Wrong, What: "the proof of the claim code is wrong"}
 	}
 	return *c.Exchange, nil

@@ -62,11 +62,28 @@ const (
 // exchangeKey finds a connection's exchange in its context.
 type exchangeKey struct{}
 
-// started is the exchange of one connection: the last that was begun there.
+// started is the exchange of one connection: the last that was begun there, until somebody
+// said something wrong to it.
 type started struct {
 	mu sync.Mutex
 	x  *Exchange
 }
+
+// set replaces the exchange; nil: there is none.
+func (s *started) set(x *Exchange) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.x = x
+}
+
+func (s *started) get() *Exchange {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.x
+}
+
+// exchangeOf is that of a request's connection.
+func exchangeOf(r *http.Request) *started { return r.Context().Value(exchangeKey{}).(*started) }
 
 // receive reads a bounded JSON body strictly.
 func receive(w http.ResponseWriter, r *http.Request, most int64, v any) error {
@@ -124,32 +141,45 @@ func (d *Door) openExchange(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	x.Machine = answer.Machine
-	s := r.Context().Value(exchangeKey{}).(*started)
-	s.mu.Lock()
-	s.x = &x
-	s.mu.Unlock()
+	exchangeOf(r).set(&x)
 	w.Header().Set("Content-Type", "application/json")
 	_ = json.NewEncoder(w).Encode(opened{Service: service, Nonce: answer.Machine, Proof: answer.Proof})
 }
 
-// begun returns what the claimant says to the exchange of its connection.
-func begun(w http.ResponseWriter, r *http.Request, kind string) (call, error) {
-	var p proven
-	if err := receive(w, r, maxLine, &p); err != nil {
-		return call{}, &Refusal{Kind: Invalid, What: "this is no request"}
-	}
-	s := r.Context().Value(exchangeKey{}).(*started)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.x == nil {
+// begun returns what the claimant says to the exchange of its connection. Nothing is read
+// of whoever has none, or no try left; whoever says what is none begins anew.
+func (d *Door) begun(w http.ResponseWriter, r *http.Request, kind string) (call, error) {
+	x := exchangeOf(r).get()
+	if x == nil {
+		w.Header().Set("Connection", "close") // else the server would read on, to no end
 		return call{}, &Refusal{Kind: Invalid, What: "no exchange was begun on this connection"}
 	}
-	x := *s.x
-	return call{Kind: kind, Exchange: &x, Request: p.Request, Proof: p.Proof}, nil
+	if !d.permit(r) {
+		w.Header().Set("Connection", "close")
+		return call{}, errBusy
+	}
+	var p proven
+	if err := receive(w, r, maxLine, &p); err != nil {
+		hangUp(w, r)
+		return call{}, &Refusal{Kind: Invalid, What: "this is no request"}
+	}
+	return call{Kind: kind, Exchange: x, Request: p.Request, Proof: p.Proof}, nil
+}
+
+// hangUp ends a connection with this answer, and its exchange in any case.
+func hangUp(w http.ResponseWriter, r *http.Request) {
+	exchangeOf(r).set(nil)
+	w.Header().Set("Connection", "close")
+}
+
+// isWrong says that the keeper refused a proof.
+func isWrong(err error) bool {
+	refusal, ok := errors.AsType[*Refusal](err)
+	return ok && refusal.Kind == Wrong
 }
 
 func (d *Door) takeClaim(w http.ResponseWriter, r *http.Request) {
-	c, err := begun(w, r, callClaim)
+	c, err := d.begun(w, r, callClaim)
 	if err != nil {
 		refuse(w, err)
 		return
@@ -165,6 +195,9 @@ func (d *Door) takeClaim(w http.ResponseWriter, r *http.Request) {
 	answer, err := d.ask(ctx, c, func(step string) { out.say(line{Progress: step}) })
 	stop()
 	<-done
+	if isWrong(err) {
+		hangUp(w, r)
+	}
 	if err != nil {
 		refusal, ok := errors.AsType[*Refusal](err)
 		if !ok {
@@ -177,9 +210,12 @@ func (d *Door) takeClaim(w http.ResponseWriter, r *http.Request) {
 }
 
 func (d *Door) takeKept(w http.ResponseWriter, r *http.Request) {
-	c, err := begun(w, r, callKept)
+	c, err := d.begun(w, r, callKept)
 	if err == nil {
 		_, err = d.ask(r.Context(), c, nil)
+	}
+	if isWrong(err) {
+		hangUp(w, r)
 	}
 	if err != nil {
 		refuse(w, err)

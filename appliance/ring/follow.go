@@ -8,6 +8,7 @@ import (
 	"io"
 	"strings"
 	"sync"
+	"time"
 )
 
 // What one process may say: so many lines at once, and so many a second on the long run.
@@ -16,15 +17,52 @@ const (
 	perSecond = 50
 )
 
-// Writer returns a writer that keeps each line written to it (as a slog handler's output).
+// Writer returns a writer that keeps each line written to it (as a slog handler's output),
+// limited in number as by Follow, but errors and what is graver apart from all else: what
+// strangers can have said at will hides none of them.
 // What stands behind the last line's end is kept once that line ends.
-func (r *Ring) Writer(origin string) io.Writer { return &writer{r: r, origin: origin} }
+func (r *Ring) Writer(origin string) io.Writer {
+	return &writer{r: r, origin: origin, grave: newMeter(r), other: newMeter(r)}
+}
 
 type writer struct {
-	r      *Ring
-	origin string
-	mu     sync.Mutex
-	rest   []byte
+	r            *Ring
+	origin       string
+	mu           sync.Mutex
+	grave, other meter
+	rest         []byte
+}
+
+// meter says how many lines may still be kept.
+type meter struct {
+	r       *Ring
+	allowed float64
+	left    int // out, and not told of yet
+	last    time.Time
+}
+
+func newMeter(r *Ring) meter { return meter{r: r, allowed: burst, last: r.c.Now()} }
+
+// add keeps a line, with one before it that says how many were left out, or leaves it out.
+func (m *meter) add(origin string, l Level, line string) {
+	now := m.r.c.Now()
+	m.allowed = min(burst, m.allowed+perSecond*max(now.Sub(m.last), 0).Seconds())
+	m.last = now
+	if m.allowed < 1 {
+		m.left++
+		return
+	}
+	m.end(origin)
+	m.allowed--
+	m.r.Add(origin, l, line)
+}
+
+// end tells of what was left out.
+func (m *meter) end(origin string) {
+	if m.left > 0 {
+		m.r.Add(origin, Warning, fmt.Sprintf("(%d lines were left out: too many at once)", m.left))
+		m.left = 0
+	}
 }
 
 func (w *writer) Write(b []byte) (int, error) {
@@ -40,7 +78,12 @@ func (w *writer) Write(b []byte) (int, error) {
 		if !whole {
 			return n, nil
 		}
-		w.r.Add(w.origin, level(string(w.rest)), string(w.rest))
+		text := string(w.rest)
+		if l := level(text); l <= Error {
+			w.grave.add(w.origin, l, text)
+		} else {
+			w.other.add(w.origin, l, text)
+		}
 		w.rest, b = w.rest[:0], rest
 	}
 }
@@ -50,7 +93,8 @@ func (w *writer) Write(b []byte) (int, error) {
 // before that, so that who writes is never held up.
 func (r *Ring) Follow(origin string, from io.Reader) {
 	in := bufio.NewReaderSize(from, longest+1)
-	allowed, left, last := float64(burst), 0, r.c.Now()
+	m := newMeter(r)
+	defer m.end(origin)
 	for {
 		text, err := in.ReadSlice('\n')
 		line := string(text)
@@ -58,29 +102,11 @@ func (r *Ring) Follow(origin string, from io.Reader) {
 			_, err = in.ReadSlice('\n')
 		}
 		if len(line) > 0 {
-			now := r.c.Now()
-			allowed = min(burst, allowed+perSecond*max(now.Sub(last), 0).Seconds())
-			last = now
-			switch {
-			case allowed < 1:
-				left++
-			default:
-				r.leftOut(origin, &left)
-				allowed--
-				r.Add(origin, level(line), line)
-			}
+			m.add(origin, level(line), line)
 		}
 		if err != nil {
-			r.leftOut(origin, &left)
 			return
 		}
-	}
-}
-
-func (r *Ring) leftOut(origin string, n *int) {
-	if *n > 0 {
-		r.Add(origin, Warning, fmt.Sprintf("(%d lines were left out: too many at once)", *n))
-		*n = 0
 	}
 }
 

@@ -105,6 +105,32 @@ func TestWriter(t *testing.T) {
 	}
 }
 
+// TestWriterBounded: what the machine itself says is limited, too, and a flood of it hides no error.
+func TestWriterBounded(t *testing.T) {
+	now := time.Unix(1e9, 0)
+	r := New(Config{Now: func() time.Time { return now }})
+	log := slog.New(slog.NewTextHandler(r.Writer("machine"), nil))
+	for range 40_000 {
+		log.Warn("refused")
+	}
+	log.Error("broken")
+	now = now.Add(time.Second)
+	log.Info("later")
+	all := r.Tail(1<<20, Filter{})
+	if len(all) != burst+3 || !strings.Contains(all[burst].Text, "msg=broken") || !strings.Contains(all[burst+2].Text, "msg=later") {
+		t.Fatalf("%d lines, the last are %s", len(all), texts(r.Tail(3, Filter{})))
+	}
+	if got, want := all[burst+1].Text, fmt.Sprintf("(%d lines were left out: too many at once)", 40_000-burst); got != want {
+		t.Errorf("%q, want %q", got, want)
+	}
+	for range 2 * burst {
+		log.Error("broken")
+	}
+	if got := len(r.Tail(1<<20, Filter{Most: Error})); got > burst+1 {
+		t.Errorf("%d errors at once", got)
+	}
+}
+
 func TestSave(t *testing.T) {
 	r := New(Config{Now: func() time.Time { return time.Date(2026, 1, 2, 3, 4, 5, 6e6, time.UTC) }})
 	r.Add("serve", Info, "said")
