@@ -24,10 +24,12 @@ type Data struct {
 	made   bool
 	opened string // kind of the keyslot that opened it
 
-	mu       sync.Mutex // guards what follows
-	head     *luks.Header
-	key      []byte // of the volume; the kernel has it too
-	closedBy error  // why the TPM or the key file did not open it
+	turn sync.Mutex // held by who changes keys, which takes as long as a passphrase costs; before mu
+
+	mu       sync.Mutex   // guards what follows, for a moment; what there is changes with turn held, too
+	head     *luks.Header // replaced as a whole
+	key      []byte       // of the volume; the kernel has it too
+	closedBy error        // why the TPM or the key file did not open it
 	problems []string
 }
 
@@ -35,9 +37,6 @@ type Data struct {
 func (c *Config) complete() error {
 	if c.Log == nil {
 		return errors.New("disk: Config.Log is required")
-	}
-	if c.Tell == nil && c.TPM != "none" {
-		return errors.New("disk: Config.Tell is required where a TPM may protect")
 	}
 	switch c.Protection {
 	case "", appliance.ByTPM, appliance.ByPassphrase, appliance.ByFile:
@@ -62,7 +61,7 @@ func (c *Config) complete() error {
 		c.sleep = wait
 	}
 	if c.on == nil {
-		c.on = &kernel{sys: c.Sys, dev: c.Dev, mount: c.Mount, esp: c.ESP, log: c.Log}
+		c.on = &kernel{sys: c.Sys, dev: c.Dev, mount: c.Mount, esp: c.ESP, shared: c.WithESP, log: c.Log}
 	}
 	return nil
 }
@@ -81,6 +80,9 @@ func wait(ctx context.Context, d time.Duration) {
 // ErrNoDisk, ErrForeign, ErrLocked or ErrDamaged, having changed nothing that matters, or
 // when ctx ends. The kernel's Modules must be there.
 func Open(ctx context.Context, c Config) (*Data, error) {
+	if c.Tell == nil && c.TPM != "none" {
+		return nil, errors.New("disk: Config.Tell is required where a TPM may protect")
+	}
 	d, what, err := locate(ctx, c)
 	if err != nil {
 		return nil, err
@@ -101,7 +103,8 @@ func Open(ctx context.Context, c Config) (*Data, error) {
 }
 
 // Reset destroys all keys of the data partition, so that its data are lost at once; the
-// next Open makes it anew. It is for a partition that Open would not have.
+// next Open makes it anew. It is for a partition that Open would not have, and asks and
+// tells nobody.
 func Reset(ctx context.Context, c Config) error {
 	d, _, err := locate(ctx, c)
 	if err != nil && !errors.Is(err, ErrForeign) {
@@ -210,6 +213,8 @@ func (d *Data) let() error {
 
 // Close unmounts the partition and takes its key out of the kernel.
 func (d *Data) Close() error {
+	d.turn.Lock()
+	defer d.turn.Unlock()
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if err := d.c.on.Unmount(); err != nil {
@@ -227,6 +232,13 @@ func (d *Data) Status() appliance.Disk {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return appliance.Disk{Size: s.Size, Free: s.Free, Encrypted: true, Protection: d.protection()}
+}
+
+// setProblems replaces the sentences that keys give reason for.
+func (d *Data) setProblems(all []string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.problems = all
 }
 
 // protection is the weakest of what keeps the key.

@@ -28,7 +28,7 @@ type Config struct {
 	// Ask shows a prompt on the machine's screen and returns what was typed; attempt counts
 	// from 1 for each question. Optional: nil, and empty answers, mean that nobody is there.
 	Ask func(ctx context.Context, prompt string, attempt int) ([]byte, error)
-	// Tell shows the recovery passphrase, once. Required where a TPM may protect.
+	// Tell shows the recovery passphrase, once. Open requires it where a TPM may protect.
 	Tell func(recovery string)
 	// Changed wakes the search when a device has come. Optional: then nothing is waited for.
 	Changed <-chan struct{}
@@ -44,8 +44,12 @@ type Config struct {
 
 	Mount string // where the data go. Optional: appliance.DataDir
 	ESP   string // where the EFI partition goes while a key file is written. Optional: appliance.ESPDir
-	Sys   string // optional: /sys
-	Dev   string // optional: /dev
+	// WithESP runs do with the directory where the EFI partition, which is on that device, is
+	// mounted; it may be read-only there unless change is set. Whoever else mounts it must do
+	// so by the same function. Optional: then it is mounted at ESP.
+	WithESP func(device string, change bool, do func(dir string) error) error
+	Sys     string // optional: /sys
+	Dev     string // optional: /dev
 
 	on    system                                     // what the kernel does; tests bring their own
 	quick bool                                       // tests: passphrases cost little

@@ -43,6 +43,7 @@ const (
 type kernel struct {
 	sys, dev   string
 	mount, esp string
+	shared     func(device string, change bool, do func(dir string) error) error // Config.WithESP
 	log        *slog.Logger
 
 	espPart string // device of the EFI partition
@@ -209,7 +210,14 @@ func (k *kernel) Files(d drive, t *gpt.Table) error {
 }
 
 // withESP mounts the EFI partition for the time of do.
-func (k *kernel) withESP(flags uintptr, do func(path string) error) (err error) {
+func (k *kernel) withESP(change bool, do func(path string) error) (err error) {
+	if k.shared != nil {
+		return k.shared(k.espPart, change, func(dir string) error { return do(filepath.Join(dir, keyPath)) })
+	}
+	flags := uintptr(unix.MS_RDONLY)
+	if change {
+		flags = 0
+	}
 	if err := os.MkdirAll(k.esp, 0o755); err != nil {
 		return err
 	}
@@ -221,7 +229,7 @@ func (k *kernel) withESP(flags uintptr, do func(path string) error) (err error) 
 }
 
 func (k *kernel) ReadKey() (key []byte, err error) {
-	err = k.withESP(unix.MS_RDONLY, func(path string) error {
+	err = k.withESP(false, func(path string) error {
 		info, err := os.Stat(path)
 		if err != nil {
 			return err
@@ -236,7 +244,7 @@ func (k *kernel) ReadKey() (key []byte, err error) {
 }
 
 func (k *kernel) WriteKey(key []byte) error {
-	return k.withESP(0, func(path string) error {
+	return k.withESP(true, func(path string) error {
 		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 			return err
 		}
@@ -257,7 +265,7 @@ func (k *kernel) WriteKey(key []byte) error {
 }
 
 func (k *kernel) RemoveKey() error {
-	return k.withESP(0, func(path string) error {
+	return k.withESP(true, func(path string) error {
 		err := os.Remove(path)
 		if errors.Is(err, fs.ErrNotExist) {
 			return nil

@@ -106,13 +106,13 @@ func (d *Data) SetPassphrase(_ context.Context, passphrase []byte) error {
 	if len(passphrase) < least {
 		return fmt.Errorf("setting passphrase: it is too short: %d bytes at least", least)
 	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
+	d.turn.Lock()
+	defer d.turn.Unlock()
 	err := d.change(func(kind string) bool { return kind != byRecovery }, luks.NewSlot{Secret: passphrase, Cost: d.c.typed(), Kind: byPassphrase})
 	if err != nil {
 		return fmt.Errorf("setting passphrase: %w", err)
 	}
-	d.problems = nil
+	d.setProblems(nil)
 	return nil
 }
 
@@ -120,12 +120,13 @@ func (d *Data) SetPassphrase(_ context.Context, passphrase []byte) error {
 // What else kept the key goes, but for passphrases. The first time, it returns the recovery
 // passphrase to be shown.
 func (d *Data) Reseal(ctx context.Context, pin []byte) (recovery string, err error) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
+	d.turn.Lock()
+	defer d.turn.Unlock()
 	return d.reseal(ctx, pin, false)
 }
 
 // reseal, if same, keeps things as they are: a key that wanted a PIN is not sealed without.
+// The caller holds turn, or nobody else has d.
 func (d *Data) reseal(ctx context.Context, pin []byte, same bool) (recovery string, err error) {
 	if same && d.hasPIN() {
 		return "", errors.New("it wants a PIN, which must be chosen again")
@@ -142,14 +143,14 @@ func (d *Data) reseal(ctx context.Context, pin []byte, same bool) (recovery stri
 	if err := d.change(func(kind string) bool { return kind == byTPM || kind == byFile }, slots...); err != nil {
 		return "", fmt.Errorf("sealing key to the TPM: %w", err)
 	}
-	d.problems = d.c.bootProblems(measured)
+	d.setProblems(d.c.bootProblems(measured))
 	return recovery, nil
 }
 
 // NewRecovery makes a new recovery passphrase in place of the one before, and returns it.
 func (d *Data) NewRecovery(_ context.Context) (string, error) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
+	d.turn.Lock()
+	defer d.turn.Unlock()
 	if d.protection() == appliance.ByFile {
 		return "", errors.New("making recovery passphrase: the key file opens the data to anybody")
 	}
@@ -161,7 +162,8 @@ func (d *Data) NewRecovery(_ context.Context) (string, error) {
 	return recovery, nil
 }
 
-// change puts keyslots in the place of others, as one.
+// change puts keyslots in the place of others, as one. The caller holds turn; those who only
+// look see the header before or the one after, and do not wait.
 func (d *Data) change(goes func(kind string) bool, add ...luks.NewSlot) error {
 	var drop []int
 	file := false
@@ -171,7 +173,12 @@ func (d *Data) change(goes func(kind string) bool, add ...luks.NewSlot) error {
 			file = file || s.Kind == byFile
 		}
 	}
-	if err := d.head.Change(d.part, d.key, drop, add...); err != nil {
+	next := d.head.Clone()
+	err := next.Change(d.part, d.key, drop, add...)
+	d.mu.Lock()
+	d.head = next // after an error, what is on the disk as far as it is known
+	d.mu.Unlock()
+	if err != nil {
 		return err
 	}
 	if !file {
@@ -186,6 +193,8 @@ func (d *Data) change(goes func(kind string) bool, add ...luks.NewSlot) error {
 // Reset destroys all keys, so that the data are lost at once; the machine must reboot then,
 // and makes the partition anew.
 func (d *Data) Reset(_ context.Context) error {
+	d.turn.Lock() // a change of keys that is under way would write a header again
+	defer d.turn.Unlock()
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	clear(d.key)

@@ -81,7 +81,7 @@ func (h *Header) Prepare(d block.Device, key []byte, drop []int, add ...NewSlot)
 	if !h.Is(key) {
 		return nil, errors.New("that is not the volume key")
 	}
-	next := h.clone()
+	next := h.Clone()
 	next.seq++
 	var made []int
 	for _, a := range add {
@@ -144,7 +144,8 @@ func wipe(d block.Device, a area) error {
 	return d.Sync()
 }
 
-func (h *Header) clone() *Header {
+// Clone is a copy that changes by itself.
+func (h *Header) Clone() *Header {
 	c := *h
 	c.meta.Keyslots = maps.Clone(h.meta.Keyslots)
 	c.meta.Tokens = maps.Clone(h.meta.Tokens)
