@@ -49,24 +49,24 @@ demo:
 # The appliance's disk image and update file, in IMAGE_OUT; Debian packages are fetched once
 # and kept. IMAGE_FLAVOUR=metal is for real machines, VirtualBox and VMware's first choice of
 # card. UPDATE_KEYS are the public keys that the image takes updates from; without any, a
-# key is made beside the image, once, which is good for trying.
+# key is made in bin/keys, once, which is good for trying; what is in IMAGE_OUT may be published.
 VERSION ?= 0.1.0
 IMAGE_ARCH ?= amd64
 IMAGE_FLAVOUR ?= cloud
 IMAGE_OUT ?= bin/image
-UPDATE_KEYS ?= $(IMAGE_OUT)/update.key.pub.pem
+UPDATE_KEYS ?= bin/keys/update.key.pub.pem
 image: $(UPDATE_KEYS)
 	mkdir -p $(IMAGE_OUT)
 	GOARCH=$(IMAGE_ARCH) GOAMD64=v1 GOFLAGS= $(GO) build -trimpath -buildvcs=false -ldflags "-s -w -X lazaret/internal/version.Number=$(VERSION)" -o $(IMAGE_OUT)/lazaretd-$(IMAGE_ARCH) ./cmd/lazaretd
 	$(GO) run ./cmd/mkimage build --arch $(IMAGE_ARCH) --flavour $(IMAGE_FLAVOUR) --version $(VERSION) $(addprefix --update-key ,$(UPDATE_KEYS)) --program $(IMAGE_OUT)/lazaretd-$(IMAGE_ARCH) --out $(IMAGE_OUT) $(IMAGE)
 
-$(IMAGE_OUT)/update.key.pub.pem:
-	mkdir -p $(IMAGE_OUT)
-	$(GO) run ./cmd/mkimage key new $(IMAGE_OUT)/update.key
+bin/keys/update.key.pub.pem:
+	mkdir -p -m 700 bin/keys
+	$(GO) run ./cmd/mkimage key new bin/keys/update.key
 
 # Boots what was built under QEMU and takes it through its life, by emulation alone.
 image-test: image
-	LAZARET_IMAGE=$(abspath $(IMAGE_OUT)) $(GO) test -count=1 -timeout 30m -v ./internal/vm ./internal/imagetest
+	LAZARET_IMAGE=$(abspath $(IMAGE_OUT)) LAZARET_UPDATE_KEY=$(abspath bin/keys/update.key) $(GO) test -count=1 -timeout 30m -v ./internal/vm ./internal/imagetest
 
 # BENCH="--only packet,tunnel --json" chooses rows and form, BENCH=--long adds what takes minutes.
 bench:

@@ -181,6 +181,47 @@ func TestWhatCannotBeReleased(t *testing.T) {
 	}
 }
 
+// TestNoPrivateKeyIsReleased: not any kind of key, wherever in a file it lies, as OpenSSL
+// writes it too; nothing is signed then. A program that only knows the words is released.
+func TestNoPrivateKeyIsReleased(t *testing.T) {
+	_, keyFile, key := made(t)
+	ours, err := os.ReadFile(keyFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	theirs := filepath.Join(t.TempDir(), "rsa.pem")
+	if out, err := run(t, t.TempDir(), "openssl", "genrsa", "-traditional", "-aes128", "-passout", "pass:abcd", "-out", theirs, "1024"); err != nil {
+		t.Fatal(err, out)
+	}
+	rsa, err := os.ReadFile(theirs)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]struct {
+		file string
+		text []byte
+		ok   bool
+	}{
+		"ours":            {"update.pem", ours, false},
+		"OpenSSL's":       {"boot.pem", rsa, false},
+		"over a boundary": {"disk.qcow2", append(make([]byte, 1<<20-20), ours...), false},
+		"far behind":      {"disk.qcow2", append(make([]byte, 5<<20-150), ours...), false},
+		"by its name":     {"der.key", []byte{0x30}, false},
+		"a public key":    {"update.pub.pem", []byte("-----BEGIN PUBLIC KEY-----"), true},
+		"words":           {"program", []byte("PRIVATE KEY-----BEGIN PRIVATE KEY"), true},
+	} {
+		dir, _, _ := made(t)
+		if err := os.WriteFile(filepath.Join(dir, c.file), c.text, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		err := Finish(dir, key, false)
+		_, signed := os.Lstat(filepath.Join(dir, SignatureFile))
+		if (err == nil) != c.ok || (signed == nil) != c.ok {
+			t.Errorf("%s: %v (signed: %v)", name, err, signed == nil)
+		}
+	}
+}
+
 // FuzzParseSums: whatever stands in the file, what is read of it can be written again.
 func FuzzParseSums(f *testing.F) {
 	f.Add([]byte(strings.Repeat("0a", 32) + "  lazaret.qcow2\n"))

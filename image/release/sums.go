@@ -84,6 +84,9 @@ func sumsOf(dir string) ([]byte, error) {
 	}
 	var out []byte
 	for _, name := range names {
+		if err := keepsKey(filepath.Join(dir, name)); err != nil {
+			return nil, err
+		}
 		sum, err := sumOf(filepath.Join(dir, name))
 		if err != nil {
 			return nil, err
@@ -118,6 +121,38 @@ func released(dir string) ([]string, error) {
 	}
 	slices.Sort(names)
 	return names, nil
+}
+
+// keyForm is how a private key begins in PEM, of whatever kind (RFC 7468). Programs that
+// read keys hold its words, and not the line.
+var keyForm = regexp.MustCompile(`-----BEGIN [A-Z0-9 ]{0,64}PRIVATE KEY-----`)
+
+// keepsKey is an error where a file holds a private key, or is called like one: what is
+// released cannot be taken back.
+func keepsKey(path string) error {
+	if strings.HasSuffix(path, ".key") {
+		return fmt.Errorf("%s is called like a private key: keys are kept elsewhere", path)
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	const most = 128 // of keyForm, bytes
+	b, kept := make([]byte, 1<<20), 0
+	for {
+		n, err := io.ReadFull(f, b[kept:])
+		if keyForm.Match(b[:kept+n]) {
+			return fmt.Errorf("%s holds a private key: keys are kept elsewhere", path)
+		}
+		if err == io.EOF || err == io.ErrUnexpectedEOF {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("reading %s: %w", path, err)
+		}
+		kept = copy(b, b[len(b)-most:])
+	}
 }
 
 func sumOf(path string) ([]byte, error) {

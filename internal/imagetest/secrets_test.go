@@ -35,7 +35,7 @@ func TestNoSecretInside(t *testing.T) {
 	if !bytes.Contains(files, []byte("070701")) || !bytes.Contains(files, []byte("BEGIN CERTIFICATE")) {
 		t.Fatal("what was unpacked is no file system with certificates: nothing was looked at")
 	}
-	key, _ := os.ReadFile(os.Getenv("LAZARET_IMAGE") + "/update.key") // it may be kept elsewhere
+	key, _ := os.ReadFile(updateKey()) // it may be kept elsewhere
 	for name, b := range map[string][]byte{"slot": slot, "file system": files} {
 		if at := privatePEM(b); at != "" {
 			t.Errorf("the %s holds a private key: %s", name, at)

@@ -2,6 +2,7 @@ package imagetest
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/ed25519"
 	"crypto/rand"
 	"log/slog"
@@ -19,6 +20,12 @@ import (
 	"lazaret/internal/console/api"
 )
 
+// updateKey is the private key of updates that the image takes, where make image made one:
+// not beside the image, which may be published.
+func updateKey() string {
+	return cmp.Or(os.Getenv("LAZARET_UPDATE_KEY"), filepath.Join(os.Getenv("LAZARET_IMAGE"), "..", "keys", "update.key"))
+}
+
 // slot builds a slot of a version, with the packages that make image has fetched.
 func slot(t testing.TB, version, program string) string {
 	t.Helper()
@@ -26,10 +33,9 @@ func slot(t testing.TB, version, program string) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	dir := os.Getenv("LAZARET_IMAGE")
-	keys, err := os.ReadFile(filepath.Join(dir, "update.key.pub.pem"))
+	keys, err := os.ReadFile(updateKey() + release.PublicSuffix)
 	if err != nil {
-		t.Skipf("needs the public key of updates beside the image: %v", err)
+		t.Skipf("needs the public key of updates: %v", err)
 	}
 	cache, err := os.UserCacheDir()
 	if err != nil {
@@ -63,7 +69,7 @@ func bundle(t testing.TB, m update.Manifest, uki string, key ed25519.PrivateKey)
 
 // update refuses what is no update, takes one that is, and leaves one that does not start.
 func (l *life) update(t *testing.T) {
-	key, err := release.LoadKey(filepath.Join(os.Getenv("LAZARET_IMAGE"), "update.key"))
+	key, err := release.LoadKey(updateKey())
 	if err != nil {
 		t.Skipf("needs the key that the image takes updates from: %v", err)
 	}
