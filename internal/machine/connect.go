@@ -33,15 +33,44 @@ func built() time.Time {
 
 // pools are the tunnel's networks, from which nothing else may take.
 func (m *Machine) pools() []netip.Prefix {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return m.state.own
+	if own := m.own.Load(); own != nil {
+		return *own
+	}
+	return nil
 }
 
+// poolsPath holds the tunnel's networks as the data plane had them last, one to a line: no
+// lease may take from them, from the first one on.
+var poolsPath = filepath.Join(appliance.MachineDir, "pools")
+
+func savePools(list []netip.Prefix) error {
+	var text strings.Builder
+	for _, p := range list {
+		fmt.Fprintln(&text, p)
+	}
+	return writeFile(poolsPath, []byte(text.String()), 0o600)
+}
+
+func (m *Machine) loadPools() {
+	text, err := os.ReadFile(poolsPath)
+	if err != nil {
+		return // none were ever there
+	}
+	var own []netip.Prefix
+	for _, word := range strings.Fields(string(text)) {
+		if p, err := netip.ParsePrefix(word); err == nil {
+			own = append(own, p)
+		}
+	}
+	m.own.Store(&own)
+}
+
+// hostname is told to DHCP servers. It asks for no lock: those who ask hold their own.
 func (m *Machine) hostname() string {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return m.state.name
+	if name := m.name.Load(); name != nil {
+		return *name
+	}
+	return ""
 }
 
 // timeServersPath holds the time servers that an administrator named, one to a line.
@@ -61,6 +90,7 @@ func (m *Machine) connect(ctx context.Context) error {
 	if err := m.clock.Floor(); err != nil {
 		m.log.Warn("setting the clock to the last time known", "error", err)
 	}
+	m.loadPools()
 	n, err := m.wantedNetwork()
 	if err != nil {
 		return err

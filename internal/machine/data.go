@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"time"
 
 	"lazaret/appliance"
 	"lazaret/appliance/disk"
@@ -24,7 +25,11 @@ func (m *Machine) openData(ctx context.Context) error {
 			m.keepRecovery(ctx, recovery)
 		},
 	}
-	for {
+	// Which disk the firmware started, and whether it checked what it started, is in its variables.
+	if _, err := m.kernel.EFIVariables(); err != nil {
+		m.log.Warn("reading the firmware's variables", "error", err)
+	}
+	for pause := time.Second; ; pause = min(2*pause, time.Minute) {
 		data, err := disk.Open(ctx, c)
 		if err == nil {
 			m.mu.Lock()
@@ -32,12 +37,19 @@ func (m *Machine) openData(ctx context.Context) error {
 			m.mu.Unlock()
 			m.problem("disk", "")
 			m.stage(appliance.Starting)
-			return errors.Join(m.layOut(), m.startUpdates())
+			return errors.Join(m.layOut(), m.startUpdates(appliance.MachineDir))
 		}
 		if ctx.Err() != nil || !errors.Is(err, disk.ErrLocked) {
 			return err
 		}
+		m.stage(appliance.Locked)
 		m.problem("disk", "The data partition stays shut: "+err.Error()+".")
+		select {
+		case <-time.After(pause):
+		case <-c.Changed: // what holds the key may have come
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
 	}
 }
 
@@ -90,9 +102,21 @@ func (m *Machine) layOut() error {
 	return nil
 }
 
-// claimed says whether this machine is somebody's: a gateway whose configuration is there
-// is whole (see daemon.Init).
-func isClaimed() bool {
+// claimedState says whether this machine is somebody's: a gateway whose configuration is
+// there is whole (see daemon.Init). Where that cannot be told, it is not nobody's.
+func claimedState() (bool, error) {
 	_, err := os.Stat(appliance.ConfigPath)
-	return err == nil
+	switch {
+	case err == nil:
+		return true, nil
+	case errors.Is(err, fs.ErrNotExist):
+		return false, nil
+	}
+	return true, fmt.Errorf("looking whether this machine is somebody's: %w", err)
+}
+
+// isClaimed is claimedState for those who want to be careful with what is somebody's.
+func isClaimed() bool {
+	yes, _ := claimedState()
+	return yes
 }

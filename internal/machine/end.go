@@ -20,7 +20,7 @@ func (m *Machine) end(how boot.Ending) error {
 			m.log.Warn("giving the watchdog its last time", "error", err)
 		}
 	}
-	if m.parts != nil {
+	if m.stands.Load() {
 		if err := m.parts.Close(); err != nil {
 			m.log.Warn("ending processes", "error", err)
 		}

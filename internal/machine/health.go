@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"time"
 
 	"lazaret/appliance"
@@ -24,11 +25,9 @@ const (
 
 // watch looks after a gateway that runs, until ctx ends: the boot table goes when it can,
 // and a slot is kept when everything was well for a while; one that never is, is left.
-func (m *Machine) watch(ctx context.Context, c config.Config) error {
-	v, err := m.newVerdict()
-	if err != nil {
-		return err
-	}
+// started is when its processes were.
+func (m *Machine) watch(ctx context.Context, c config.Config, started time.Time) error {
+	v := verdict{m: m, started: started}
 	t := time.NewTicker(looks)
 	defer t.Stop()
 	for {
@@ -39,6 +38,7 @@ func (m *Machine) watch(ctx context.Context, c config.Config) error {
 			}
 		}
 		if v.look(h); v.settled {
+			m.settled.Store(true)
 			t.Reset(laterLooks)
 		}
 		m.refresh()
@@ -53,24 +53,23 @@ func (m *Machine) watch(ctx context.Context, c config.Config) error {
 // verdict is what becomes of the slot that runs.
 type verdict struct {
 	m       *Machine
+	started time.Time // the gateway's processes: what a person took before is not theirs
+	known   bool      // whether it is on trial
 	trial   bool      // it was never found well
 	well    time.Time // since when everything is; zero: something is not
 	settled bool
+	failed  int // attempts to leave
 }
 
-func (m *Machine) newVerdict() (*verdict, error) {
-	trial, err := m.updates().Trial()
-	if err != nil {
-		return nil, err
-	}
-	if err := m.lookAtSlots(); err != nil {
-		m.log.Warn("reading the slots", "error", err)
-	}
-	return &verdict{m: m, trial: trial}, nil
-}
+// mostLeaves is how often leaving a version is tried before the boot loader's count is left
+// to do it.
+const mostLeaves = 10
 
-// look takes in how the gateway does now.
+// look takes in how the gateway does now. What cannot be done is tried again at the next look.
 func (v *verdict) look(h update.Health) {
+	if v.settled || !v.learn() {
+		return
+	}
 	if ok := h.API && h.Firewall && h.Tunnel && h.Store; !ok {
 		v.well = time.Time{}
 	} else if v.well.IsZero() {
@@ -79,21 +78,48 @@ func (v *verdict) look(h update.Health) {
 	if !v.well.IsZero() {
 		h.Steady = time.Since(v.well)
 	}
+	h.Up = time.Since(v.started)
 	good, why := update.Bless(h)
 	switch {
-	case v.settled:
 	case good:
-		v.settled = true
 		if err := v.m.bless(); err != nil {
-			v.m.log.Error("keeping this version", "error", err)
+			v.m.log.Error("keeping this version; it is tried again", "error", err)
 			v.m.problem("update", "This version cannot be noted as good; the log says why. After some restarts the one before would be started.")
+			return
 		}
+		v.settled = true
+		v.m.problem("update", "")
 	case v.trial && update.Overdue(h):
-		v.settled = true // a restart takes its time
-		if err := v.m.leave(why); err != nil {
-			v.m.log.Error("going back to the version before", "error", err)
-			v.m.problem("update", "This version is not well, and there is none to go back to: "+why+".")
-		}
+		v.leave(why)
+	}
+}
+
+// learn finds out whether the slot that runs is on trial.
+func (v *verdict) learn() bool {
+	if v.known {
+		return true
+	}
+	trial, err := v.m.updates().Trial()
+	if err != nil {
+		v.m.log.Warn("reading the slots", "error", err)
+		return false
+	}
+	v.known, v.trial = true, trial
+	return true
+}
+
+func (v *verdict) leave(why string) {
+	err := v.m.leave(why)
+	if err == nil {
+		v.settled = true
+		return
+	}
+	v.failed++
+	v.m.log.Error("going back to the version before; it is tried again", "error", err)
+	v.m.problem("update", "This version is not well ("+why+"), and the one before could not be started yet.")
+	if v.failed >= mostLeaves {
+		v.settled = true
+		v.m.finish(boot.Restart, "this version is not well ("+why+"), and could not be left; the boot loader counts its attempts")
 	}
 }
 
@@ -108,7 +134,7 @@ func (m *Machine) leave(why string) error {
 
 // health is what can be seen from here.
 func (m *Machine) health(ctx context.Context, c config.Config) update.Health {
-	h := update.Health{Up: time.Since(m.booted)}
+	var h update.Health
 	for _, p := range m.parts.Parts() {
 		switch {
 		case p.Name == plane && p.Ready:
@@ -118,8 +144,8 @@ func (m *Machine) health(ctx context.Context, c config.Config) update.Health {
 		}
 	}
 	h.API = answers(ctx, c)
-	_, err := net.InterfaceByName(c.Tunnel.Interface)
-	h.Tunnel = err == nil
+	link, err := net.InterfaceByName(c.Tunnel.Interface)
+	h.Tunnel = err == nil && link.Flags&net.FlagUp != 0
 	return h
 }
 
@@ -132,9 +158,12 @@ func (m *Machine) tableHeld(ctx context.Context, c config.Config) bool {
 		m.log.Warn("asking the data plane for its table", "error", err)
 		return false
 	}
-	m.mu.Lock()
-	m.state.own = own
-	m.mu.Unlock()
+	if was := m.pools(); !slices.Equal(was, own) {
+		m.own.Store(&own)
+		if err := savePools(own); err != nil {
+			m.log.Warn("noting the tunnel's networks for the next start", "error", err)
+		}
+	}
 	return true
 }
 

@@ -93,11 +93,20 @@ func (m *Machine) TryNetwork(ctx context.Context, n appliance.Network, trial tim
 
 // ConfirmNetwork implements machine.Host.
 func (m *Machine) ConfirmNetwork(context.Context) error {
-	n, err := m.network.Confirm()
-	if err != nil {
-		return fmt.Errorf("%w: %w", machine.ErrRefused, err)
+	if _, ok := m.network.Trying(); !ok {
+		return fmt.Errorf("%w: no network is being tried", machine.ErrRefused)
 	}
-	return m.saveNetwork(n)
+	before, err := m.wantedNetwork()
+	if err != nil {
+		return err
+	}
+	if err := m.saveNetwork(m.network.Network()); err != nil { // first: what is confirmed outlives a restart
+		return err
+	}
+	if _, err := m.network.Confirm(); err != nil { // it was taken back at this moment
+		return errors.Join(fmt.Errorf("%w: %w", machine.ErrRefused, err), m.saveNetwork(before))
+	}
+	return nil
 }
 
 // saveNetwork keeps n for the next start.
@@ -112,7 +121,10 @@ func (m *Machine) saveNetwork(n appliance.Network) error {
 // setAddress configures one card from the screen, whose person stands before the machine
 // and needs no way back.
 func (m *Machine) setAddress(ctx context.Context, card string, link appliance.Link) error {
-	n := m.network.Network()
+	n, err := m.wantedNetwork() // not what is being tried
+	if err != nil {
+		return err
+	}
 	n.Version = 2
 	changed := map[string]appliance.Ethernet{}
 	for name, e := range n.Ethernets {

@@ -20,7 +20,11 @@ const (
 
 // serve runs the gateway, after it was claimed if it was nobody's.
 func (m *Machine) serve(ctx context.Context) error {
-	if !isClaimed() {
+	yes, err := claimedState()
+	if err != nil {
+		return err
+	}
+	if !yes {
 		if err := m.beClaimed(ctx); err != nil {
 			return err
 		}
@@ -36,7 +40,9 @@ func (m *Machine) serve(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	m.show(func(st *state) { st.stage, st.name, st.urls = appliance.Running, c.Name, urls(c, m.network.Links()) })
+	at := urls(c, m.network.Links()) // never while what is shown is held: others ask for both
+	m.name.Store(&c.Name)
+	m.show(func(st *state) { st.stage, st.name, st.urls = appliance.Running, c.Name, at })
 	if err := m.listen(ctx); err != nil {
 		return err
 	}
@@ -46,7 +52,7 @@ func (m *Machine) serve(ctx context.Context) error {
 	if err := m.startParts(); err != nil {
 		return err
 	}
-	return m.watch(ctx, c)
+	return m.watch(ctx, c, time.Now())
 }
 
 // startParts starts the two processes of a gateway. The boot table stays until the data
@@ -54,7 +60,7 @@ func (m *Machine) serve(ctx context.Context) error {
 func (m *Machine) startParts() error {
 	if err := m.parts.Start(supervise.Part{
 		Name: plane, Args: []string{plane, "--confine", "-c", appliance.ConfigPath}, User: appliance.PlaneUser, Group: appliance.PlaneUser,
-		AmbientCaps: []uintptr{unix.CAP_NET_ADMIN}, Notify: true, Files: 65536, Tasks: 1024, OOMScore: -900,
+		AmbientCaps: []uintptr{unix.CAP_NET_ADMIN}, Notify: true, Files: 65536, Tasks: 1024, Memory: memory().Size / 2, OOMScore: -900,
 	}); err != nil {
 		return err
 	}
@@ -64,7 +70,7 @@ func (m *Machine) startParts() error {
 func controlPart() supervise.Part {
 	return supervise.Part{
 		Name: control, Args: []string{control, "--confine", "-c", appliance.ConfigPath}, User: appliance.ControlUser, Group: appliance.ControlUser,
-		AmbientCaps: []uintptr{unix.CAP_NET_BIND_SERVICE}, Notify: true, Watchdog: 2 * time.Minute, Files: 262144, Tasks: 4096, OOMScore: -500,
+		AmbientCaps: []uintptr{unix.CAP_NET_BIND_SERVICE}, Notify: true, Watchdog: 2 * time.Minute, Files: 262144, Tasks: 4096, Memory: memory().Size * 3 / 4, OOMScore: -500,
 	}
 }
 

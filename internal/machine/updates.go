@@ -17,8 +17,9 @@ import (
 	"lazaret/internal/version"
 )
 
-// startUpdates reads what is known of updates.
-func (m *Machine) startUpdates() error {
+// startUpdates reads what is known of updates in dir. Before the data partition is open that
+// is nothing, and enough for going back to the version before.
+func (m *Machine) startUpdates(dir string) error {
 	keys, err := update.LoadKeys(update.KeysPath)
 	if err != nil {
 		return err
@@ -29,7 +30,7 @@ func (m *Machine) startUpdates() error {
 	}
 	u, err := update.New(update.Config{
 		WithESP: m.withESP, BootPath: m.bootPath, Keys: keys, Version: version.Number, Architecture: runtime.GOARCH, Flavour: release["VARIANT_ID"],
-		Dir: appliance.MachineDir, State: []string{appliance.ControlState}, Log: m.log,
+		Dir: dir, State: []string{appliance.ControlState}, Log: m.log,
 	})
 	if err != nil {
 		return err
@@ -38,7 +39,7 @@ func (m *Machine) startUpdates() error {
 	return nil
 }
 
-// updates is what keeps slots; it is there once the data partition is open.
+// updates is what keeps slots.
 func (m *Machine) updates() *update.Manager {
 	m.mu.Lock()
 	defer m.mu.Unlock()
