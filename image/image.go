@@ -12,7 +12,6 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"regexp"
 	"time"
 
 	"lazaret/appliance"
@@ -74,9 +73,6 @@ type Result struct {
 // Name is what the files of an image are called, without an ending.
 func (c *Config) Name() string { return "lazaret-" + c.Version + "-" + c.Arch + "-" + c.Flavour }
 
-// version is what both boot loader and file names can carry.
-var version = regexp.MustCompile(`^[0-9][0-9A-Za-z.~^-]{0,31}$`)
-
 func (c *Config) check() error {
 	var errs []error
 	if _, ok := targets[c.Arch]; !ok {
@@ -85,8 +81,8 @@ func (c *Config) check() error {
 	if c.Flavour != "cloud" && c.Flavour != "metal" {
 		errs = append(errs, fmt.Errorf("flavour %q is neither cloud nor metal", c.Flavour))
 	}
-	if !version.MatchString(c.Version) {
-		errs = append(errs, fmt.Errorf("version %q is not like 1.2.3", c.Version))
+	if err := update.CheckVersion(c.Version); err != nil { // the boot loader, file names and updates carry it
+		errs = append(errs, err)
 	}
 	if c.Program == "" || c.Out == "" || c.Store == nil || c.Log == nil || len(c.Packages) == 0 {
 		errs = append(errs, errors.New("program, output directory, packages, their store and a log are required"))

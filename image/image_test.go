@@ -284,6 +284,7 @@ func TestBuildRefuses(t *testing.T) {
 		"unknown flavour":       func(c *Config) { c.Flavour = "" },
 		"no version":            func(c *Config) { c.Version = "" },
 		"version with a slash":  func(c *Config) { c.Version = "1/2" },
+		"version with a dash":   func(c *Config) { c.Version = "1.2.3-rc1" },
 		"version that counts":   func(c *Config) { c.Version = "1+3" },
 		"disk too small":        func(c *Config) { c.Size = leastSize - MiB },
 		"no program":            func(c *Config) { c.Program = "/nonexistent" },

@@ -46,8 +46,10 @@ func (m Manifest) Check() error {
 	switch {
 	case m.V != 1:
 		return refused("its manifest is of version %d; this build knows 1", m.V)
-	case !ValidVersion(m.Version) || !ValidVersion(m.Follows):
-		return refused("%q or %q is no version", m.Version, m.Follows)
+	case CheckVersion(m.Version) != nil:
+		return CheckVersion(m.Version)
+	case CheckVersion(m.Follows) != nil:
+		return CheckVersion(m.Follows)
 	case CompareVersions(m.Follows, m.Version) >= 0:
 		return refused("version %s may follow %s only, which is not older", m.Version, m.Follows)
 	case !flavourForm.MatchString(m.Architecture) || !flavourForm.MatchString(m.Flavour):

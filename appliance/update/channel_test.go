@@ -125,25 +125,33 @@ func TestSettings(t *testing.T) {
 // TestVersions orders versions as the examples of UAPI.10 do, and as this project's are.
 func TestVersions(t *testing.T) {
 	for _, row := range []string{
-		"1.0~rc1 1.0 1.0-dev 1.0.0 1.0.1 1.2 1.10 2 11 122.1 123",
-		"0.1.0-dev 0.1.1~rc1 0.1.1~rc2 0.1.1~rc10 0.1.1 0.2.0",
+		"1.0~rc1 1.0 1.0.0 1.0.1 1.2 1.10 2 11 122.1 123",
+		"0.1.0~dev 0.1.0 0.1.1~alpha1 0.1.1~beta.2 0.1.1~rc1 0.1.1~rc2 0.1.1~rc10 0.1.1 0.2.0",
 	} {
 		all := strings.Fields(row)
 		for i, a := range all {
 			for j, b := range all {
-				if ValidVersion(a) && ValidVersion(b) && (sign(CompareVersions(a, b)) != sign(i-j)) {
+				if !ValidVersion(a) || sign(CompareVersions(a, b)) != sign(i-j) {
 					t.Errorf("%s and %s: %d; want %d", a, b, CompareVersions(a, b), sign(i-j))
 				}
 			}
 		}
 	}
-	for _, v := range []string{"", "1.", ".1", "1+3", "1_2", "1/2", "1.2.3.4.5", "v1", "1-", "../1", "1.0-DEV", strings.Repeat("1", 10)} {
+	for _, v := range []string{"", "1.", ".1", "1+3", "1_2", "1/2", "1.2.3.4.5", "v1", "1-", "../1", "1.0-DEV", "1.2.0-rc1", "1.2.0-1", "1.2.0~rc-1", strings.Repeat("1", 10)} {
 		if ValidVersion(v) {
 			t.Errorf("%q is a version", v)
 		}
 	}
 	if CompareVersions("1.0", "1.00") != 0 || CompareVersions("01", "1") != 0 {
 		t.Error("zeros in front count")
+	}
+	if CompareVersions("1.2.0-rc1", "1.2.0") <= 0 {
+		t.Error("a dash sorts otherwise than the boot loader has it")
+	}
+	for v, says := range map[string]string{"1.2.0": "", "1.2.0~rc1": "", "1.2.0-rc1": "write 1.2.0~rc1", "1.2.0-beta.2": "write 1.2.0~beta.2", "1.2.0-alpha-1": "not like 1.2.3", "v1": "not like 1.2.3"} {
+		if err := CheckVersion(v); (err == nil) != (says == "") || err != nil && !strings.Contains(err.Error(), says) {
+			t.Errorf("%s: %v; want %q", v, err, says)
+		}
 	}
 }
 

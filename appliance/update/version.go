@@ -9,12 +9,23 @@ import (
 
 // versionForm are the versions that a slot may have: they are part of a file's name, and
 // everything that reads them must find them in one order.
-var versionForm = regexp.MustCompile(`^[0-9]{1,9}(\.[0-9]{1,9}){0,3}([-~][a-z0-9]{1,16}(\.[a-z0-9]{1,16}){0,2})?$`)
+var versionForm = regexp.MustCompile(`^[0-9]{1,9}(\.[0-9]{1,9}){0,3}(~[a-z0-9]{1,16}(\.[a-z0-9]{1,16}){0,2})?$`)
 
 // ValidVersion reports whether v may be the version of a slot: up to four numbers with
-// dots, and perhaps a suffix, which sorts before the version where it begins with a tilde
-// and behind it where it begins with a dash.
+// dots, and perhaps a tilde and a suffix, which sorts before the version. A dash, which
+// sorts behind it, is none: a machine with 1.2.0-rc1 would never take 1.2.0.
 func ValidVersion(v string) bool { return versionForm.MatchString(v) }
+
+// CheckVersion says what is wrong with a version, to whoever gives it to a release.
+func CheckVersion(v string) error {
+	switch {
+	case ValidVersion(v):
+		return nil
+	case strings.Contains(v, "-") && ValidVersion(strings.ReplaceAll(v, "-", "~")):
+		return refused("version %s sorts after the release that it comes before: write %s", v, strings.ReplaceAll(v, "-", "~"))
+	}
+	return refused("version %q is not like 1.2.3 or 1.2.3~rc1", v)
+}
 
 // CompareVersions orders versions as the boot loader does (UAPI.10 Version Format
 // Specification), which starts the newest: below 0 where a is older than b.

@@ -7,11 +7,13 @@ import (
 	"io/fs"
 	"path"
 	"time"
+
+	"lazaret/appliance/update"
 )
 
 // Gateway says what the gateway's package is made of. All is required.
 type Gateway struct {
-	Version      string            // the release's
+	Version      string            // the release's, which is Debian's too (update.CheckVersion)
 	Architecture string            // amd64 or arm64
 	Programs     map[string]string // path of each program by its name: lazaretd, lazaretctl, lazaret
 	Completions  map[string]Shells // of each program
@@ -41,8 +43,11 @@ var placed = map[string]string{
 
 // Package is the gateway's package.
 func (g Gateway) Package() (Package, error) {
+	if err := update.CheckVersion(g.Version); err != nil { // dpkg and the appliance order versions alike
+		return Package{}, fmt.Errorf("packaging the gateway: %w", err)
+	}
 	p := Package{
-		Name: "lazaret", Version: Version(g.Version), Architecture: g.Architecture, Maintainer: maintainer, Section: "net", Time: g.Time,
+		Name: "lazaret", Version: g.Version, Architecture: g.Architecture, Maintainer: maintainer, Section: "net", Time: g.Time,
 		Summary: "enrollment gateway and quarantine VPN",
 		Description: `Devices enroll with a one-time password, get a certificate and a place in
 a WireGuard quarantine, and leave it once they are reported compliant.

@@ -49,10 +49,6 @@ var (
 	versionForm = regexp.MustCompile(`^[0-9][A-Za-z0-9.+~]*(-[A-Za-z0-9.+~]+)?$`)
 )
 
-// Version turns a release's version into one of Debian's, where what is before a release
-// sorts before it: 1.2.0-rc1 becomes 1.2.0~rc1.
-func Version(s string) string { return strings.ReplaceAll(s, "-", "~") }
-
 // Filename is what the package's file is called.
 func (p Package) Filename() string {
 	return fmt.Sprintf("%s_%s_%s.deb", p.Name, p.Version, p.Architecture)

@@ -20,7 +20,7 @@ import (
 func gateway(t *testing.T) Package {
 	t.Helper()
 	g := Gateway{
-		Version: "1.2.3-rc1", Architecture: "arm64", Programs: make(map[string]string), Completions: make(map[string]Shells), Packaging: packaging.Files,
+		Version: "1.2.3~rc1", Architecture: "arm64", Programs: make(map[string]string), Completions: make(map[string]Shells), Packaging: packaging.Files,
 		Docs: map[string][]byte{"running.md": []byte("# Running\n")}, License: []byte("license\n"), Time: time.Unix(1_700_000_000, 0),
 	}
 	for _, name := range programs {
@@ -202,4 +202,13 @@ func TestRefusedPackage(t *testing.T) {
 		}
 		scratch.Close()
 	}
+}
+
+// TestVersionIsTheReleases: there is one way to write what comes before a release, and
+// dpkg puts it before it, as the appliance does.
+func TestVersionIsTheReleases(t *testing.T) {
+	if _, err := (Gateway{Version: "1.2.3-rc1", Architecture: "amd64"}).Package(); err == nil || !strings.Contains(err.Error(), "write 1.2.3~rc1") {
+		t.Error("a version with a dash:", err)
+	}
+	tool(t, "dpkg", "--compare-versions", gateway(t).Version, "lt", "1.2.3")
 }
