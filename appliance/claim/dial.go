@@ -37,6 +37,7 @@ type Conn struct {
 	code        Code
 	x           Exchange
 	request     []byte
+	seed        []byte // what the machine's seed said
 	fingerprint string
 }
 
@@ -108,13 +109,19 @@ func (k *Conn) open(ctx context.Context, seen func(string)) error {
 	} else if err != nil {
 		return err
 	}
+	return k.proven(o)
+}
+
+// proven takes the machine's half of the exchange, if it proves that it knows the code.
+func (k *Conn) proven(o opened) error {
 	if o.Service != service {
 		return ErrNoMachine
 	}
 	k.x.Machine = o.Nonce
-	if !proves(k.code, labelMachine, k.x, nil, o.Proof) {
+	if !proves(k.code, labelMachine, k.x, o.Seed, o.Proof) {
 		return ErrProof
 	}
+	k.seed = o.Seed
 	return nil
 }
 
@@ -159,7 +166,7 @@ func (k *Conn) short(ctx context.Context, path string, in, out any) error {
 	}
 	defer release()
 	defer resp.Body.Close()
-	text, err := io.ReadAll(io.LimitReader(resp.Body, 16<<10))
+	text, err := io.ReadAll(io.LimitReader(resp.Body, maxLine))
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrLost, err)
 	}

@@ -11,7 +11,7 @@
 //
 //	claimant                                     machine
 //	nonce, SHA-256 of the request        -->
-//	                                     <--     nonce, proof of the code
+//	                                     <--     nonce, what a seed said, proof of the code and of that
 //	request, proof of the code           -->
 //	                                     <--     progress ..., answer with its MAC
 //	proof that the answer is kept        -->

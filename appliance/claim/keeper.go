@@ -2,7 +2,6 @@ package claim
 
 import (
 	"context"
-	"crypto/rand"
 	"crypto/sha256"
 	"encoding/json"
 	"errors"
@@ -158,7 +157,7 @@ func (k *Keeper) reply(ctx context.Context, c call, step func(string)) reply {
 		about.Administrator = k.cfg.Administrator
 		r.About = &about
 	case callOpen:
-		r.Machine, r.Proof, err = k.open(c.Exchange)
+		r.Machine, r.Proof, r.Seed, err = k.open(c.Exchange)
 	case callClaim:
 		r.Answer, r.Proof, err = k.claim(ctx, c, step)
 	case callKept:
@@ -174,22 +173,6 @@ func (k *Keeper) reply(ctx context.Context, c call, step func(string)) reply {
 		return reply{Refusal: &Refusal{Kind: Broken, What: "the machine failed at it; its screen and log say more"}}
 	}
 	return r
-}
-
-// open proves the machine's knowledge of the code. It tells nothing about the code to
-// whoever does not have it, and changes nothing.
-func (k *Keeper) open(x *Exchange) (nonce, proof Sum, err error) {
-	if x == nil || len(x.Machine) != 0 {
-		return nil, nil, &Refusal{Kind: Invalid, What: "no exchange"}
-	}
-	nonce = make(Sum, sumLength)
-	rand.Read(nonce)
-	whole := *x
-	whole.Machine = nonce
-	if proof, err = prove(k.cfg.Code, labelMachine, whole, nil); err != nil {
-		return nil, nil, &Refusal{Kind: Invalid, What: err.Error()}
-	}
-	return nonce, proof, nil
 }
 
 // checked returns the exchange of a call if its proof is right.

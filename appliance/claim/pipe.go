@@ -35,6 +35,7 @@ type reply struct {
 	Last     bool     `json:"last,omitempty"`
 	About    *About   `json:"about,omitempty"`    // serving
 	Machine  Sum      `json:"machine,omitempty"`  // open: nonce
+	Seed     []byte   `json:"seed,omitempty"`     // open: what a seed said
 	Proof    Sum      `json:"proof,omitempty"`    // open: the machine's; claim: the answer's MAC
 	Progress string   `json:"progress,omitempty"` // claim
 	Answer   []byte   `json:"answer,omitempty"`   // claim

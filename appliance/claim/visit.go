@@ -112,7 +112,7 @@ func (d *Door) begin(ctx context.Context, code Code, request []byte) (Exchange, 
 		return x, err
 	}
 	x.Machine = r.Machine
-	if !proves(code, labelMachine, x, nil, r.Proof) {
+	if !proves(code, labelMachine, x, r.Seed, r.Proof) {
 		return x, &Refusal{Kind: Wrong, What: "wrong code"}
 	}
 	return x, nil

@@ -29,6 +29,7 @@ type opened struct {
 	Service string `json:"service"` // what speaks this protocol says so
 	Nonce   Sum    `json:"nonce"`
 	Proof   Sum    `json:"proof"`
+	Seed    []byte `json:"seed,omitempty"` // what a seed said (appliance.Setup); the proof covers it
 }
 
 // offered is what everybody may ask for. It is a hint, as everything that no proof covers:
@@ -143,7 +144,7 @@ func (d *Door) openExchange(w http.ResponseWriter, r *http.Request) {
 	x.Machine = answer.Machine
 	exchangeOf(r).set(&x)
 	w.Header().Set("Content-Type", "application/json")
-	_ = json.NewEncoder(w).Encode(opened{Service: service, Nonce: answer.Machine, Proof: answer.Proof})
+	_ = json.NewEncoder(w).Encode(opened{Service: service, Nonce: answer.Machine, Proof: answer.Proof, Seed: answer.Seed})
 }
 
 // begun returns what the claimant says to the exchange of its connection. Nothing is read
