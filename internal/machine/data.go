@@ -39,6 +39,12 @@ func (m *Machine) openData(ctx context.Context) error {
 			m.stage(appliance.Starting)
 			return errors.Join(m.layOut(), m.startUpdates(appliance.MachineDir))
 		}
+		if ctx.Err() == nil && c.Protection == appliance.ByTPM && !settledError(err) {
+			m.log.Error("the TPM cannot keep the key of the data partition", "error", err)
+			m.problem("tpm", "The TPM does not work as it should; the key of the data partition is kept without it.")
+			c.Protection, c.TPM = appliance.ByFile, "none"
+			continue
+		}
 		if ctx.Err() != nil || !errors.Is(err, disk.ErrLocked) {
 			return err
 		}
@@ -51,6 +57,17 @@ func (m *Machine) openData(ctx context.Context) error {
 			return context.Cause(ctx)
 		}
 	}
+}
+
+// settledError says whether an error of the disk's is about what is on it, where another
+// protection would change nothing.
+func settledError(err error) bool {
+	for _, e := range []error{disk.ErrNoDisk, disk.ErrForeign, disk.ErrLocked, disk.ErrDamaged} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
 }
 
 // best is the best protection this machine has without a person: a passphrase is for an
