@@ -317,6 +317,8 @@ func TestEveryRouteAgainstEveryRole(t *testing.T) {
 		"GET /api/v1/machine": reading, "GET /api/v1/machine/log": reading, "GET /api/v1/machine/network": reading,
 		"GET /api/v1/machine/updates": reading, "PUT /api/v1/machine/network": writing, "POST /api/v1/machine/network/confirm": writing,
 		"POST /api/v1/machine/update": writing, "PUT /api/v1/machine/updates": writing, "POST /api/v1/machine/updates/check": writing,
+		"GET /api/v1/machine/check": reading, "GET /api/v1/machine/inventory": reading, "POST /api/v1/machine/clock/accept": writing,
+		"POST /api/v1/machine/passphrase": writing, "POST /api/v1/machine/seal": writing, "POST /api/v1/machine/recovery": writing,
 		"POST /api/v1/machine/rollback": writing, "POST /api/v1/machine/reboot": writing, "POST /api/v1/machine/poweroff": writing,
 		"POST /api/v1/machine/reset": writing,
 		"GET /api/v1/audit":          reading, "GET /api/v1/audit/head": reading, "GET /api/v1/audit/export": reading,

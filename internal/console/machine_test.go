@@ -2,6 +2,7 @@ package console
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
@@ -56,7 +57,23 @@ func (f *fakeMachine) TryNetwork(_ context.Context, n appliance.Network, d time.
 func (f *fakeMachine) SetUpdates(_ context.Context, u appliance.Updates) error {
 	return f.ask("set %+v", u)
 }
-func (f *fakeMachine) Reboot(context.Context) error            { return f.ask("reboot") }
+func (f *fakeMachine) Reboot(context.Context) error { return f.ask("reboot") }
+func (f *fakeMachine) SetPassphrase(_ context.Context, p string) error {
+	return f.ask("passphrase %s", p)
+}
+func (f *fakeMachine) Seal(_ context.Context, pin string) (string, error) {
+	return "ABCD-EFGH", f.ask("seal %s", pin)
+}
+func (f *fakeMachine) NewRecovery(context.Context) (string, error) {
+	return "JKMN-PQRS", f.ask("recovery")
+}
+func (f *fakeMachine) AcceptTime(context.Context) error { return f.ask("accept") }
+func (f *fakeMachine) SelfCheck(context.Context) (appliance.Report, error) {
+	return appliance.Report{Checks: []appliance.Check{{ID: "a", Result: appliance.Fail}}}, f.ask("check of itself")
+}
+func (f *fakeMachine) Inventory(context.Context) (json.RawMessage, error) {
+	return json.RawMessage(`{"bomFormat":"CycloneDX"}`), f.ask("inventory")
+}
 func (f *fakeMachine) Reset(_ context.Context, n string) error { return f.ask("reset %s", n) }
 
 func (f *fakeMachine) Log(_ context.Context, n int, q machine.Filter) ([]machine.Line, error) {
@@ -83,6 +100,14 @@ func TestMachine(t *testing.T) {
 		{"GET", "/log?n=0", "", 400, "", ""},
 		{"POST", "/update?reboot=true", "0123456789", 200, "update 10 true", "ada machine.update map[reboot:true version:1.1.0]"},
 		{"POST", "/update", "", 400, "", ""},
+		{"POST", "/passphrase", `{"passphrase":"nobody may know"}`, 204, "passphrase nobody may know", "ada machine.passphrase map[]"},
+		{"POST", "/seal", `{"pin":"123456"}`, 200, "seal 123456", "ada machine.seal map[pin:true]"},
+		{"POST", "/seal", `{}`, 200, "seal ", "ada machine.seal map[pin:false]"},
+		{"POST", "/seal", `{"passphrase":"x"}`, 400, "", ""},
+		{"POST", "/recovery", "", 200, "recovery", "ada machine.recovery map[]"},
+		{"POST", "/clock/accept", "", 204, "accept", "ada machine.clock.accept map[]"},
+		{"GET", "/check", "", 200, "check of itself", ""},
+		{"GET", "/inventory", "", 200, "inventory", ""},
 	} {
 		f.asked, f.notes = nil, nil
 		got := l.ask(l.API(), admin, c.method, "/api/v1/machine"+c.path, c.body)
@@ -98,6 +123,30 @@ func TestMachine(t *testing.T) {
 	got := l.ask(l.API(), admin, "POST", "/api/v1/machine/update", "0123456789")
 	if got.Code != http.StatusUnprocessableEntity || !strings.Contains(got.Body.String(), "runs already") || !slices.Equal(f.notes, []string{"ada machine.update.refuse map[why:refused: version 1.0.0 runs already]"}) {
 		t.Errorf("a refused update: %d %s, noted %q", got.Code, got.Body, f.notes)
+	}
+}
+
+// TestWhatKeepsTheData is for those who may change the machine alone, and what comes of it is
+// told to them.
+func TestWhatKeepsTheData(t *testing.T) {
+	l, f := newLab(t), &fakeMachine{}
+	l.cfg.Machine = f
+	for path, want := range map[string]string{"seal": "ABCD-EFGH", "recovery": "JKMN-PQRS"} {
+		if got := l.ask(l.API(), who{cert: l.admin}, "POST", "/api/v1/machine/"+path, "{}"); !strings.Contains(got.Body.String(), `"recovery":"`+want+`"`) {
+			t.Errorf("%s: %s", path, got.Body)
+		}
+	}
+	if got := l.ask(l.API(), who{token: "lzt_eyes"}, "GET", "/api/v1/machine/check", ""); got.Code != http.StatusOK || !strings.Contains(got.Body.String(), `"result":"fail"`) {
+		t.Errorf("the check, by who may read: %d %s", got.Code, got.Body)
+	}
+	f.asked = nil
+	for _, path := range []string{"passphrase", "seal", "recovery", "clock/accept"} {
+		if got := l.ask(l.API(), who{token: "lzt_eyes"}, "POST", "/api/v1/machine/"+path, `{}`); got.Code != http.StatusForbidden {
+			t.Errorf("%s, by who may read alone: %d", path, got.Code)
+		}
+	}
+	if len(f.asked) != 0 {
+		t.Errorf("asked %q", f.asked)
 	}
 }
 

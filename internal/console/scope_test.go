@@ -55,6 +55,8 @@ func TestEveryRouteAgainstABoundedIdentity(t *testing.T) {
 		"GET /api/v1/machine": refused, "GET /api/v1/machine/log": refused, "GET /api/v1/machine/network": refused,
 		"GET /api/v1/machine/updates": refused, "PUT /api/v1/machine/network": refused, "POST /api/v1/machine/network/confirm": refused,
 		"POST /api/v1/machine/update": refused, "PUT /api/v1/machine/updates": refused, "POST /api/v1/machine/updates/check": refused,
+		"GET /api/v1/machine/check": refused, "GET /api/v1/machine/inventory": refused, "POST /api/v1/machine/clock/accept": refused,
+		"POST /api/v1/machine/passphrase": refused, "POST /api/v1/machine/seal": refused, "POST /api/v1/machine/recovery": refused,
 		"POST /api/v1/machine/rollback": refused, "POST /api/v1/machine/reboot": refused, "POST /api/v1/machine/poweroff": refused,
 		"POST /api/v1/machine/reset": refused,
 		"GET /api/v1/audit":          open, "GET /api/v1/audit/head": refused, "GET /api/v1/audit/export": refused,

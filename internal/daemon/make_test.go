@@ -95,7 +95,24 @@ func TestClaimedGatewayServes(t *testing.T) {
 		t.Errorf("answer %s, %s", m.Answer.API, m.Answer.Enroll)
 	}
 
-	// As it is, but on free ports of loopback.
+	c, stop := served(t, c)
+	if got := apiStatus(t, c, m.Answer, key); got != http.StatusOK {
+		t.Errorf("the administrator's certificate gets %d", got)
+	}
+	other, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := apiStatus(t, c, m.Answer, other); got == http.StatusOK {
+		t.Error("the certificate works with another key")
+	}
+	stop()
+}
+
+// served runs a made gateway's control plane as it is, but on free ports of loopback, which
+// the configuration returned names, until stop.
+func served(t *testing.T, c config.Config) (config.Config, func()) {
+	t.Helper()
 	local := netip.MustParseAddr("127.0.0.1")
 	c.API.From = []netip.Prefix{netip.PrefixFrom(local, 32)}
 	c.Portal.Serve, c.Resolver.Serve = false, false
@@ -106,42 +123,38 @@ func TestClaimedGatewayServes(t *testing.T) {
 	go func() { done <- Serve(ctx, c, "test", silent, func() { close(ready) }) }()
 	select {
 	case err := <-done:
+		cancel()
 		t.Fatal(err)
 	case <-ready:
 	}
-	status := func(key *ecdsa.PrivateKey) int {
+	return c, func() {
 		t.Helper()
-		roots := x509.NewCertPool()
-		root, err := x509.ParseCertificate(m.Answer.Root)
-		if err != nil {
-			t.Fatal(err)
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
 		}
-		roots.AddCert(root)
-		client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true, TLSClientConfig: &tls.Config{
-			RootCAs: roots, Certificates: []tls.Certificate{{Certificate: m.Answer.Administrator, PrivateKey: key}},
-		}}}
-		resp, err := client.Get("https://" + c.API.Listen[0].String() + "/api/v1/status")
-		if err != nil {
-			return 0
-		}
-		defer resp.Body.Close()
-		_, _ = io.Copy(io.Discard, resp.Body)
-		return resp.StatusCode
 	}
-	if got := status(key); got != http.StatusOK {
-		t.Errorf("the administrator's certificate gets %d", got)
-	}
-	other, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+}
+
+// apiStatus is what the API answers to an administrator's credential; 0: nothing.
+func apiStatus(t *testing.T, c config.Config, a claim.Answer, key *ecdsa.PrivateKey) int {
+	t.Helper()
+	roots := x509.NewCertPool()
+	root, err := x509.ParseCertificate(a.Root)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := status(other); got == http.StatusOK {
-		t.Error("the certificate works with another key")
+	roots.AddCert(root)
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true, TLSClientConfig: &tls.Config{
+		RootCAs: roots, Certificates: []tls.Certificate{{Certificate: a.Administrator, PrivateKey: key}},
+	}}}
+	resp, err := client.Get("https://" + c.API.Listen[0].String() + "/api/v1/status")
+	if err != nil {
+		return 0
 	}
-	cancel()
-	if err := <-done; err != nil {
-		t.Error(err)
-	}
+	defer resp.Body.Close()
+	_, _ = io.Copy(io.Discard, resp.Body)
+	return resp.StatusCode
 }
 
 // freePort is a port of loopback that nobody has at this moment.
