@@ -24,8 +24,8 @@ import (
 	"lazaret/internal/config"
 )
 
-// bare is a machine without a kernel under it: its slots lie in a directory.
-func bare(t *testing.T, slots ...string) (*Machine, string) {
+// overSlots is a machine without a kernel under it: its slots lie in a directory.
+func overSlots(t *testing.T, slots ...string) (*Machine, string) {
 	t.Helper()
 	esp := t.TempDir()
 	for _, name := range slots {
@@ -87,7 +87,7 @@ var allWell = update.Health{API: true, Firewall: true, Tunnel: true, Store: true
 // A version on trial is kept once it was well for half a minute, and not before; what broke
 // in between begins the half minute anew.
 func TestGoodVersionIsKept(t *testing.T) {
-	m, dir := bare(t, "lazaret_1.0.0.efi", "lazaret_2.0.0+2-1.efi")
+	m, dir := overSlots(t, "lazaret_1.0.0.efi", "lazaret_2.0.0+2-1.efi")
 	synctest.Test(t, func(t *testing.T) {
 		v := verdict{m: m, started: time.Now()}
 		for range 14 {
@@ -123,7 +123,7 @@ func TestBadVersionIsLeft(t *testing.T) {
 		"on trial":          {"lazaret_2.0.0+2-1.efi", "lazaret_1.0.0.efi lazaret_2.0.0+0", true},
 		"found well before": {"lazaret_2.0.0.efi", "lazaret_1.0.0.efi lazaret_2.0.0.efi", false},
 	} {
-		m, dir := bare(t, "lazaret_1.0.0.efi", x.slot)
+		m, dir := overSlots(t, "lazaret_1.0.0.efi", x.slot)
 		synctest.Test(t, func(t *testing.T) {
 			v := verdict{m: m, started: time.Now()}
 			for time.Since(v.started) < update.Deadline+time.Minute {
@@ -149,7 +149,7 @@ func TestBadVersionIsLeft(t *testing.T) {
 
 // What a person took, as for a passphrase, is not held against a version.
 func TestWaitingIsNotHeldAgainstAVersion(t *testing.T) {
-	m, dir := bare(t, "lazaret_1.0.0.efi", "lazaret_2.0.0+2-1.efi")
+	m, dir := overSlots(t, "lazaret_1.0.0.efi", "lazaret_2.0.0+2-1.efi")
 	synctest.Test(t, func(t *testing.T) {
 		time.Sleep(8 * time.Hour)
 		v := verdict{m: m, started: time.Now()}
@@ -166,7 +166,7 @@ func TestWaitingIsNotHeldAgainstAVersion(t *testing.T) {
 // Where the version before cannot be marked for the next start, the boot loader's count is
 // left to do it: the machine restarts all the same.
 func TestVersionThatCannotBeLeftRestarts(t *testing.T) {
-	m, _ := bare(t, "lazaret_2.0.0+2-1.efi") // and there is no other
+	m, _ := overSlots(t, "lazaret_2.0.0+2-1.efi") // and there is no other
 	synctest.Test(t, func(t *testing.T) {
 		v := verdict{m: m, started: time.Now()}
 		for range 400 {
@@ -206,7 +206,7 @@ func TestBootRules(t *testing.T) {
 
 // The main loop answers a sign of life until it is told to end, and the first order counts.
 func TestMainLoop(t *testing.T) {
-	m, _ := bare(t, "lazaret_2.0.0.efi")
+	m, _ := overSlots(t, "lazaret_2.0.0.efi")
 	done := make(chan order, 1)
 	go func() { done <- m.answer(make(chan order)) }()
 	if err := m.alive(t.Context()); err != nil {
@@ -226,7 +226,7 @@ func TestMainLoop(t *testing.T) {
 
 // A machine whose parts stopped answering is not alive, though its main loop is.
 func TestPartsThatHang(t *testing.T) {
-	m, _ := bare(t, "lazaret_2.0.0.efi")
+	m, _ := overSlots(t, "lazaret_2.0.0.efi")
 	done := make(chan order, 1)
 	go func() { done <- m.answer(make(chan order)) }()
 	defer func() { m.finish(boot.Restart, "over"); <-done }()
