@@ -16,8 +16,11 @@ import (
 
 // Config is what a Manager needs. Every field is required unless marked.
 type Config struct {
-	// WithESP mounts the EFI system partition, and runs do with its slots.
+	// WithESP mounts the EFI system partition, and runs do with its slots. Others call it
+	// while do runs, which may take as long as a bundle takes to come in: they should not wait.
 	WithESP func(do func(ESP) error) error
+	// LookESP is the same for those who change nothing. Optional: WithESP.
+	LookESP func(do func(ESP) error) error
 	// BootPath reads BootPathVariable; errors wrap fs.ErrNotExist where the boot loader
 	// left none, as when it started a slot without a counter.
 	BootPath     func() ([]byte, error)
@@ -37,9 +40,14 @@ type Config struct {
 type Manager struct {
 	cfg Config
 
-	work sync.Mutex // held while slots change
-	mu   sync.Mutex // guards rec
-	rec  record
+	work sync.Mutex // held while the directory of slots changes, never while a bundle comes in
+
+	mu      sync.Mutex // guards what follows, for a moment
+	rec     record
+	slots   []appliance.Slot // as last seen
+	seen    bool             // they were
+	staging *staging         // the bundle that comes in; nil: none
+	leaving int              // how many want to leave the version that runs: no bundle is taken
 }
 
 // New reads the record of updates. One that cannot be read is put aside and begun anew.
@@ -54,6 +62,9 @@ func New(cfg Config) (*Manager, error) {
 	}
 	if cfg.Schema == 0 {
 		cfg.Schema = Schema
+	}
+	if cfg.LookESP == nil {
+		cfg.LookESP = cfg.WithESP
 	}
 	if cfg.Now == nil {
 		cfg.Now = time.Now
@@ -94,34 +105,45 @@ func (m *Manager) known() record {
 	return m.rec
 }
 
-// begin takes the work, or says that somebody has it.
-func (m *Manager) begin() (func(), error) {
-	if !m.work.TryLock() {
-		return nil, fmt.Errorf("%w: an update is under way", appliance.ErrBusy)
-	}
-	return m.work.Unlock, nil
-}
-
-// Slots lists what there is to start, the newest first.
-func (m *Manager) Slots() (all []appliance.Slot, err error) {
+// alter changes the directory of slots, and takes note of what there is then.
+func (m *Manager) alter(do func(esp ESP) error) error {
 	m.work.Lock()
 	defer m.work.Unlock()
-	err = m.cfg.WithESP(func(esp ESP) error {
-		l, err := look(esp, m.cfg.Version)
-		all = l.slots
+	return m.cfg.WithESP(func(esp ESP) error {
+		err := do(esp)
+		if _, e := m.look(esp); e != nil {
+			m.cfg.Log.Error("looking at the slots after a change", "err", e)
+		}
 		return err
 	})
-	return all, err
+}
+
+// look reads the layout and remembers it.
+func (m *Manager) look(esp ESP) (layout, error) {
+	l, err := look(esp, m.cfg.Version)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.slots, m.seen = l.slots, err == nil
+	return l, err
+}
+
+// Slots lists what there is to start, the newest first, as last seen: by Begin, or by what
+// changed it since. Before that it is empty. Nothing is mounted or waited for.
+func (m *Manager) Slots() []appliance.Slot {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return slices.Clone(m.slots)
 }
 
 // Begin is called once at every start, before any process of the gateway: it clears up what
 // a loss of power left, notes how the last update went, and has the data as this version
 // reads them. With an error from it the gateway must not be started: GiveUp.
 func (m *Manager) Begin() error {
-	m.work.Lock()
-	defer m.work.Unlock()
-	err := m.cfg.WithESP(func(esp ESP) error {
-		l, err := look(esp, m.cfg.Version)
+	err := m.alter(func(esp ESP) error {
+		if err := m.sweepStrays(esp); err != nil {
+			m.cfg.Log.Error("looking after files that are no slots", "err", err)
+		}
+		l, err := m.look(esp)
 		if err != nil {
 			return err
 		}
@@ -199,36 +221,33 @@ func remove(esp ESP, names []string) error {
 
 // Trial reports whether the slot that runs is still to be found well.
 func (m *Manager) Trial() (bool, error) {
-	all, err := m.Slots()
-	if err != nil {
-		return false, err
+	s, ok, err := m.running()
+	return ok && !s.Blessed, err
+}
+
+// running is the slot that runs, as last seen; who never saw it looks.
+func (m *Manager) running() (s appliance.Slot, ok bool, err error) {
+	m.mu.Lock()
+	l, seen := layout{slots: m.slots}, m.seen
+	m.mu.Unlock()
+	if !seen {
+		m.work.Lock()
+		defer m.work.Unlock()
+		if err := m.cfg.LookESP(func(esp ESP) error { l, err = m.look(esp); return err }); err != nil {
+			return s, false, err
+		}
 	}
-	s, ok := layout{slots: all}.booted()
-	return ok && !s.Blessed, nil
+	s, ok = l.booted()
+	return s, ok, nil
 }
 
 // Bless keeps the slot that runs. It is called once Bless said so; a slot that is blessed
 // stays so.
 func (m *Manager) Bless() error {
-	m.work.Lock()
-	defer m.work.Unlock()
-	err := m.cfg.WithESP(func(esp ESP) error {
-		l, err := look(esp, m.cfg.Version)
-		if err != nil {
-			return err
-		}
-		s, ok := l.booted()
-		if !ok || s.Blessed {
-			return nil
-		}
-		if err := m.agrees(s); err != nil {
-			return err
-		}
-		if err := esp.Rename(s.File, SlotName(s.Version)); err != nil {
-			return err
-		}
-		return esp.Sync()
-	})
+	s, ok, err := m.running()
+	if err == nil && ok && !s.Blessed {
+		err = m.alter(m.blessSlot)
+	}
 	if err != nil {
 		return fmt.Errorf("blessing version %s: %w", m.cfg.Version, err)
 	}
@@ -236,6 +255,24 @@ func (m *Manager) Bless() error {
 		return err
 	}
 	return m.dropSnapshots()
+}
+
+func (m *Manager) blessSlot(esp ESP) error {
+	l, err := m.look(esp)
+	if err != nil {
+		return err
+	}
+	s, ok := l.booted()
+	if !ok || s.Blessed {
+		return nil
+	}
+	if err := m.agrees(s); err != nil {
+		return err
+	}
+	if err := esp.Rename(s.File, SlotName(s.Version)); err != nil {
+		return err
+	}
+	return esp.Sync()
 }
 
 // agrees holds the slot that runs to what the boot loader says that it started.
@@ -263,81 +300,6 @@ func (m *Manager) noteBlessed(r *record) {
 		r.say(m.cfg.Now().UTC(), false, "version %s followed version %s and was found well", p.Version, p.From)
 		r.Pending, r.Failed = nil, ""
 	}
-}
-
-// GiveUp leaves the slot that runs because it was not found well, if there is a blessed one
-// to go back to. The caller restarts the machine then.
-func (m *Manager) GiveUp(why string) error {
-	return m.leave(func(r *record, to string) {
-		r.say(m.cfg.Now().UTC(), true, "version %s was left for version %s: %s", m.cfg.Version, to, why)
-		r.Failed, r.Pending, r.Left = m.cfg.Version, nil, ""
-	}, false)
-}
-
-// Rollback leaves the slot that runs because a person says so, and returns the version that
-// the next start brings. The caller restarts the machine then.
-func (m *Manager) Rollback() (to string, err error) {
-	err = m.leave(func(r *record, other string) {
-		to, r.Left, r.Failed, r.Pending = other, m.cfg.Version, m.cfg.Version, nil
-	}, true)
-	return to, err
-}
-
-// leave marks the slot that runs as bad.
-func (m *Manager) leave(say func(r *record, to string), asked bool) error {
-	done, err := m.begin()
-	if err != nil {
-		return err
-	}
-	defer done()
-	return m.cfg.WithESP(func(esp ESP) error {
-		l, err := look(esp, m.cfg.Version)
-		if err != nil {
-			return err
-		}
-		runs, ok := l.booted()
-		i := slices.IndexFunc(l.slots, func(s appliance.Slot) bool { return s.Blessed && s.Version != m.cfg.Version })
-		if !ok || i < 0 {
-			return refused("there is no other version on this machine that was found well")
-		}
-		other, rec := l.slots[i], m.known()
-		if schema, ok := rec.schemaOf(other.Version); asked && ok && schema < rec.Schema && !m.hasSnapshot(schema) {
-			return refused("version %s reads data of schema %d, and they are of %d now", other.Version, schema, rec.Schema)
-		}
-		var staged []string
-		for _, s := range l.slots {
-			if s.Version != runs.Version && !s.Blessed && s.Left > 0 {
-				staged = append(staged, l.files[s.Version]...)
-			}
-		}
-		if err := remove(esp, staged); err != nil {
-			return err
-		}
-		if err := m.change(func(r *record) { say(r, other.Version) }); err != nil {
-			return err
-		}
-		return markBad(esp, l, runs.Version)
-	})
-}
-
-// markBad gives all slots of a version names that the boot loader takes last.
-func markBad(esp ESP, l layout, version string) error {
-	n := 0
-	for _, s := range l.slots {
-		if s.Version == version {
-			n = max(n, s.Tried)
-		}
-	}
-	for _, s := range l.slots {
-		if s.Version != version || !s.Blessed && s.Left == 0 {
-			continue
-		}
-		n++
-		if err := esp.Rename(s.File, countedName(version, 0, n)); err != nil {
-			return fmt.Errorf("leaving version %s: %w", version, err)
-		}
-	}
-	return esp.Sync()
 }
 
 // Is tells where updating stands.

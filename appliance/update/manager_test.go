@@ -8,6 +8,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -15,14 +16,18 @@ import (
 	"lazaret/appliance"
 )
 
+// names are the slots that there are, which are those that the manager remembers, if any.
 func names(t *testing.T, m *Manager) string {
 	t.Helper()
-	all, err := m.Slots()
-	if err != nil {
+	var l layout
+	if err := m.cfg.WithESP(func(esp ESP) (err error) { l, err = look(esp, m.cfg.Version); return err }); err != nil {
 		t.Fatal(err)
 	}
+	if seen := m.Slots(); seen != nil && !slices.Equal(seen, l.slots) {
+		t.Errorf("there are %+v, and it remembers %+v", l.slots, seen)
+	}
 	var out []string
-	for _, s := range all {
+	for _, s := range l.slots {
 		mark := ""
 		if s.Booted {
 			mark = "*"

@@ -193,8 +193,8 @@ func TestPowerCuts(t *testing.T) {
 					t.Fatalf("round %d, cut at step %d: the update does not come through", round, cut)
 				}
 			}
-			if s, err := manager(t, esp, l.dir, new_, "").Slots(); err != nil || !s[0].Booted || !s[0].Blessed || s[0].Version != new_ {
-				t.Fatalf("round %d, cut at step %d: in the end there are %+v, %v", round, cut, s, err)
+			if end, err := look(esp, new_); err != nil || !end.slots[0].Booted || !end.slots[0].Blessed || end.slots[0].Version != new_ {
+				t.Fatalf("round %d, cut at step %d: in the end there are %+v, %v", round, cut, end.slots, err)
 			}
 			l.whole("in the end")
 			if cuts == before {

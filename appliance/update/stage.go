@@ -18,12 +18,13 @@ const margin = 1 << 20
 // at fault or does not fit; nothing that can be started has changed then but that slots
 // were removed to make room for it.
 func (m *Manager) Stage(ctx context.Context, bundle io.Reader, automatic bool) (Manifest, string, error) {
-	done, err := m.begin()
+	ctx, done, err := m.beginStaging(ctx)
 	if err != nil {
 		return Manifest{}, "", err
 	}
 	defer done()
-	r := guarded{ctx, bundle}
+	r, stop := newPatient(ctx, bundle)
+	defer stop()
 	man, err := Open(r, m.cfg.Keys)
 	if err != nil {
 		return man, "", err
@@ -37,28 +38,41 @@ func (m *Manager) Stage(ctx context.Context, bundle io.Reader, automatic bool) (
 		return man, "", refused("version %s was tried and came back", man.Version)
 	}
 	file := countedName(man.Version, Tries, 0)
-	err = m.cfg.WithESP(func(esp ESP) error { return m.stage(esp, man, r, file) })
-	if err != nil {
+	if err := m.stage(ctx, man, r, file); err != nil {
 		return man, "", fmt.Errorf("staging version %s: %w", man.Version, err)
 	}
 	m.cfg.Log.Info("update staged", "version", man.Version, "file", file)
 	return man, file, nil
 }
 
-func (m *Manager) stage(esp ESP, man Manifest, r io.Reader, file string) (err error) {
-	if err := m.makeRoom(esp, man); err != nil {
+// stage makes room, writes the image beside the slots and makes it one of them. While the
+// image comes in nothing is held, and nothing else that is changed there.
+func (m *Manager) stage(ctx context.Context, man Manifest, r io.Reader, file string) error {
+	if err := m.alter(func(esp ESP) error { return m.makeRoom(esp, man) }); err != nil {
 		return err
 	}
 	tmp := file + tmpSuffix
-	defer func() {
+	err := m.cfg.WithESP(func(esp ESP) error {
+		if err := write(esp, tmp, man, r); err != nil {
+			return err
+		}
+		return readBack(ctx, esp, tmp, man)
+	})
+	e := m.alter(func(esp ESP) error {
+		if err == nil {
+			err = m.finish(ctx, esp, man, tmp, file)
+		}
 		if err != nil {
 			_ = remove(esp, []string{tmp}) // the next start sweeps what this leaves
 		}
-	}()
-	if err := write(esp, tmp, man, r); err != nil {
-		return err
-	}
-	if err := readBack(esp, tmp, man); err != nil {
+		return nil
+	})
+	return errors.Join(err, e)
+}
+
+// finish makes a slot of what was written and read back.
+func (m *Manager) finish(ctx context.Context, esp ESP, man Manifest, tmp, file string) error {
+	if err := context.Cause(ctx); err != nil {
 		return err
 	}
 	was := m.known().Pending
@@ -66,7 +80,8 @@ func (m *Manager) stage(esp ESP, man Manifest, r io.Reader, file string) (err er
 	if err := m.change(func(r *record) { r.Pending = p }); err != nil {
 		return err
 	}
-	if err = esp.Rename(tmp, file); err == nil {
+	err := esp.Rename(tmp, file)
+	if err == nil {
 		err = esp.Sync()
 	}
 	if err != nil {
@@ -95,14 +110,14 @@ func write(esp ESP, name string, man Manifest, r io.Reader) error {
 }
 
 // readBack holds what the disk has to what was signed.
-func readBack(esp ESP, name string, man Manifest) error {
+func readBack(ctx context.Context, esp ESP, name string, man Manifest) error {
 	f, err := esp.Open(name)
 	if err != nil {
 		return fmt.Errorf("reading back: %w", err)
 	}
 	defer f.Close()
 	h := sha256.New()
-	n, err := io.Copy(h, io.LimitReader(f, man.Size+1))
+	n, err := io.Copy(h, io.LimitReader(guarded{ctx, f}, man.Size+1))
 	if err != nil {
 		return fmt.Errorf("reading back: %w", err)
 	}
@@ -176,17 +191,4 @@ func dispensable(l layout, fresh, running string) (now, later []string) {
 		good = good[:n-1] // nobody knows what runs: the newest that was well stays
 	}
 	return now, append(bad, good...)
-}
-
-// guarded is a reader that ends with ctx.
-type guarded struct {
-	ctx context.Context
-	r   io.Reader
-}
-
-func (g guarded) Read(b []byte) (int, error) {
-	if err := g.ctx.Err(); err != nil {
-		return 0, err
-	}
-	return g.r.Read(b)
 }

@@ -15,7 +15,7 @@ import (
 // openData opens the data partition, and makes it at the first boot.
 func (m *Machine) openData(ctx context.Context) error {
 	c := disk.Config{
-		Log: m.log, Changed: m.loader.Changed(), Protection: best(),
+		Log: m.log, Changed: m.loader.Changed(), Protection: best(), WithESP: m.esp.with,
 		Ask: func(ctx context.Context, prompt string, attempt int) ([]byte, error) {
 			m.stage(appliance.Locked)
 			text, err := m.screen.Ask(ctx, prompt, true)

@@ -196,9 +196,6 @@ func (m *Machine) bless() error {
 	if err := m.updates().Bless(); err != nil {
 		return err
 	}
-	if err := m.lookAtSlots(); err != nil {
-		return err
-	}
 	m.log.Info("this version is good", "version", m.version, "stage", string(appliance.Running))
 	return nil
 }

@@ -48,7 +48,7 @@ type Machine struct {
 	beat   chan chan struct{} // the main loop's sign of life
 	orders chan order         // what ends the machine
 
-	esp sync.Mutex // held while the EFI system partition is mounted
+	esp espMount // the EFI system partition's
 
 	renewing sync.Mutex // held while a new administrator is made
 
@@ -73,7 +73,6 @@ type state struct {
 	problems map[string]string // by subject: one sentence each
 	data     *disk.Data
 	updates  *update.Manager
-	slots    []appliance.Slot
 }
 
 // order asks for the end of the machine.

@@ -98,7 +98,7 @@ func (m *Machine) status() appliance.Status {
 		s.URLs = claimURLs(s.Links)
 	}
 	if st.updates != nil {
-		s.Update, s.Slots = st.updates.Is(), st.slots
+		s.Update, s.Slots = st.updates.Is(), st.updates.Slots()
 	}
 	return s
 }
