@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -12,8 +11,8 @@ import (
 	"net"
 	"net/netip"
 	"path/filepath"
+	"reflect"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -29,6 +28,7 @@ type claimFlags struct {
 	admin, quarantine, full []string
 	routes                  []string
 	set                     appliance.Setup // what flags give as it is
+	masquerade              bool            // given, whatever it is
 }
 
 // claimed is what lazaretctl claim says with --json.
@@ -48,8 +48,9 @@ The code on the machine's screen is what protects this: machine and lazaretctl e
 the other that they know it, over this very connection. It is not sent. The administrator's
 key is made here and stays here.
 
-What the gateway is to be comes from -f (YAML or JSON, as in a seed), from flags, or, at a
-terminal, from questions. If the connection breaks, give the same command again: until the
+What the gateway is to be comes from the machine's seed, if it has one, from -f (YAML or JSON,
+as in a seed), from flags, or, at a terminal, from questions; flags win over the file, and that
+over the seed. If the connection breaks, give the same command again: until the
 machine has heard that its answer arrived, it is asked for again, and for ten minutes at most.
 
 A gateway at whose screen somebody asked for a new administrator shows a code, too. The same
@@ -88,30 +89,43 @@ func (s *session) claim() *cobra.Command {
 func (s *session) runClaim(cmd *cobra.Command, host string, v *claimFlags) error {
 	address, name := claimAddress(host)
 	v.apiNames = append([]string{name}, v.apiNames...)
-	if err := s.vacant(); err != nil {
-		return err
-	}
 	ask := &questions{in: cmd.InOrStdin(), out: cmd.ErrOrStderr()}
-	only, err := claim.IsForAdministrator(cmd.Context(), address)
-	if err != nil {
-		return explainClaim(err)
-	}
 	text, key, resumed, err := s.pending(address)
 	if err != nil {
 		return err
 	}
+	ours := resumed && s.holds(key)
+	if !ours { // what is there is no earlier try of this claim
+		if err := s.vacant(); err != nil {
+			return err
+		}
+	}
+	if ours && !forAdministrator(text) && s.answers(cmd.Context()) {
+		return s.claimedBefore(cmd)
+	}
+	only, err := claim.IsForAdministrator(cmd.Context(), address)
+	if err != nil && ours {
+		err = fmt.Errorf("%w: %w", errUnheard, err)
+	}
+	if err != nil {
+		return explainClaim(err)
+	}
 	if resumed && forAdministrator(text) != only {
 		resumed = false // of the time before, or after, it was a gateway
 	}
-	if only {
+	code, err := ask.code(v.codeFile)
+	if err != nil {
+		return err
+	}
+	switch {
+	case resumed && (only || v.file == "" && len(v.names) == 0):
+	case only:
 		fmt.Fprintln(ask.out, "this machine is a gateway; the claim makes a new administrator of it")
-		if !resumed {
-			if text, key, err = newAdministrator(cmd, v); err != nil {
-				return err
-			}
+		if text, key, err = newAdministrator(cmd, v); err != nil {
+			return err
 		}
-	} else if !resumed || v.file != "" || len(v.names) > 0 {
-		setup, err := v.setup(ask)
+	default:
+		setup, err := s.askSetup(cmd, v, ask, address, code)
 		if err != nil {
 			return err
 		}
@@ -123,10 +137,6 @@ func (s *session) runClaim(cmd *cobra.Command, host string, v *claimFlags) error
 				return err
 			}
 		}
-	}
-	code, err := ask.code(v.codeFile)
-	if err != nil {
-		return err
 	}
 	if resumed {
 		fmt.Fprintln(ask.out, "going on with the claim begun before")
@@ -144,6 +154,21 @@ func (s *session) runClaim(cmd *cobra.Command, host string, v *claimFlags) error
 	return s.showClaimed(cmd, a)
 }
 
+// askSetup is what the machine's seed said, completed and overridden by file and flags.
+func (s *session) askSetup(cmd *cobra.Command, v *claimFlags, ask *questions, address string, code claim.Code) (appliance.Setup, error) {
+	seeded, err := claim.AskSeed(cmd.Context(), address, code, func(print string) {
+		fmt.Fprintf(ask.out, "certificate, SHA-256: %s\n", print)
+	})
+	if err != nil {
+		return seeded, explainClaim(err)
+	}
+	if !reflect.ValueOf(seeded).IsZero() {
+		fmt.Fprintln(ask.out, "the machine has a set-up of a seed; file and flags win over it")
+	}
+	v.masquerade = cmd.Flags().Changed("masquerade")
+	return v.setup(ask, seeded)
+}
+
 // claimAddress adds the port, and returns the host alone, too.
 func claimAddress(host string) (address, name string) {
 	if a, err := netip.ParseAddr(strings.Trim(host, "[]")); err == nil {
@@ -155,17 +180,19 @@ func claimAddress(host string) (address, name string) {
 	return net.JoinHostPort(host, "443"), host
 }
 
-// setup is the file, completed by flags and, at a terminal, by questions.
-func (v *claimFlags) setup(ask *questions) (appliance.Setup, error) {
-	var s appliance.Setup
+// setup is the seed's, overridden by the file's and that by flags, field by field, and
+// completed, at a terminal, by questions.
+func (v *claimFlags) setup(ask *questions, s appliance.Setup) (appliance.Setup, error) {
 	if v.file != "" {
 		text, err := readBounded(v.file, nil)
 		if err != nil {
 			return s, fmt.Errorf("reading the set-up: %w", err)
 		}
-		if s, err = appliance.ReadSetup([]byte(text), nil); err != nil {
+		file, err := appliance.ReadSetup([]byte(text), nil)
+		if err != nil {
 			return s, fmt.Errorf("%s:\n%w", v.file, err)
 		}
+		override(reflect.ValueOf(&s).Elem(), reflect.ValueOf(file))
 	}
 	for _, x := range []struct{ from, to *string }{
 		{&v.set.Name, &s.Name}, {&v.set.Organization, &s.Organization}, {&v.set.Administrator, &s.Administrator}, {&v.set.Proxy, &s.Proxy}, {&v.set.Updates.Channel, &s.Updates.Channel},
@@ -182,7 +209,9 @@ func (v *claimFlags) setup(ask *questions) (appliance.Setup, error) {
 			*x.to = x.from
 		}
 	}
-	s.Masquerade = s.Masquerade || v.set.Masquerade
+	if v.masquerade {
+		s.Masquerade = v.set.Masquerade
+	}
 	for _, x := range []struct {
 		flag string
 		from []string
@@ -206,6 +235,19 @@ func (v *claimFlags) setup(ask *questions) (appliance.Setup, error) {
 		return s, fmt.Errorf("the set-up has faults:\n%w", err)
 	}
 	return s, nil
+}
+
+// override replaces what over says something about; of updates each by itself, the network as
+// a whole. What is false, like masquerade, says nothing: a flag does.
+func override(to, over reflect.Value) {
+	for i := range over.NumField() {
+		switch f := over.Field(i); {
+		case f.Kind() == reflect.Struct:
+			override(to.Field(i), f)
+		case !f.IsZero():
+			to.Field(i).Set(f)
+		}
+	}
 }
 
 // sameSetup says whether a request under way asks for this setup.
@@ -256,76 +298,12 @@ func newAdministrator(cmd *cobra.Command, v *claimFlags) ([]byte, *ecdsa.Private
 	return newRequest(claim.Request{Setup: appliance.Setup{Administrator: v.set.Administrator}, AdministratorOnly: true})
 }
 
-// claimTries is how often a claim whose connection broke is taken up again.
-const claimTries = 5
-
-// exchange claims the machine, keeps the credential, and says so to the machine. A broken
-// connection is taken up with the same request.
-func (s *session) exchange(ctx context.Context, w io.Writer, address string, code claim.Code, text []byte, key *ecdsa.PrivateKey) (claimed, error) {
-	for try := 1; ; try++ {
-		out, err := s.exchangeOnce(ctx, w, address, code, text, key, try == 1)
-		busy := false
-		if refusal, ok := errors.AsType[*claim.Refusal](err); ok {
-			busy = refusal.Kind == claim.Busy
-		}
-		if err == nil || try == claimTries || ctx.Err() != nil || !busy && !errors.Is(err, claim.ErrLost) {
-			return out, err
-		}
-		fmt.Fprintf(w, "%v; trying again\n", err)
-		select {
-		case <-ctx.Done():
-			return out, ctx.Err()
-		case <-time.After(2 * time.Second):
-		}
-	}
-}
-
-func (s *session) exchangeOnce(ctx context.Context, w io.Writer, address string, code claim.Code, text []byte, key *ecdsa.PrivateKey, first bool) (claimed, error) {
-	k, err := claim.Dial(ctx, address, code, text, func(print string) {
-		if first {
-			fmt.Fprintf(w, "certificate, SHA-256: %s\n", print)
-		}
-	})
-	if err != nil {
-		return claimed{}, err
-	}
-	defer k.Close()
-	if first {
-		fmt.Fprintln(w, "the machine knows the code; claiming it")
-		if err := s.savePending(address, text, key); err != nil {
-			return claimed{}, err
-		}
-	}
-	begin := time.Now()
-	a, err := k.Claim(ctx, func(step string) { fmt.Fprintf(w, "%6s  %s\n", time.Since(begin).Round(100*time.Millisecond), step) })
-	if err != nil {
-		return claimed{}, err
-	}
-	c, err := claim.CredentialOf(a, key)
-	if err != nil {
-		return claimed{}, fmt.Errorf("reading the machine's answer: %w", err)
-	}
-	out := claimed{Dir: s.dir, Name: a.Name, API: a.API, Enroll: a.Enroll, RootSHA256: a.RootSHA256, Fingerprint: k.Fingerprint()}
-	if a.Token != "" {
-		out.TokenFile = filepath.Join(s.dir, "management-token")
-	}
-	if err := s.saveCredential(c, a.Token); err != nil {
-		return out, err
-	}
-	if err := k.Kept(ctx); err != nil {
-		if errors.Is(err, claim.ErrLost) {
-			fmt.Fprintln(w, "the machine did not confirm that it heard; if lazaretctl status fails in a minute, look at its screen")
-			return out, nil
-		}
-		return out, fmt.Errorf("the credential is in %s, but the machine did not take that in: %w", s.dir, err)
-	}
-	return out, nil
-}
-
 // explainClaim says what to do about the errors people meet.
 func explainClaim(err error) error {
 	refusal, _ := errors.AsType[*claim.Refusal](err)
 	switch {
+	case errors.Is(err, errUnheard):
+		return fmt.Errorf("%w. The credential is kept. If lazaretctl status answers, all is well. Else give the same command again within ten minutes; after that the machine shows a new code: remove the credential, and claim it anew", err)
 	case errors.Is(err, claim.ErrProof):
 		return fmt.Errorf("%w. Compare the fingerprint above with the one on its screen: if they are the same, the code is not this machine's, or not any more (it changes with every start). If they differ, somebody is between you and the machine: stop. Nothing was given away", err)
 	case errors.Is(err, claim.ErrNoMachine):

@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 
@@ -21,24 +22,42 @@ import (
 // unclaimed starts a machine on loopback that makes real gateways in dir.
 func unclaimed(t *testing.T, dir string) (address string, code claim.Code, kept func() int) {
 	t.Helper()
+	return claimable(t, dir, false)
+}
+
+// claimable starts a machine on loopback that makes a real gateway in dir, or an
+// administrator of the one that is there.
+func claimable(t *testing.T, dir string, administrator bool, change ...func(*claim.KeeperConfig)) (address string, code claim.Code, kept func() int) {
+	t.Helper()
 	log := slog.New(slog.DiscardHandler)
 	at := daemon.Places{Config: filepath.Join(dir, "config", "lazaretd.toml"), State: filepath.Join(dir, "lazaret"), Plane: filepath.Join(dir, "dataplane")}
 	code = claim.DrawCode()
 	var made daemon.Made
 	times := 0
-	k, err := claim.NewKeeper(claim.KeeperConfig{
-		Code: code, Log: log,
+	cfg := claim.KeeperConfig{
+		Code: code, Log: log, Administrator: administrator,
 		Make: func(ctx context.Context, r claim.Request, step func(string)) (claim.Answer, error) {
 			q := daemon.MakeRequest{Claim: r, Network: appliance.Automatic(), Addresses: []netip.Prefix{netip.MustParsePrefix("192.0.2.20/24")}}
+			carryOut := daemon.InitFromSetup
+			if administrator {
+				carryOut = daemon.MakeAdministrator
+			}
 			var err error
-			made, err = daemon.InitFromSetup(ctx, q, at, log, step)
+			made, err = carryOut(ctx, q, at, log, step)
 			return made.Answer, err
 		},
 		Keep: func(context.Context) error {
 			times++
+			if administrator {
+				return nil
+			}
 			return daemon.KeepMade(at, made.Config)
 		},
-	})
+	}
+	for _, f := range change {
+		f(&cfg)
+	}
+	k, err := claim.NewKeeper(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -150,6 +169,48 @@ func TestClaim(t *testing.T) {
 	}
 }
 
+// TestClaimSeeded: the code alone claims a machine that a seed has set up; of what is given
+// besides, each field replaces the seed's, and the others stay.
+func TestClaimSeeded(t *testing.T) {
+	seeded := appliance.Setup{
+		Name: "seeded", Organization: "Example", EnrollNames: []string{"seed.example.com"}, Management: []string{"192.0.2.10 tcp/443"},
+		AdminNetworks: []netip.Prefix{netip.MustParsePrefix("198.51.100.0/24")}, Masquerade: true, Updates: appliance.Updates{Automatic: true},
+		Network: &appliance.Network{Version: 2, Ethernets: map[string]appliance.Ethernet{"eth0": {Link: appliance.Link{Addresses: []netip.Prefix{netip.MustParsePrefix("192.0.2.20/24")}}}}},
+	}
+	file := filepath.Join(t.TempDir(), "setup.yaml")
+	if err := os.WriteFile(file, []byte("name: filed\nmanagement: [192.0.2.11 tcp/443]\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	changed := seeded
+	changed.Name, changed.Management, changed.Organization, changed.Masquerade = "filed", []string{"192.0.2.11 tcp/443"}, "Flagged", false
+	changed.Updates.Channel = "https://updates.example.com/lazaret"
+	for name, x := range map[string]struct {
+		args []string
+		want appliance.Setup
+	}{
+		"the code alone": {nil, seeded},
+		"overridden":     {[]string{"-f", file, "--organization=Flagged", "--masquerade=false", "--update-channel=https://updates.example.com/lazaret"}, changed},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var got appliance.Setup
+			address, code, kept := claimable(t, t.TempDir(), false, func(c *claim.KeeperConfig) {
+				c.About = func() claim.About { return claim.About{Setup: seeded} }
+				makes := c.Make
+				c.Make = func(ctx context.Context, r claim.Request, step func(string)) (claim.Answer, error) {
+					got = r.Setup
+					return makes(ctx, r, step)
+				}
+			})
+			if _, _, err := ctl(t, t.TempDir(), code.String(), append([]string{"claim", address, "--code-file=-"}, x.args...)...); err != nil {
+				t.Fatal(err)
+			}
+			if n := kept(); n != 1 || !reflect.DeepEqual(got, x.want) {
+				t.Errorf("kept %d times, made of\n%+v, want\n%+v", n, got, x.want)
+			}
+		})
+	}
+}
+
 // TestClaimTakenUp: what an earlier run could not finish, the next one does, with the same key
 // and the same request.
 func TestClaimTakenUp(t *testing.T) {
@@ -238,5 +299,39 @@ func TestConnect(t *testing.T) {
 	}
 	if _, _, err := ctl(t, into, "", "connect", file); err == nil {
 		t.Error("imported over a credential")
+	}
+}
+
+// TestClaimAdministrator: of a gateway that is there nothing is asked but the code, and what
+// is said about it is refused. The new credential is one of the same gateway.
+func TestClaimAdministrator(t *testing.T) {
+	gateway := t.TempDir()
+	address, code, kept := unclaimed(t, gateway)
+	first, second := filepath.Join(t.TempDir(), "first"), filepath.Join(t.TempDir(), "second")
+	if _, _, err := ctl(t, first, code.String(), "claim", address, "--code-file=-", "--enroll-name=gw.example.com", "--management=192.0.2.10 tcp/443"); err != nil {
+		t.Fatal(err)
+	}
+	kept()
+	address, code, kept = claimable(t, gateway, true)
+	_, _, err := ctl(t, second, code.String(), "claim", address, "--code-file=-", "--enroll-name=gw.example.com", "--masquerade")
+	if err == nil || !strings.Contains(err.Error(), "leave out --enroll-name, --masquerade") {
+		t.Errorf("with a set-up: %v", err)
+	}
+	out, said, err := ctl(t, second, code.String(), "claim", address, "--code-file=-", "--administrator=ada")
+	if err != nil || !strings.Contains(out, "You are an administrator of gateway") || strings.Contains(out+said, code.String()) {
+		t.Fatalf("%v\n%s%s", err, out, said)
+	}
+	if n := kept(); n != 1 {
+		t.Errorf("kept %d times", n)
+	}
+	for _, name := range []string{"server", "root.pem"} {
+		a, err := os.ReadFile(filepath.Join(first, name))
+		b, err2 := os.ReadFile(filepath.Join(second, name))
+		if err = errors.Join(err, err2); err != nil || string(a) != string(b) {
+			t.Errorf("%s differs: %v", name, err)
+		}
+	}
+	if _, err := os.Stat(filepath.Join(second, "management-token")); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("a token: %v", err)
 	}
 }
