@@ -30,11 +30,16 @@ var mounts = []mount{
 	{at: "/sys", kind: "sysfs", flags: plain},
 	{at: "/dev", kind: "devtmpfs", flags: unix.MS_NOSUID | unix.MS_NOEXEC, data: "mode=0755"},
 	{at: "/run", kind: "tmpfs", flags: plain, data: "mode=0755,size=32m,nr_inodes=8k"},
+	{at: appliance.RunDir, kind: "tmpfs", flags: plain, data: planeRun},
 	{at: "/tmp", kind: "tmpfs", flags: plain, data: "mode=1777,size=64m,nr_inodes=8k"},
 	{at: "/sys/fs/cgroup", kind: "cgroup2", flags: plain, optional: true},
 	{at: "/sys/kernel/security", kind: "securityfs", flags: plain, optional: true},
 	{at: "/sys/fs/pstore", kind: "pstore", flags: plain, optional: true},
 }
+
+// planeRun has the data plane, which owns appliance.RunDir, fill that and nothing else: the
+// sockets by which everybody tells readiness are in /run, too.
+var planeRun = fmt.Sprintf("mode=0755,uid=%d,gid=%[1]d,size=1m,nr_inodes=64", appliance.PlaneUser)
 
 // Mount mounts what every part of the machine expects (proc, sysfs, devices, /run, /tmp,
 // cgroups, and what is of use where the kernel has it), and makes the directories below
@@ -51,22 +56,7 @@ func (c Config) Mount() error {
 			return fmt.Errorf("making a directory: %w", err)
 		}
 	}
-	// The data plane makes its sockets here. It may not replace what others made: the bit is
-	// for that (sticky).
-	run := c.at(appliance.RunDir)
-	err := errors.Join(os.MkdirAll(run, 0o755), c.give(run, 0, appliance.PlaneUser), os.Chmod(run, 0o775|fs.ModeSticky))
-	if err != nil {
-		return fmt.Errorf("making %s: %w", appliance.RunDir, err)
-	}
 	return nil
-}
-
-// give changes the owner, where there is a machine to speak of.
-func (c Config) give(path string, user, group int) error {
-	if c.Root != "" {
-		return nil
-	}
-	return os.Chown(path, user, group)
 }
 
 func (c Config) mount(m mount) error {
