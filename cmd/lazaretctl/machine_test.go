@@ -20,10 +20,12 @@ import (
 
 // machineLab is a gateway's API as far as its machine goes.
 type machineLab struct {
-	dir   string
-	asked []string
-	st    appliance.Status
-	bad   string // version that comes back from a restart in the place of what was given
+	dir      string
+	asked    []string
+	st       appliance.Status
+	result   appliance.Result // of the machine's check
+	recovery string
+	bad      string // version that comes back from a restart in the place of what was given
 }
 
 func newMachineLab(t *testing.T) *machineLab {
@@ -67,6 +69,12 @@ func (l *machineLab) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		_ = json.NewEncoder(w).Encode(api.MachineTrying{Until: time.Now().Add(2 * time.Minute)})
 	case strings.HasPrefix(path, "/log"):
 		_ = json.NewEncoder(w).Encode([]api.MachineLine{{Part: "serve", Text: "evil \x1b[2J line"}})
+	case path == "/check":
+		_ = json.NewEncoder(w).Encode(api.MachineReport{Report: appliance.Report{Checks: []appliance.Check{{ID: "table.owner", Title: "owned", Result: l.result, Found: []string{"owner \x1b[2J"}}}}})
+	case path == "/inventory":
+		_, _ = io.WriteString(w, `{"bomFormat":"CycloneDX"}`)
+	case path == "/seal" || path == "/recovery":
+		_ = json.NewEncoder(w).Encode(api.MachineRecovery{Recovery: l.recovery})
 	case path == "/updates":
 		if r.Method == http.MethodGet {
 			body = []byte(`{"channel":"https://u.example/s","window":"Sun 02:00-05:00"}`)
@@ -120,8 +128,69 @@ func TestMachineCommands(t *testing.T) {
 			t.Errorf("machine %s: asked %q, printed\n%s\n%v; want %q, %q", c.args, asked, out, err, c.asked, c.prints)
 		}
 	}
+	l.checks(t)
 	l.bad = "1.0.0"
 	if _, err := l.run(t, "update", "--wait", file); err == nil || !strings.Contains(err.Error(), "version 1.0.0 runs again") {
 		t.Errorf("an update that came back: %v", err)
+	}
+}
+
+// checks has the machine's check pass, fail and say nothing: the exit status tells.
+func (l *machineLab) checks(t *testing.T) {
+	t.Helper()
+	for result, prints := range map[appliance.Result]string{
+		appliance.Pass: "PASS         table.owner          owned\n              owner ?[2J\n", appliance.Fail: "FAIL ", appliance.NotChecked: "NOT CHECKED ", "": " table.owner ",
+	} {
+		l.result = result
+		out, err := l.run(t, "check")
+		if !strings.Contains(out, prints) || (err == nil) != (result == appliance.Pass) {
+			t.Errorf("%q printed\n%s\n%v", result, out, err)
+		}
+		if out, err := l.run(t, "check", "--json"); !strings.HasPrefix(out, `{"checks":[`) || (err == nil) != (result == appliance.Pass) {
+			t.Errorf("%q printed\n%s\n%v", result, out, err)
+		}
+	}
+	if out, err := l.run(t, "check", "--sbom"); err != nil || !strings.Contains(out, "CycloneDX") {
+		t.Errorf("%s, %v", out, err)
+	}
+}
+
+// TestMachineProtection: what is secret comes from a file, is sent once and never printed;
+// what is too short is not sent; what the machine tells once is printed.
+func TestMachineProtection(t *testing.T) {
+	l := newMachineLab(t)
+	file := func(text string) string {
+		path := filepath.Join(t.TempDir(), "secret")
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	for name, c := range map[string]struct {
+		args                            []string
+		recovery, asked, prints, reason string
+	}{
+		"passphrase":       {[]string{"passphrase", "--file", file("twelve chars\n")}, "", `POST /passphrase {"passphrase":"twelve chars"}`, "keeps the data now", ""},
+		"short passphrase": {[]string{"passphrase", "--file", file("11 are less\n")}, "", "", "", "12 characters at least"},
+		"unspeakable":      {[]string{"passphrase", "--file", file("größer als zwölf\n")}, "", "", "", "cannot be typed"},
+		"nobody types":     {[]string{"passphrase"}, "", "", "", "no terminal"},
+		"seal":             {[]string{"seal"}, "ABCD-EFGH", "POST /seal {}", "recovery passphrase  ABCD-EFGH", ""},
+		"seal again":       {[]string{"seal"}, "", "POST /seal {}", "from before stays", ""},
+		"seal with PIN":    {[]string{"seal", "--pin-file", file("271828\n")}, "ABCD-EFGH", `POST /seal {"pin":"271828"}`, "ABCD-EFGH", ""},
+		"seal, nobody":     {[]string{"seal", "--pin"}, "", "", "", "no terminal"},
+		"seal, short PIN":  {[]string{"seal", "--pin-file", file("12345")}, "", "", "", "6 characters at least"},
+		"recovery":         {[]string{"recovery"}, "JKMN-PQRS", "POST /recovery", "recovery passphrase  JKMN-PQRS", ""},
+		"time":             {[]string{"clock", "accept"}, "", "POST /clock/accept", "the clock is set", ""},
+	} {
+		l.recovery = c.recovery
+		out, err := l.run(t, c.args...)
+		if asked := strings.Join(l.asked, ";"); asked != c.asked || !strings.Contains(out, c.prints) || (err == nil) != (c.reason == "") || err != nil && !strings.Contains(err.Error(), c.reason) {
+			t.Errorf("%s: asked %q, printed\n%s\n%v", name, asked, out, err)
+		}
+		for _, secret := range []string{"twelve chars", "11 are less", "größer", "271828", "12345"} {
+			if strings.Contains(out, secret) || err != nil && strings.Contains(err.Error(), secret) {
+				t.Errorf("%s shows %q", name, secret)
+			}
+		}
 	}
 }

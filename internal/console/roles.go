@@ -54,8 +54,8 @@ var permissions = []struct {
 	{ReadTokens, "list tokens and keys, without their secrets"},
 	{WriteTokens, "create and delete tokens and keys"},
 	{ReadAudit, "read and export the audit log"},
-	{ReadMachine, "see how an appliance does: its network, log, versions and updates"},
-	{WriteMachine, "change an appliance's network, update it, restart it, reset it"},
+	{ReadMachine, "see how an appliance does: its network, log, versions and updates, and have it check itself"},
+	{WriteMachine, "change an appliance's network, clock and what keeps its data, update it, restart it, reset it"},
 }
 
 // role is a named set of permissions.
