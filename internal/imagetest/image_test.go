@@ -47,7 +47,7 @@ func TestLife(t *testing.T) {
 	kept := os.Getenv("LAZARET_KEEP") // a directory, for whoever looks into a failure
 	l := &life{disk: vm.Copy(t, image, 0), dir: filepath.Join(t.TempDir(), "admin"), management: listen(t), intranet: listen(t)}
 	l.v = vm.Start(t, vm.Config{
-		Firmware: vm.UEFI, Disks: []vm.Disk{{Path: l.disk}}, Watchdog: true, Stay: true, Capture: kept != "", Dir: kept, Limit: 20 * time.Minute,
+		Firmware: vm.UEFI, Disks: []vm.Disk{{Path: l.disk}}, Watchdog: true, Stay: true, Orders: true, Capture: kept != "", Dir: kept, Limit: 20 * time.Minute,
 		Forward: []vm.Port{{Network: "tcp", Number: 443}, {Network: "tcp", Number: 8443}, {Network: "udp", Number: 51820}, {Network: "tcp", Number: 22}, {Network: "tcp", Number: 2379}},
 	})
 	t.Cleanup(func() {
@@ -60,7 +60,8 @@ func TestLife(t *testing.T) {
 		do   func(t *testing.T)
 	}{
 		{"Claim", l.claim}, {"Enroll", l.enroll}, {"Quarantine", l.quarantined}, {"Release", l.released}, {"Cut", l.cut},
-		{"Closed", l.closed}, {"Restart", l.restart}, {"Update", l.update}, {"AtRest", l.atRest},
+		{"Closed", l.closed}, {"Restart", l.restart}, {"Update", l.update}, {"Inside", l.inside}, {"Killed", l.killed},
+		{"BadUpdate", l.badUpdate}, {"AtRest", l.atRest},
 	} {
 		if !t.Run(step.name, step.do) {
 			l.explain(t)
@@ -71,6 +72,8 @@ func TestLife(t *testing.T) {
 
 // explain logs what the gateway says of itself, for whoever reads that a step failed.
 func (l *life) explain(t *testing.T) {
+	registers, err := l.v.Do(shortly(t), "human-monitor-command", map[string]any{"command-line": "info registers"})
+	t.Logf("the processor: %.200s (%v)", registers, err)
 	if l.operator == nil {
 		return
 	}
@@ -215,37 +218,7 @@ func (l *life) released(t *testing.T) {
 
 // cut demotes the device while a flow is open, and says how long that went on.
 func (l *life) cut(t *testing.T) {
-	c, err := dial(soon(t), l.phone.full, l.intranet.at())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer c.Close()
-	last := make(chan time.Time, 1)
-	alive := make(chan struct{})
-	go func() { // ends when nothing comes back for three seconds
-		var at time.Time
-		b := make([]byte, 1)
-		for first := true; ; first = false {
-			_, err := c.Write([]byte{1})
-			err = errors.Join(err, c.SetReadDeadline(time.Now().Add(3*time.Second)))
-			if err == nil {
-				_, err = io.ReadFull(c, b)
-			}
-			if err != nil {
-				last <- at
-				return
-			}
-			at = time.Now()
-			if first {
-				close(alive)
-			}
-		}
-	}()
-	select {
-	case <-alive:
-	case <-soon(t).Done():
-		t.Fatal("the flow never lived")
-	}
+	last := l.flow(t)
 	asked := time.Now()
 	if stage := l.report(t, l.device.ID, "noncompliant"); stage != "quarantined" {
 		t.Fatalf("a device that is not compliant is %s", stage)

@@ -33,7 +33,7 @@ func built(t testing.TB, ending string) string {
 }
 
 // patience bounds one wait for the guest: it is emulated, and the machine may be busy.
-const patience = 2 * time.Minute
+const patience = 4 * time.Minute
 
 func soon(t testing.TB) context.Context {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), patience)

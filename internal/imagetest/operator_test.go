@@ -106,14 +106,23 @@ func (o *operator) must(t testing.TB, method, path string, in, out any) {
 // that came of it.
 func (o *operator) report(t testing.TB, device, verdict string) string {
 	t.Helper()
-	var p api.Placed
-	if _, err := o.ask(soon(t), o.bare, "POST", "/api/v1/reports", api.ReportRequest{Device: device, Verdict: verdict}, &p); err != nil {
+	stage, err := o.place(soon(t), device, verdict)
+	if err != nil {
 		t.Fatal(err)
 	}
-	if !p.Enforced {
-		t.Errorf("the report on %s is recorded, and not enforced", device)
+	return stage
+}
+
+// place is report; one that is recorded and not enforced is an error.
+func (o *operator) place(ctx context.Context, device, verdict string) (stage string, err error) {
+	var p api.Placed
+	if _, err := o.ask(ctx, o.bare, "POST", "/api/v1/reports", api.ReportRequest{Device: device, Verdict: verdict}, &p); err != nil {
+		return "", err
 	}
-	return p.Decision.Stage
+	if !p.Enforced {
+		return p.Decision.Stage, fmt.Errorf("the report on %s is recorded, and not enforced", device)
+	}
+	return p.Decision.Stage, nil
 }
 
 // program builds one of our programs.

@@ -29,7 +29,7 @@ func varsOf(f Firmware) string {
 // arguments is QEMU's command line. The accelerator is named: with a choice, QEMU takes a
 // /dev/kvm that hangs the guest. One CPU, since with two the emulation of QEMU before 8.1
 // can corrupt code that the kernel patches at run time.
-func arguments(c Config, qmpFD, tpmFD int) ([]string, error) {
+func arguments(c Config, qmpFD, ordersFD, tpmFD int) ([]string, error) {
 	machine := "q35"
 	if c.Firmware == SecureBoot {
 		machine += ",smm=on"
@@ -40,6 +40,9 @@ func arguments(c Config, qmpFD, tpmFD int) ([]string, error) {
 		"-chardev", "stdio,id=serial,signal=off", "-serial", "chardev:serial",
 		"-chardev", fmt.Sprintf("socket,id=qmp,fd=%d", qmpFD), "-mon", "chardev=qmp,mode=control",
 		"-object", "rng-random,id=rng,filename=/dev/urandom", "-device", "virtio-rng-pci,rng=rng",
+	}
+	if c.Orders {
+		a = append(a, "-chardev", fmt.Sprintf("socket,id=orders,fd=%d", ordersFD), "-serial", "chardev:orders")
 	}
 	if !c.Stay {
 		a = append(a, "-no-reboot")

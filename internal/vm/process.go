@@ -77,10 +77,16 @@ func (v *VM) start(program string) (err error) {
 	if err != nil {
 		return err
 	}
-	files := []*os.File{theirs} // file descriptors from 3 on
+	orders, theirOrders, err := pair()
+	if err != nil {
+		return err
+	}
+	v.orders.open(orders)
+	files := []*os.File{theirs, theirOrders} // file descriptors from 3 on
 	defer func() {
 		if err != nil {
 			monitor.Close()
+			v.orders.close()
 		}
 	}()
 	if v.config.TPM {
@@ -90,7 +96,7 @@ func (v *VM) start(program string) (err error) {
 		}
 		files = append(files, end)
 	}
-	args, err := arguments(v.config, 3, 4)
+	args, err := arguments(v.config, 3, 4, 5)
 	if err != nil {
 		return err
 	}

@@ -43,6 +43,7 @@ type Config struct {
 	Forward  []Port   // optional: ports of the guest that are reached on loopback
 	Capture  bool     // keep what passes the network card in Dir/net.pcap
 	Watchdog bool     // an i6300esb, which resets the guest when it is not fed
+	Orders   bool     // a second serial line: see Order
 	TPM      bool     // a TPM 2.0 of swtpm's, its state in Dir
 	Stay     bool     // a reset starts the guest again; false: QEMU ends
 	Limit    time.Duration
@@ -58,7 +59,7 @@ type Port struct {
 }
 
 // DefaultAlarm is what no guest that is well says.
-var DefaultAlarm = regexp.MustCompile(`Kernel panic|Oops:|MARK FAIL|\bBUG:`)
+var DefaultAlarm = regexp.MustCompile(`Kernel panic|Oops:|MARK FAIL|\bBUG:|\bpanic: |\bfatal error: `)
 
 // DefaultLimit is how long a machine may run altogether.
 const DefaultLimit = 5 * time.Minute
@@ -69,6 +70,7 @@ type VM struct {
 	config Config
 	serial *transcript
 	feed   *os.File // what is typed on its serial line
+	orders orders
 	qmp    *qmp
 	qemu   *process
 	tpm    *process
@@ -164,6 +166,7 @@ func (v *VM) Kill() {
 	<-v.qemu.done
 	v.qmp.close()
 	v.feed.Close()
+	v.orders.close()
 	if v.tpm != nil {
 		v.tpm.kill()
 		<-v.tpm.done
