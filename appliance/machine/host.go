@@ -147,6 +147,8 @@ type Settings struct {
 	Place        int    `json:"place"`            // 0 to 99, drawn once: its turn where updates are staggered
 	Failed       string `json:"failed,omitempty"` // the version that was tried last and came back
 	Staged       string `json:"staged,omitempty"`
+	// Listed is when the newest list of the channel was made that was ever believed: an older one is a replay.
+	Listed time.Time `json:"listed,omitzero"`
 }
 
 // Heard is what the control plane learned from the channel.
@@ -155,6 +157,7 @@ type Heard struct {
 	Available string    `json:"available,omitempty"` // a newer version there
 	Since     time.Time `json:"since,omitzero"`      // when that was first seen
 	Problem   string    `json:"problem,omitempty"`   // why nothing is known, a sentence
+	Listed    time.Time `json:"listed,omitzero"`     // when the newest list that was believed was made
 }
 
 // Filter selects lines of the log; the zero Filter lets all through.

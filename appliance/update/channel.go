@@ -22,6 +22,9 @@ const MaxChannel = maxSigned + 1024
 // maxFresh is how long a channel may promise to be fresh.
 const maxFresh = 90 * 24 * time.Hour
 
+// maxAhead is how far a channel's clock may be ahead of the machine's.
+const maxAhead = 24 * time.Hour
+
 // Channel says what there is to update to. Bundles are beside it, in one directory.
 type Channel struct {
 	V        int       `json:"v"` // 1
@@ -101,7 +104,7 @@ func OpenChannel(text []byte, keys Keys, now, before time.Time) (Channel, error)
 	switch {
 	case !now.Before(c.Expires):
 		return c, refused("the channel was good until %s: the server shows an old one, or nobody renews it", c.Expires.UTC().Format(time.RFC3339))
-	case c.Created.After(now.Add(24 * time.Hour)):
+	case c.Created.After(now.Add(maxAhead)):
 		return c, refused("the channel is of %s: one of the clocks is wrong", c.Created.UTC().Format(time.RFC3339))
 	case c.Created.Before(before):
 		return c, refused("the channel is of %s, and a newer one was seen before", c.Created.UTC().Format(time.RFC3339))

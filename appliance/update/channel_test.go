@@ -156,3 +156,27 @@ func TestVersions(t *testing.T) {
 }
 
 func sign(n int) int { return bit(n > 0) - bit(n < 0) }
+
+// TestListedOutlivesRestarts: when the newest list was made is known after a restart, goes
+// forward alone, and is of one channel.
+func TestListedOutlivesRestarts(t *testing.T) {
+	dir, now := t.TempDir(), time.Date(2026, 3, 1, 3, 0, 0, 0, time.UTC)
+	start := func() *Manager {
+		return manager(t, fresh(wide, SlotName(old)), dir, old, "", func(c *Config) { c.Now = func() time.Time { return now } })
+	}
+	m := start()
+	if err := m.SetSettings(appliance.Updates{Channel: "https://updates.example/stable"}); err != nil {
+		t.Fatal(err)
+	}
+	for _, listed := range []time.Time{now, now.Add(-time.Hour), {}} {
+		if err := m.Heard(now, "", time.Time{}, "", listed); err != nil || !start().Listed().Equal(now) {
+			t.Errorf("after a list of %s: %s, %v", listed, start().Listed(), err)
+		}
+	}
+	if err := m.Heard(now, "", time.Time{}, "", now.Add(25*time.Hour)); !errors.Is(err, appliance.ErrRefused) || !start().Listed().Equal(now) {
+		t.Errorf("of the future: %s, %v", start().Listed(), err)
+	}
+	if err := m.SetSettings(appliance.Updates{Channel: "https://updates.example/other"}); err != nil || !m.Listed().IsZero() {
+		t.Errorf("of another channel: %s, %v", m.Listed(), err)
+	}
+}

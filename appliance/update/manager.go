@@ -338,10 +338,20 @@ func (m *Manager) SetSettings(u appliance.Updates) error {
 }
 
 // Heard takes in what the control plane learned from the channel: when it answered last, a
-// newer version and since when that is known, and why nothing is, if so.
-func (m *Manager) Heard(checked time.Time, available string, since time.Time, problem string) error {
-	if available != "" && !ValidVersion(available) || len(problem) > 1000 {
+// newer version and since when that is known, why nothing is, if so, and when the newest list
+// was made that was believed, which never goes back.
+func (m *Manager) Heard(checked time.Time, available string, since time.Time, problem string, listed time.Time) error {
+	if available != "" && !ValidVersion(available) || len(problem) > 1000 || listed.After(m.cfg.Now().Add(maxAhead)) {
 		return refused("what the channel said is out of bounds")
 	}
-	return m.change(func(r *record) { r.Heard = heard{checked, available, since, problem} })
+	return m.change(func(r *record) {
+		if r.Heard.Listed.After(listed) {
+			listed = r.Heard.Listed
+		}
+		r.Heard = heard{checked, available, since, problem, listed}
+	})
 }
+
+// Listed is when the newest list of the channel was made that was believed. It outlives
+// restarts: whoever shows an older one shows an old one again.
+func (m *Manager) Listed() time.Time { return m.known().Heard.Listed }

@@ -51,6 +51,7 @@ type heard struct {
 	Available string    `json:"available,omitempty"`
 	Since     time.Time `json:"since,omitzero"`
 	Problem   string    `json:"problem,omitempty"`
+	Listed    time.Time `json:"listed,omitzero"` // when the newest list was made
 }
 
 // mostKnown bounds how many blessed versions are remembered.

@@ -150,7 +150,10 @@ func (w *channelWatch) look(ctx context.Context) error {
 	if w.channel != s.Channel {
 		w.channel, w.seen, w.next = s.Channel, time.Time{}, update.Release{}
 	}
-	said := machine.Heard{Checked: st.Update.Checked, Available: st.Update.Available, Since: st.Update.Since}
+	if s.Listed.After(w.seen) {
+		w.seen = s.Listed // before this process was started
+	}
+	said := machine.Heard{Listed: w.seen, Checked: st.Update.Checked, Available: st.Update.Available, Since: st.Update.Since}
 	list, err := w.fetch(ctx, s.Channel)
 	if err != nil {
 		w.next = update.Release{} // what is not known to be fresh is not taken
@@ -160,7 +163,7 @@ func (w *channelWatch) look(ctx context.Context) error {
 		}
 		return errors.Join(err, w.host.Heard(ctx, said))
 	}
-	w.seen = list.Created
+	w.seen, said.Listed = list.Created, list.Created
 	next, newest := list.Next(s.Version, s.Architecture, s.Flavour)
 	w.next = next
 	if said.Checked = w.now().UTC(); newest != said.Available || said.Since.IsZero() {

@@ -38,6 +38,7 @@ func (h *updatesHost) Status(context.Context) (appliance.Status, error) {
 
 func (h *updatesHost) Heard(_ context.Context, s machine.Heard) error {
 	h.is.Checked, h.is.Available, h.is.Since, h.is.Problem = s.Checked, s.Available, s.Since, s.Problem
+	h.settings.Listed = s.Listed
 	return nil
 }
 
@@ -153,10 +154,24 @@ func TestChannelIsNotBelieved(t *testing.T) {
 		"out of date": func(l *channelLab) { l.now = l.now.Add(14 * 24 * time.Hour) },
 		"older":       func(l *channelLab) { l.seen = l.now.Add(time.Hour) },
 		"gone":        func(l *channelLab) { l.list = nil },
+		"older, after a restart": func(l *channelLab) {
+			l.now = l.now.Add(time.Hour)
+			old := l.list
+			l.publish(t, update.Release{})
+			if err := l.look(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			l.now, l.list = l.now.Add(-time.Hour), old
+			l.channel, l.seen = "", time.Time{}
+			l.host.is.Checked = l.now
+		},
 	} {
 		l := newChannelLab(t)
 		if err := l.look(t.Context()); err != nil {
 			t.Fatal(err)
+		}
+		if want := l.now.Add(-time.Minute); !l.host.settings.Listed.Equal(want) {
+			t.Errorf("%s: the list of %s is told as of %s", name, want, l.host.settings.Listed)
 		}
 		first := l.now
 		spoil(l)

@@ -161,7 +161,7 @@ func (m *Machine) UpdateSettings(context.Context) (machine.Settings, error) {
 	}
 	return machine.Settings{
 		Updates: u, Version: version.Number, Architecture: runtime.GOARCH, Flavour: release["VARIANT_ID"],
-		Place: place, Failed: failed, Staged: m.updates().Is().Staged,
+		Place: place, Failed: failed, Staged: m.updates().Is().Staged, Listed: m.updates().Listed(),
 	}, nil
 }
 
@@ -173,7 +173,7 @@ func (m *Machine) SetUpdates(_ context.Context, u appliance.Updates) error {
 // Heard implements machine.Host.
 func (m *Machine) Heard(_ context.Context, h machine.Heard) error {
 	defer m.refresh()
-	return m.updates().Heard(h.Checked, h.Available, h.Since, h.Problem)
+	return m.updates().Heard(h.Checked, h.Available, h.Since, h.Problem, h.Listed)
 }
 
 // Rollback implements machine.Host.
