@@ -95,13 +95,7 @@ func TestClaimAsProcesses(t *testing.T) {
 			if err != nil {
 				return claim.Answer{}, err
 			}
-			maker := program(ctx, "make", "--state", at.State, "--dataplane-state", at.Plane, "--to", at.Config)
-			maker.Stdin = bytes.NewReader(in)
-			out, err := maker.Output()
-			if err != nil {
-				return claim.Answer{}, err
-			}
-			made, err = daemon.ReadMade(bytes.NewReader(out), step)
+			made, err = makeConfined(ctx, at, in, step)
 			return made.Answer, err
 		},
 		Keep: func(context.Context) error { return daemon.KeepMade(at, made.Config) },
@@ -140,4 +134,29 @@ func TestClaimAsProcesses(t *testing.T) {
 	if _, err := os.Stat(at.Config); err != nil {
 		t.Error(err)
 	}
+	// Another administrator, of the gateway that is there now.
+	_, text = newRequest(t, claim.Request{AdministratorOnly: true, Setup: appliance.Setup{Administrator: "second"}})
+	r, _, err := claim.ParseRequest(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	in, err := json.Marshal(daemon.MakeRequest{Claim: r})
+	if err != nil {
+		t.Fatal(err)
+	}
+	second, err := makeConfined(t.Context(), at, in, nil)
+	if err != nil || second.Answer.RootSHA256 != made.Answer.RootSHA256 || len(second.Answer.Administrator) == 0 {
+		t.Errorf("a second administrator: %v", err)
+	}
+}
+
+// makeConfined has a confined process make what a request asks for.
+func makeConfined(ctx context.Context, at daemon.Places, request []byte, step func(string)) (daemon.Made, error) {
+	maker := program(ctx, "make", "--confine", "--state", at.State, "--dataplane-state", at.Plane, "--to", at.Config)
+	maker.Stdin = bytes.NewReader(request)
+	out, err := maker.Output()
+	if err != nil {
+		return daemon.Made{}, err
+	}
+	return daemon.ReadMade(bytes.NewReader(out), step)
 }

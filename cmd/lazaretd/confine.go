@@ -11,6 +11,7 @@ import (
 	"lazaret/appliance/update"
 	"lazaret/internal/config"
 	"lazaret/internal/confine"
+	"lazaret/internal/daemon"
 )
 
 // confineServe leaves the control plane its own directory; its configuration, the
@@ -28,6 +29,12 @@ func confinePlane(c config.Config, path string, log *slog.Logger) error {
 		}
 	}
 	return enter(confine.Plane, confine.Paths{ReadOnly: []string{path}, ReadWrite: []string{sockets}}, ownDir{c.Dataplane.State, 0o700}, log)
+}
+
+// confineMake leaves what makes a gateway the control plane's directory, which it fills, and
+// to read what it is not to write over.
+func confineMake(at daemon.Places, log *slog.Logger) error {
+	return enter(confine.Make, confine.Paths{ReadOnly: []string{filepath.Dir(at.Config), at.Plane}}, ownDir{at.State, 0o700}, log)
 }
 
 // ownDir is a directory that must be there before the process confines itself to it.

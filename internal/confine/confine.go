@@ -20,6 +20,7 @@ const (
 	Control Profile = "control" // lazaretd serve: network and its files
 	Plane   Profile = "plane"   // lazaretd dataplane: netlink, /dev/net/tun, CAP_NET_ADMIN
 	Claim   Profile = "claim"   // lazaretd claim: network, nearly no files
+	Make    Profile = "make"    // lazaretd make: its files, and no network at all
 )
 
 // Paths are files and directories, with all below them, that the process keeps. One that
@@ -59,6 +60,8 @@ func (p Profile) limits() (limits, error) {
 			},
 			calls: planeCalls(),
 		}, nil
+	case Make:
+		return limits{paths: Paths{ReadOnly: []string{"/proc/self", "/proc/sys/net/core/somaxconn", "/etc/localtime", "/usr/share/zoneinfo"}}, calls: base()}, nil
 	}
 	return limits{}, fmt.Errorf("there is no profile %q", p)
 }
