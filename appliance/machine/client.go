@@ -140,6 +140,12 @@ func (c *Client) ConfirmNetwork(ctx context.Context) error { return c.do(ctx, "n
 // StageUpdate implements Host.
 func (c *Client) StageUpdate(ctx context.Context, bundle io.Reader, o Options) (s Staged, err error) {
 	q := url.Values{"reboot": {strconv.FormatBool(o.Reboot)}, "automatic": {strconv.FormatBool(o.Automatic)}}
+	if o.Version != "" {
+		q.Set("version", o.Version)
+	}
+	if o.SHA256 != "" {
+		q.Set("sha256", o.SHA256)
+	}
 	if o.Size > 0 {
 		q.Set("size", strconv.FormatInt(o.Size, 10))
 	}

@@ -128,6 +128,9 @@ type Options struct {
 	Size      int64 `json:"size,omitempty"`      // bytes of the bundle, where it is known; 0: not
 	Reboot    bool  `json:"reboot,omitempty"`    // start it as soon as it is staged
 	Automatic bool  `json:"automatic,omitempty"` // nobody asked: a version that failed before is refused
+	// Version and SHA256 (of the image, hexadecimal) are what the bundle must hold; empty: anything.
+	Version string `json:"version,omitempty"`
+	SHA256  string `json:"sha256,omitempty"`
 }
 
 // Staged is an update that is started at the next boot.

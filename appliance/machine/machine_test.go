@@ -119,8 +119,8 @@ func TestBothEnds(t *testing.T) {
 		"network":  func() (any, error) { return c.Network(ctx) },
 		"try 2 1m": func() (any, error) { return c.TryNetwork(ctx, appliance.Network{Version: 2}, time.Minute) },
 		"confirm":  func() (any, error) { return nil, c.ConfirmNetwork(ctx) },
-		"stage 3000000 {Size:3000000 Reboot:true Automatic:false}": func() (any, error) {
-			return c.StageUpdate(ctx, bytes.NewReader(make([]byte, 3_000_000)), Options{Size: 3_000_000, Reboot: true})
+		"stage 3000000 {Size:3000000 Reboot:true Automatic:false Version:1.1.0 SHA256:0a}": func() (any, error) {
+			return c.StageUpdate(ctx, bytes.NewReader(make([]byte, 3_000_000)), Options{Size: 3_000_000, Reboot: true, Version: "1.1.0", SHA256: "0a"})
 		},
 		"settings": func() (any, error) { return c.UpdateSettings(ctx) },
 		"set {Channel:https://u.example Automatic:true Window:}": func() (any, error) {

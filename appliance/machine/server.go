@@ -239,6 +239,7 @@ func logQuery(r *http.Request) (n int, f Filter, err error) {
 func options(r *http.Request) (o Options, err error) {
 	q := r.URL.Query()
 	o.Reboot, o.Automatic = q.Get("reboot") == "true", q.Get("automatic") == "true"
+	o.Version, o.SHA256 = q.Get("version"), q.Get("sha256")
 	if s := q.Get("size"); s != "" {
 		if o.Size, err = strconv.ParseInt(s, 10, 64); err != nil || o.Size < 0 {
 			return o, fmt.Errorf("%w: size %q is no number of bytes", ErrRefused, s)

@@ -42,6 +42,7 @@ type Release struct {
 	Follows      string    `json:"follows"`
 	File         string    `json:"file"`    // in the channel's directory
 	Size         int64     `json:"size"`    // of the bundle, bytes
+	SHA256       string    `json:"sha256"`  // of its image, as in its manifest: this bundle and no other
 	Percent      int       `json:"percent"` // of machines that take it by themselves; 0: none
 	Start        time.Time `json:"start"`   // when the first of them does
 	Hours        int       `json:"hours"`   // over which the others follow
@@ -73,6 +74,8 @@ func (c Channel) Check() error {
 			return refused("the channel's version %s has no architecture or flavour", r.Version)
 		case !fileForm.MatchString(r.File) || r.Size < 1 || r.Size > MaxImage+MaxChannel:
 			return refused("the channel's version %s has no file of a fitting size", r.Version)
+		case !sumForm.MatchString(r.SHA256):
+			return refused("the channel's version %s has no SHA-256", r.Version)
 		case r.Percent < 0 || r.Percent > 100 || r.Hours < 0 || r.Hours > 24*90:
 			return refused("the channel gives version %s to %d percent over %d hours", r.Version, r.Percent, r.Hours)
 		}

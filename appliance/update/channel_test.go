@@ -15,7 +15,7 @@ var spring = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 
 func testChannel() Channel {
 	r := func(version, follows, flavour string) Release {
-		return Release{Version: version, Architecture: "amd64", Flavour: flavour, Follows: follows, File: "lazaret-" + version + ".update", Size: 1000, Percent: 50, Start: spring, Hours: 100}
+		return Release{Version: version, Architecture: "amd64", Flavour: flavour, Follows: follows, File: "lazaret-" + version + ".update", Size: 1000, SHA256: strings.Repeat("0a", 32), Percent: 50, Start: spring, Hours: 100}
 	}
 	return Channel{Name: "stable", Created: spring, Expires: spring.Add(30 * 24 * time.Hour), Releases: []Release{
 		r("1.0.0", "0.1.0", "cloud"), r("1.5.0", "0.9.0", "cloud"), r("2.0.0", "1.5.0", "cloud"), r("3.0.0", "1.0.0", "metal"),

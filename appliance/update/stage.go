@@ -17,7 +17,7 @@ const margin = 1 << 20
 // back, which a person may try again. Errors wrap appliance.ErrRefused where the bundle is
 // at fault or does not fit; nothing that can be started has changed then but that slots
 // were removed to make room for it.
-func (m *Manager) Stage(ctx context.Context, bundle io.Reader, automatic bool) (Manifest, string, error) {
+func (m *Manager) Stage(ctx context.Context, bundle io.Reader, automatic bool, pin ...Pin) (Manifest, string, error) {
 	ctx, done, err := m.beginStaging(ctx)
 	if err != nil {
 		return Manifest{}, "", err
@@ -27,6 +27,9 @@ func (m *Manager) Stage(ctx context.Context, bundle io.Reader, automatic bool) (
 	defer stop()
 	man, err := Open(r, m.cfg.Keys)
 	if err != nil {
+		return man, "", err
+	}
+	if err := pinned(man, pin); err != nil {
 		return man, "", err
 	}
 	rec := m.known()

@@ -229,5 +229,5 @@ func releaseOf(path string, keys update.Keys) (update.Release, error) {
 	if err != nil {
 		return update.Release{}, err
 	}
-	return update.Release{Version: m.Version, Architecture: m.Architecture, Flavour: m.Flavour, Follows: m.Follows, File: filepath.Base(path), Size: at.Size(), Notes: m.Notes}, nil
+	return update.Release{Version: m.Version, Architecture: m.Architecture, Flavour: m.Flavour, Follows: m.Follows, File: filepath.Base(path), Size: at.Size(), SHA256: m.SHA256, Notes: m.Notes}, nil
 }

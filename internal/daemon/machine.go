@@ -250,7 +250,7 @@ func (w *channelWatch) install(ctx context.Context) error {
 		return fmt.Errorf("getting version %s: %s has %d bytes, and the channel says %d", r.Version, r.File, resp.ContentLength, r.Size)
 	}
 	w.log.Info("installing an update", "version", r.Version, "file", r.File)
-	got, err := w.host.StageUpdate(ctx, io.LimitReader(resp.Body, r.Size), machine.Options{Size: r.Size, Reboot: true, Automatic: true})
+	got, err := w.host.StageUpdate(ctx, io.LimitReader(resp.Body, r.Size), machine.Options{Size: r.Size, Reboot: true, Automatic: true, Version: r.Version, SHA256: r.SHA256})
 	action, detail := "machine.update", map[string]string{"version": got.Version, "channel": s.Channel, "reboot": "true"}
 	if err != nil {
 		w.next = update.Release{} // until the channel is asked again

@@ -44,7 +44,7 @@ func (h *updatesHost) Heard(_ context.Context, s machine.Heard) error {
 
 func (h *updatesHost) StageUpdate(_ context.Context, r io.Reader, o machine.Options) (machine.Staged, error) {
 	text, err := io.ReadAll(r)
-	h.took = append(h.took, fmt.Sprintf("%s %v %v", text, o.Reboot, o.Automatic))
+	h.took = append(h.took, fmt.Sprintf("%s %v %v %s %.4s", text, o.Reboot, o.Automatic, o.Version, o.SHA256))
 	return machine.Staged{Version: "1.1.0"}, err
 }
 
@@ -94,7 +94,7 @@ func newChannelLab(t *testing.T) *channelLab {
 // publish signs a list with version 1.1.0, changed by more.
 func (l *channelLab) publish(t *testing.T, more update.Release) {
 	t.Helper()
-	r := update.Release{Version: "1.1.0", Architecture: "amd64", Flavour: "cloud", Follows: "0.9.0", File: "a.update", Size: 6, Percent: 100, Start: l.now.Add(-time.Hour)}
+	r := update.Release{Version: "1.1.0", Architecture: "amd64", Flavour: "cloud", Follows: "0.9.0", File: "a.update", Size: 6, SHA256: strings.Repeat("0a", 32), Percent: 100, Start: l.now.Add(-time.Hour)}
 	if more.Percent != 0 {
 		r.Percent, r.Start, r.Hours = more.Percent, more.Start, more.Hours
 	}
@@ -139,7 +139,7 @@ func TestChannelIsFollowed(t *testing.T) {
 		if err := l.install(t.Context()); err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
-		if took := strings.Join(l.host.took, ";"); c.takes && (took != "bundle true true" || strings.Join(l.notes, ";") != "machine.update 1.1.0") || !c.takes && took != "" {
+		if took := strings.Join(l.host.took, ";"); c.takes && (took != "bundle true true 1.1.0 0a0a" || strings.Join(l.notes, ";") != "machine.update 1.1.0") || !c.takes && took != "" {
 			t.Errorf("%s: took %q, noted %q", name, took, l.notes)
 		}
 	}

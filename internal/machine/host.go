@@ -17,6 +17,7 @@ import (
 	"lazaret/appliance/disk"
 	"lazaret/appliance/machine"
 	"lazaret/appliance/ring"
+	"lazaret/appliance/update"
 	"lazaret/internal/version"
 )
 
@@ -140,7 +141,7 @@ func (m *Machine) setAddress(ctx context.Context, card string, link appliance.Li
 
 // StageUpdate implements machine.Host.
 func (m *Machine) StageUpdate(ctx context.Context, bundle io.Reader, o machine.Options) (machine.Staged, error) {
-	man, file, err := m.updates().Stage(ctx, bundle, o.Automatic)
+	man, file, err := m.updates().Stage(ctx, bundle, o.Automatic, update.Pin{Version: o.Version, SHA256: o.SHA256})
 	if err != nil {
 		return machine.Staged{}, err
 	}
