@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"lazaret/appliance"
@@ -25,7 +26,8 @@ func (m *Machine) resetAdministrator(ctx context.Context) error {
 	m.mu.Lock()
 	running := m.state.stage == appliance.Running
 	m.mu.Unlock()
-	if !running {
+	// Before the control plane was started for the first time, others are about to do so.
+	if !running || !slices.ContainsFunc(m.parts.Parts(), func(p appliance.Part) bool { return p.Name == control }) {
 		return fmt.Errorf("%w: this machine is no gateway at the moment", machine.ErrRefused)
 	}
 	// A version that is tried is judged by the control plane, and left when that is away.

@@ -72,8 +72,12 @@ func TestControlPlaneComesBack(t *testing.T) {
 	}
 }
 
-// TestNoAdministratorOfNothing: a machine that is no gateway at the moment shows no code.
+// TestNoAdministratorOfNothing: a machine that is no gateway at the moment, or not yet, shows
+// no code.
 func TestNoAdministratorOfNothing(t *testing.T) {
+	if err := idle(t).resetAdministrator(t.Context()); !errors.Is(err, machine.ErrRefused) {
+		t.Errorf("before the control plane runs: %v", err)
+	}
 	for _, stage := range []appliance.Stage{"", appliance.Starting, appliance.Locked, appliance.Unclaimed, appliance.Failed} {
 		m := idle(t)
 		m.state.stage = stage
