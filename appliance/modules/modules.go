@@ -183,8 +183,8 @@ func (l *Loader) first(alias string) bool {
 	return true
 }
 
-// Changed returns a channel that gets a value after block devices or network cards came or
-// went since it was last read. Every call makes a channel of its own.
+// Changed returns a channel that gets a value after block devices, network cards or input
+// devices came or went since it was last read. Every call makes a channel of its own.
 func (l *Loader) Changed() <-chan struct{} {
 	c := make(chan struct{}, 1)
 	l.mu.Lock()
@@ -240,7 +240,7 @@ func (l *Loader) handle(e event) {
 	if e.action == "add" && e.modalias != "" && l.first(e.modalias) {
 		_ = l.serve([]string{e.modalias}) // logged
 	}
-	if e.subsystem == "block" || e.subsystem == "net" {
+	if e.subsystem == "block" || e.subsystem == "net" || e.subsystem == "input" {
 		l.tell()
 	}
 }

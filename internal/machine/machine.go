@@ -192,6 +192,7 @@ func (m *Machine) start(ctx context.Context) error {
 	if err := errors.Join(os.MkdirAll(volatileDir, 0o700), m.startUpdates(volatileDir)); err != nil {
 		return err
 	}
+	m.keep(ctx, "power button", m.heedButton)
 	if err := m.startTable(); err != nil {
 		return err
 	}
