@@ -186,6 +186,8 @@ func (m *Manager) note(r *record, l layout) {
 	case s.Left == 0:
 		r.say(now, true, "version %s was started %d times and was not found well; version %s runs again", p.Version, s.Tried, m.cfg.Version)
 		r.Failed, r.Pending = p.Version, nil
+	case s.Tried == 0 && s.Left > 0:
+		m.noteNotStarted(r, p.Version)
 	}
 }
 

@@ -19,3 +19,15 @@ func pinned(man Manifest, pins []Pin) error {
 	}
 	return nil
 }
+
+// noteNotStarted writes down that the boot loader passed over a version. It may be installed
+// by itself once more; from the second time on a person has to say so, or the machine would
+// restart for it again and again.
+func (m *Manager) noteNotStarted(r *record, version string) {
+	was := r.Last
+	r.say(m.cfg.Now().UTC(), true, "version %s was written and not started; version %s runs", version, m.cfg.Version)
+	r.Pending = nil
+	if r.Last == was {
+		r.Failed = version
+	}
+}

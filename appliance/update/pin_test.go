@@ -35,3 +35,22 @@ func TestPin(t *testing.T) {
 		}
 	}
 }
+
+// TestNotStarted: a version that was staged, and that the boot loader passed over, is said
+// and staged again, and by itself only once.
+func TestNotStarted(t *testing.T) {
+	esp, dir := fresh(wide, SlotName(old)), t.TempDir()
+	bundle := bundleOf(t, testManifest(new_, older), image(new_), testKey(1))
+	for turn := range 3 {
+		m := manager(t, esp, dir, old, "")
+		if err := m.Begin(); err != nil {
+			t.Fatal(err)
+		}
+		if is := m.Is(); turn > 0 && (is.Last != "version 1.1.0 was written and not started; version 1.0.0 runs" || is.Staged != "") {
+			t.Errorf("start %d: %+v", turn, is)
+		}
+		if _, _, err := m.Stage(t.Context(), bytes.NewReader(bundle), true); (err == nil) != (turn < 2) {
+			t.Errorf("start %d: %v", turn, err)
+		}
+	}
+}

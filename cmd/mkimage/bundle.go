@@ -3,7 +3,6 @@ package main
 import (
 	"cmp"
 	"crypto/ed25519"
-	"debug/pe"
 	"errors"
 	"fmt"
 	"io"
@@ -51,7 +50,7 @@ is made with openssl pkey -in update.pem -pubout. No key belongs into the reposi
 				return err
 			}
 			m.Follows = cmp.Or(m.Follows, "0")
-			if err := checkUKI(uki, m.Architecture); err != nil {
+			if err := checkUKI(uki, m); err != nil {
 				return err
 			}
 			out = cmp.Or(out, fmt.Sprintf("lazaret-%s-%s-%s.update", m.Version, m.Architecture, m.Flavour))
@@ -96,21 +95,15 @@ func moment(text string) (time.Time, error) {
 	return time.Now().UTC().Truncate(time.Second), nil
 }
 
-// checkUKI holds the file to the architecture that the bundle will name.
-func checkUKI(name, arch string) error {
-	f, err := pe.Open(name)
+// checkUKI holds the file to what the bundle will say of it.
+func checkUKI(name string, m update.Manifest) error {
+	f, err := os.Open(name)
 	if err != nil {
-		return fmt.Errorf("reading %s as a program for UEFI: %w", name, err)
+		return fmt.Errorf("reading the slot's file: %w", err)
 	}
 	defer f.Close()
-	want := map[string]uint16{"amd64": pe.IMAGE_FILE_MACHINE_AMD64, "arm64": pe.IMAGE_FILE_MACHINE_ARM64}[arch]
-	if f.Machine != want {
-		return fmt.Errorf("%s is for machine %#x, not for %s", name, f.Machine, arch)
-	}
-	for _, section := range []string{".linux", ".initrd", ".osrel"} {
-		if f.Section(section) == nil {
-			return fmt.Errorf("%s is no unified kernel image: it has no section %s", name, section)
-		}
+	if err := update.CheckSlot(f, m); err != nil {
+		return fmt.Errorf("%s: %w", name, err)
 	}
 	return nil
 }

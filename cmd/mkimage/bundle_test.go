@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/sha256"
 	"encoding/binary"
 	"os"
@@ -11,6 +12,8 @@ import (
 	"testing"
 
 	"lazaret/appliance/update"
+	"lazaret/image/fake"
+	"lazaret/image/uki"
 	"lazaret/internal/testneed"
 )
 
@@ -72,7 +75,38 @@ func TestBundleByOpenSSL(t *testing.T) {
 	if next.File != "a.update" || next.Size != int64(len(text)) || !next.Due(0, now.AddDate(0, 0, 1)) {
 		t.Errorf("the channel offers %+v; the bundle has %d bytes", next, len(text))
 	}
-	if err := checkUKI(at("slot.efi"), "amd64"); err == nil {
+	if err := checkUKI(at("slot.efi"), m); err == nil {
 		t.Error("any file passes for a unified kernel image")
+	}
+}
+
+// TestBundleSaysWhatItHolds: version, kernel and architecture that the bundle would say are
+// those of the slot's file.
+func TestBundleSaysWhatItHolds(t *testing.T) {
+	slot, err := uki.Append(fake.Stub(), []uki.Section{
+		{Name: ".osrel", Data: []byte(uki.OSRelease("1.2.3", "metal"))}, {Name: ".initrd", Data: []byte("initrd")}, {Name: ".linux", Data: []byte("linux")},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	name := filepath.Join(t.TempDir(), "slot.efi")
+	if err := os.WriteFile(name, slot, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct{ version, flavour, arch, says string }{
+		{"1.2.3", "metal", "amd64", ""},
+		{"1.2.4", "metal", "amd64", `IMAGE_VERSION is "1.2.3"`},
+		{"1.2.3", "cloud", "amd64", `VARIANT_ID is "metal"`},
+		{"1.2.3", "metal", "arm64", "not for arm64"},
+	} {
+		c2 := bundleCommand()
+		out := filepath.Join(t.TempDir(), "out.update")
+		c2.SetArgs([]string{"--uki", name, "--key", "/no/such/key", "--version", c.version, "--flavour", c.flavour, "--arch", c.arch, "--out", out})
+		c2.SetErr(&bytes.Buffer{})
+		c2.SetOut(&bytes.Buffer{})
+		err := c2.Execute()
+		if want := cmp.Or(c.says, "reading a signing key"); err == nil || !strings.Contains(err.Error(), want) { // only what fits comes so far as to be signed
+			t.Errorf("%+v: %v; want %q", c, err, want)
+		}
 	}
 }
