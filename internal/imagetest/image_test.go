@@ -1,12 +1,10 @@
 package imagetest
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/netip"
 	"os"
@@ -37,6 +35,7 @@ type life struct {
 	dir    string // of the administrator's credential
 	phone  *phone
 	device api.Device
+	orders bool // the version that runs takes orders
 
 	management, intranet *echo
 }
@@ -283,56 +282,4 @@ func awaitsBlessed(t *testing.T, l *life, version string) {
 		}
 		return fmt.Errorf("slots %+v", m.Slots)
 	})
-}
-
-// atRest looks at the disk from outside, with the power off: nothing of what the gateway
-// stored is there to be read.
-func (l *life) atRest(t *testing.T) {
-	l.v.Kill()
-	f, err := os.Open(l.disk)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	found := look(t, f, []byte("LUKS\xba\xbe"), []byte("anna@example.com"), []byte(l.device.ID), []byte(l.token))
-	if found[0] == 0 {
-		t.Error("no LUKS header on the disk")
-	}
-	for i, what := range []string{"a user's name", "a device's id", "the management token"} {
-		if found[i+1] != 0 {
-			t.Errorf("%s stands on the disk as it is", what)
-		}
-	}
-}
-
-// look counts how often each needle stands in r.
-func look(t testing.TB, r io.Reader, needles ...[]byte) []int {
-	t.Helper()
-	counts := make([]int, len(needles))
-	const chunk, overlap = 4 << 20, 256
-	b := make([]byte, chunk+overlap)
-	keep := 0
-	for {
-		n, err := io.ReadFull(r, b[keep:])
-		text := b[:keep+n]
-		for i, needle := range needles {
-			for at := 0; ; {
-				j := bytes.Index(text[at:], needle)
-				if j < 0 {
-					break
-				}
-				at += j + len(needle)
-				if at > keep { // else it was counted with the chunk before
-					counts[i]++
-				}
-			}
-		}
-		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
-			return counts
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-		keep = copy(b, text[max(0, len(text)-overlap):])
-	}
 }

@@ -15,6 +15,13 @@ import (
 	"time"
 )
 
+func (l *life) needsOrders(t *testing.T) {
+	t.Helper()
+	if !l.orders {
+		t.Skip("needs the version that the step Update brings")
+	}
+}
+
 // order gives one to the guest, which runs a version made with the tag lazarettest.
 func (l *life) order(t *testing.T, order string) string {
 	t.Helper()
@@ -51,6 +58,7 @@ func (l *life) prepareKills(t *testing.T) {
 // killed takes away each of the gateway's processes: what holds then is the kernel's table
 // and its WireGuard. Routing ends by itself, quarantine goes on, nothing more is open.
 func (l *life) killed(t *testing.T) {
+	l.needsOrders(t)
 	l.prepareKills(t)
 	for _, part := range []string{"dataplane", "serve"} {
 		last := l.flow(t)
@@ -114,6 +122,7 @@ func (l *life) flow(t *testing.T) <-chan time.Time {
 
 // inside is what the kernel says of the machine from inside: who listens, and what is mounted.
 func (l *life) inside(t *testing.T) {
+	l.needsOrders(t)
 	open := map[string][]uint16{
 		"tcp": {53, 80, 443, 8443},  // resolver, portal, enrollment and API
 		"udp": {53, 68, 546, 51820}, // resolver, DHCP, WireGuard

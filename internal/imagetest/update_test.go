@@ -104,12 +104,14 @@ func (l *life) update(t *testing.T) {
 	l.enforces(t)
 	awaitsBlessed(t, l, "0.1.1")
 	t.Logf("from the upload to the new slot blessed: %v", time.Since(begin).Round(time.Second))
+	l.orders = true
 	until(t, "the management server answers the new slot's device", func() error { return echoes(t, l.phone.quarantine, l.management) })
 }
 
 // badUpdate: a version that does not start is left, and the one before runs as it did.
 func (l *life) badUpdate(t *testing.T) {
-	key, err := release.LoadKey(filepath.Join(os.Getenv("LAZARET_IMAGE"), "update.key"))
+	l.needsOrders(t)
+	key, err := release.LoadKey(updateKey())
 	if err != nil {
 		t.Fatal(err)
 	}
