@@ -13,6 +13,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"lazaret/internal/console/api"
 )
 
 func (l *life) needsOrders(t *testing.T) {
@@ -136,6 +138,9 @@ func (l *life) inside(t *testing.T) {
 			}
 		}
 	}
+	var m api.Machine
+	l.must(t, "GET", "/api/v1/machine", nil, &m)
+	t.Logf("memory used, with the version in it: %d of %d MB", (m.Memory.Size-m.Memory.Available)>>20, m.Memory.Size>>20)
 	mounts := l.order(t, "show /proc/mounts")
 	root := regexp.MustCompile(`(?m)^\S+ / \S+ (\S+) `).FindAllStringSubmatch(mounts, -1)
 	if len(root) == 0 || !slices.Contains(strings.Split(root[len(root)-1][1], ","), "ro") {

@@ -61,6 +61,7 @@ func bundle(t testing.TB, m update.Manifest, uki string, key ed25519.PrivateKey)
 	}
 	defer f.Close()
 	var b bytes.Buffer
+	m.V, m.Follows = 1, "0.0.1"
 	m.Flavour, m.Schema, m.Reads, m.Created = "cloud", update.Schema, update.Schema, time.Now().UTC().Truncate(time.Second)
 	if _, err := update.Write(&b, m, f, key); err != nil {
 		t.Fatal(err)
