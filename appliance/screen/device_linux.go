@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -73,4 +75,18 @@ func flush(f *os.File) {
 		return
 	}
 	conn.Control(func(fd uintptr) { unix.IoctlSetInt(int(fd), unix.TCFLSH, unix.TCIFLUSH) }) // a terminal that fails says so at the next read
+}
+
+// hasVideo says whether the kernel has something to show its terminals on: a driver that is
+// bound to them, and not the one that stands in for none (Documentation/driver-api/console).
+func hasVideo(dir string) bool {
+	drivers, _ := filepath.Glob(filepath.Join(dir, "vtcon*"))
+	for _, d := range drivers {
+		name, err := os.ReadFile(filepath.Join(d, "name"))
+		bound, err2 := os.ReadFile(filepath.Join(d, "bind"))
+		if err == nil && err2 == nil && strings.TrimSpace(string(bound)) == "1" && !strings.Contains(string(name), "dummy") {
+			return true
+		}
+	}
+	return false
 }

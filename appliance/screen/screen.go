@@ -67,6 +67,7 @@ type Actions struct {
 type Config struct {
 	Consoles []Console                           // optional: Consoles()
 	Open     func(name string) (*os.File, error) // optional: opens /dev/name; the file must be a terminal that can be polled
+	Video    func() bool                         // optional: whether somebody could see the video console; asks the kernel
 	Actions  Actions                             // optional
 	Log      *slog.Logger                        // required; it is told of consoles that fail, never of what was typed
 }
@@ -96,6 +97,9 @@ func New(c Config) (*Screen, error) {
 	}
 	if c.Consoles == nil {
 		c.Consoles = Consoles()
+	}
+	if c.Video == nil {
+		c.Video = func() bool { return hasVideo("/sys/class/vtconsole") }
 	}
 	if c.Open == nil {
 		c.Open = openDevice
@@ -172,6 +176,16 @@ const (
 // rows. Questions are put one after the other;
 // ctx ends the wait.
 func (s *Screen) Ask(ctx context.Context, prompt string, secret bool) (string, error) {
+	return s.ask(ctx, &question{prompt: prompt, secret: secret})
+}
+
+// AskAside is Ask for a prompt that holds a secret itself: where there is a video console, it
+// is put there alone, since what goes to a serial line may be kept by whoever is at its end.
+func (s *Screen) AskAside(ctx context.Context, prompt string) (string, error) {
+	return s.ask(ctx, &question{prompt: prompt, aside: s.config.Video()})
+}
+
+func (s *Screen) ask(ctx context.Context, q *question) (string, error) {
 	select {
 	case s.asking <- struct{}{}:
 		defer func() { <-s.asking }()
@@ -180,7 +194,7 @@ func (s *Screen) Ask(ctx context.Context, prompt string, secret bool) (string, e
 	case <-s.closed:
 		return "", ErrClosed
 	}
-	q := &question{prompt: prompt, secret: secret, answer: make(chan string, 1), over: make(chan struct{})}
+	q.answer, q.over = make(chan string, 1), make(chan struct{})
 	s.put(q)
 	defer s.put(nil)
 	defer close(q.over)
@@ -208,6 +222,7 @@ const MaxAnswer = appliance.MaxTyped
 type question struct {
 	prompt string
 	secret bool
+	aside  bool          // not for a serial line
 	answer chan string   // holds the first answer; later ones are dropped
 	over   chan struct{} // closed when nobody waits any more
 }

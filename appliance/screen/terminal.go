@@ -86,6 +86,9 @@ func (t *terminal) run(ctx context.Context) error {
 	defer t.leave()
 	for {
 		st, q, changed := t.screen.seen()
+		if q != nil && q.aside && t.console.Serial {
+			q = nil
+		}
 		if q != nil && q != t.declined {
 			if err := t.answer(ctx, q); err != nil {
 				return err

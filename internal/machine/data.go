@@ -83,7 +83,7 @@ func best() appliance.Protection {
 func (m *Machine) keepRecovery(ctx context.Context, recovery string) {
 	m.problem("recovery", "Nobody has confirmed to have the recovery passphrase of the data partition: do so on this screen, or make another with lazaretctl machine recovery.")
 	m.keep(ctx, "question for the recovery passphrase", func(ctx context.Context) error {
-		_, err := m.screen.Ask(ctx, "Recovery passphrase of the data partition, for when the TPM cannot open it:\n\n    "+recovery+"\n\nWrite it down: it is not shown again. Enter: ", false)
+		_, err := m.screen.AskAside(ctx, "Recovery passphrase of the data partition, for when the TPM cannot open it:\n\n    "+recovery+"\n\nWrite it down: it is not shown again. Enter: ")
 		if err == nil {
 			m.problem("recovery", "")
 		}

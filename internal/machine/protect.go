@@ -73,6 +73,7 @@ func (m *Machine) NewRecovery(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("%w: %w", machine.ErrRefused, err)
 	}
+	m.problem("recovery", "") // whoever asked has it
 	m.log.Warn("the data partition has a new recovery passphrase")
 	return recovery, nil
 }
