@@ -58,6 +58,7 @@ func (l *lease) leave(format string, args ...any) {
 // limits are what a lease must not touch.
 type limits struct {
 	own  []netip.Prefix // the tunnel's networks
+	set  []netip.Prefix // networks and routes that are configured for other links
 	six  bool           // the link speaks IPv6, so its MTU is at least 1280
 	iaid [4]byte
 }
@@ -65,6 +66,19 @@ type limits struct {
 // hits says whether p takes something of the tunnel's networks. A default route does not: theirs are longer.
 func (l limits) hits(p netip.Prefix) bool {
 	return slices.ContainsFunc(l.own, func(o netip.Prefix) bool { return o.Overlaps(p) && p.Bits() >= o.Bits() })
+}
+
+// takes says what an address with its network, or a route, would take away, or "".
+func (l limits) takes(p netip.Prefix) string {
+	for _, of := range []struct {
+		name string
+		list []netip.Prefix
+	}{{"the tunnel's networks", l.own}, {"what is configured for another link", l.set}} {
+		if (limits{own: of.list}).hits(p.Masked()) || slices.ContainsFunc(of.list, func(o netip.Prefix) bool { return o.Contains(p.Addr()) && p.Addr() != p.Masked().Addr() }) {
+			return of.name
+		}
+	}
+	return ""
 }
 
 // host says whether a can be a single host's address on an ordinary network.
@@ -95,8 +109,8 @@ func fromACK(m *dhcpv4.DHCPv4, lim limits) (l lease, err error) {
 	if !host(address) || ones < 31 && (address == l.Address.Masked().Addr() || address == broadcast(l.Address)) {
 		return lease{}, fmt.Errorf("the DHCP server gave %s, which is no host's address", l.Address)
 	}
-	if lim.hits(l.Address.Masked()) || slices.ContainsFunc(lim.own, func(o netip.Prefix) bool { return o.Contains(address) }) {
-		return lease{}, fmt.Errorf("the DHCP server gave %s, which lies in the tunnel's networks", l.Address)
+	if of := lim.takes(l.Address); of != "" {
+		return lease{}, fmt.Errorf("the DHCP server gave %s, which lies in %s", l.Address, of)
 	}
 	if len(m.Options.Get(dhcpv4.OptionIPAddressLeaseTime)) != 4 || m.IPAddressLeaseTime(0) <= 0 {
 		return lease{}, errors.New("the DHCP server gave no lease time")
@@ -179,8 +193,8 @@ func (l *lease) unfit(r route, near []netip.Prefix, lim limits) string {
 		return "is none"
 	case r.To.Addr().IsMulticast() || r.To.Addr().IsLoopback() || r.To.Addr().IsLinkLocalUnicast():
 		return "cannot be routed"
-	case lim.hits(r.To):
-		return "takes from the tunnel's networks"
+	case lim.takes(r.To) != "":
+		return "takes from " + lim.takes(r.To)
 	case !r.Via.IsValid() && r.To.Bits() < 8:
 		return "puts too much on the link"
 	case !r.Via.IsValid():
@@ -262,8 +276,8 @@ func fromReply(m *dhcpv6.Message, lim limits) (l lease, err error) {
 		if !ok || !host(a) || !a.Is6() || a.IsLinkLocalUnicast() || given.ValidLifetime <= 0 || given.PreferredLifetime > given.ValidLifetime {
 			continue
 		}
-		if slices.ContainsFunc(lim.own, func(o netip.Prefix) bool { return o.Contains(a) }) {
-			return lease{}, fmt.Errorf("the DHCPv6 server gave %s, which lies in the tunnel's networks", a)
+		if of := lim.takes(netip.PrefixFrom(a, 128)); of != "" {
+			return lease{}, fmt.Errorf("the DHCPv6 server gave %s, which lies in %s", a, of)
 		}
 		l.Address, l.sixAddress = netip.PrefixFrom(a, 128), given.IPv6Addr
 		l.times(ia.T1, ia.T2, given.ValidLifetime)

@@ -39,6 +39,7 @@ type Manager struct {
 	clients map[clientKey]*running
 	ours    map[int]map[netip.Prefix]bool // addresses that we gave, by link
 	faults  map[string]string             // by link
+	static  map[int][]netip.Prefix        // networks and routes that are configured, by link
 	routers map[int]advertised            // what routers said of names, by link
 	resolv  string                        // as written last
 	said    string                        // the error that was logged last

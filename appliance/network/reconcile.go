@@ -31,6 +31,7 @@ func (m *Manager) reconcile() error {
 	if links, err = allLinks(); err != nil { // with what was built
 		return fmt.Errorf("listing links: %w", err)
 	}
+	m.recheck(links, picked)
 	present := make(map[int]bool)
 	for _, l := range links {
 		present[l.Attrs().Index] = true
@@ -115,6 +116,9 @@ func (m *Manager) configure(l netlink.Link, c chosen) error {
 		have, err := readLayer(l, ours, c.AcceptRA)
 		if err != nil {
 			return errors.Join(append(errs, err)...)
+		}
+		if c.AcceptRA {
+			errs = append(errs, m.refuseAdvertised(l, ours))
 		}
 		diff := difference(have, target)
 		if diff.empty() {

@@ -182,10 +182,8 @@ func (m *Manager) dismiss(key clientKey) {
 
 func (m *Manager) hire(key clientKey, name string, mac net.HardwareAddr, c appliance.Link) {
 	lim := func() limits {
-		out := limits{six: c.IPv6()}
-		if m.config.Own != nil {
-			out.own = m.config.Own()
-		}
+		out := m.limits(key.index)
+		out.six = c.IPv6()
 		return out
 	}
 	var ask asker = &asker6{link: name, mac: mac, limits: lim}
