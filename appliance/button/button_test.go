@@ -92,3 +92,18 @@ func TestNoDevice(t *testing.T) {
 		t.Errorf("%v, %v", has, err)
 	}
 }
+
+// TestPresses: each event by itself, and several at once.
+func TestPresses(t *testing.T) {
+	for name, x := range map[string]struct {
+		events []byte
+		want   bool
+	}{
+		"down": {event(1, 116, 1), true}, "up": {event(1, 116, 0), false}, "held": {event(1, 116, 2), false}, "another key": {event(1, 30, 1), false},
+		"no key": {event(0, 116, 1), false}, "second": {append(event(1, 30, 1), event(1, 116, 1)...), true}, "half": {event(1, 116, 1)[:23], false}, "nothing": {nil, false},
+	} {
+		if got := presses(x.events); got != x.want {
+			t.Errorf("%s: %v", name, got)
+		}
+	}
+}
