@@ -31,7 +31,9 @@ var host = netip.AddrFrom4([4]byte{10, 0, 2, 2})
 type life struct {
 	*operator
 	v      *vm.VM
+	top    *testing.T // of the whole life
 	disk   string
+	kept   string // a directory, for whoever looks into a failure; may be empty
 	dir    string // of the administrator's credential
 	phone  *phone
 	device api.Device
@@ -40,15 +42,21 @@ type life struct {
 	management, intranet *echo
 }
 
-// TestLife takes one machine through its life.
-func TestLife(t *testing.T) {
-	image := built(t, ".raw")
-	kept := os.Getenv("LAZARET_KEEP") // a directory, for whoever looks into a failure
-	l := &life{disk: vm.Copy(t, image, 0), dir: filepath.Join(t.TempDir(), "admin"), management: listen(t), intranet: listen(t)}
-	l.v = vm.Start(t, vm.Config{
-		Firmware: vm.UEFI, Disks: []vm.Disk{{Path: l.disk}}, Watchdog: true, Stay: true, Orders: true, Capture: kept != "", Dir: kept, Limit: 20 * time.Minute,
+// turnOn gives the machine power.
+func (l *life) turnOn() {
+	l.v = vm.Start(l.top, vm.Config{
+		Firmware: vm.UEFI, Disks: []vm.Disk{{Path: l.disk}}, Watchdog: true, Stay: true, Orders: true, Capture: l.kept != "", Dir: l.kept, Limit: 20 * time.Minute,
 		Forward: []vm.Port{{Network: "tcp", Number: 443}, {Network: "tcp", Number: 8443}, {Network: "udp", Number: 51820}, {Network: "tcp", Number: 22}, {Network: "tcp", Number: 2379}},
 	})
+}
+
+// TestLife takes one machine through its life.
+func TestLife(t *testing.T) {
+	l := &life{
+		top: t, disk: vm.Copy(t, built(t, ".raw"), 0), dir: filepath.Join(t.TempDir(), "admin"),
+		kept: os.Getenv("LAZARET_KEEP"), management: listen(t), intranet: listen(t),
+	}
+	l.turnOn()
 	t.Cleanup(func() {
 		if l.phone != nil {
 			l.phone.close()
@@ -60,7 +68,7 @@ func TestLife(t *testing.T) {
 	}{
 		{"Claim", l.claim}, {"Enroll", l.enroll}, {"Quarantine", l.quarantined}, {"Release", l.released}, {"Cut", l.cut},
 		{"Closed", l.closed}, {"Restart", l.restart}, {"Update", l.update}, {"Inside", l.inside}, {"Killed", l.killed},
-		{"BadUpdate", l.badUpdate}, {"AtRest", l.atRest},
+		{"BadUpdate", l.badUpdate}, {"PowerCut", l.powerCut}, {"AtRest", l.atRest},
 	} {
 		if !t.Run(step.name, step.do) {
 			l.explain(t)
@@ -258,6 +266,26 @@ func (l *life) restart(t *testing.T) {
 	t.Logf("restart to enforcing: %v", at-begin)
 	l.enforces(t)
 	awaitsBlessed(t, l, "")
+	var d api.Device
+	l.must(t, "GET", "/api/v1/devices/"+l.device.ID, nil, &d)
+	if d.Key != l.device.Key || d.Stage != "quarantined" {
+		t.Errorf("the device is %+v, and was %+v", d, l.device)
+	}
+	until(t, "the management server answers again", func() error { return echoes(t, l.phone.quarantine, l.management) })
+	l.forbidden(t)
+}
+
+// powerCut takes the power away and gives it back: everything is as it was.
+func (l *life) powerCut(t *testing.T) {
+	l.v.Kill()
+	l.turnOn()
+	_, at := awaits(t, l.v, "enforcing after a power cut", ready)
+	t.Logf("power-on to enforcing: %v", at)
+	l.operator.at = l.v.Port("tcp", 8443)
+	l.operator.admin.CloseIdleConnections()
+	l.operator.bare.CloseIdleConnections()
+	l.enforces(t)
+	l.connect(t)
 	var d api.Device
 	l.must(t, "GET", "/api/v1/devices/"+l.device.ID, nil, &d)
 	if d.Key != l.device.Key || d.Stage != "quarantined" {

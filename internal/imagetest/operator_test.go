@@ -24,6 +24,7 @@ import (
 type operator struct {
 	admin, bare *http.Client
 	token       string
+	at          netip.AddrPort
 }
 
 // newOperator reads what lazaretctl claim left in dir. The API's port at is forwarded.
@@ -42,17 +43,19 @@ func newOperator(t testing.TB, dir string, at netip.AddrPort) *operator {
 	}
 	roots := x509.NewCertPool()
 	roots.AppendCertsFromPEM(read("root.pem"))
+	o := &operator{token: strings.TrimSpace(string(read("management-token"))), at: at}
 	with := func(certs ...tls.Certificate) *http.Client {
 		c := &http.Client{Timeout: patience, Transport: &http.Transport{
 			DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
-				return new(net.Dialer).DialContext(ctx, network, at.String())
+				return new(net.Dialer).DialContext(ctx, network, o.at.String())
 			},
 			TLSClientConfig: &tls.Config{MinVersion: tls.VersionTLS13, RootCAs: roots, Certificates: certs},
 		}}
 		t.Cleanup(c.CloseIdleConnections)
 		return c
 	}
-	return &operator{admin: with(pair), bare: with(), token: strings.TrimSpace(string(read("management-token")))}
+	o.admin, o.bare = with(pair), with()
+	return o
 }
 
 // ask makes one request; in may be nil, JSON, or an io.Reader that goes as it is.
