@@ -160,6 +160,7 @@ func (m *Machine) tableHeld(ctx context.Context, c config.Config) bool {
 	}
 	if was := m.pools(); !slices.Equal(was, own) {
 		m.own.Store(&own)
+		m.network.Recheck()
 		if err := savePools(own); err != nil {
 			m.log.Warn("noting the tunnel's networks for the next start", "error", err)
 		}
