@@ -37,7 +37,7 @@ type life struct {
 	dir    string // of the administrator's credential
 	phone  *phone
 	device api.Device
-	orders bool // the version that runs takes orders
+	orders bool // the version that runs takes orders; LAZARET_ORDERS says that the image's does
 
 	management, intranet *echo
 }
@@ -54,7 +54,7 @@ func (l *life) turnOn() {
 func TestLife(t *testing.T) {
 	l := &life{
 		top: t, disk: vm.Copy(t, built(t, ".raw"), 0), dir: filepath.Join(t.TempDir(), "admin"),
-		kept: os.Getenv("LAZARET_KEEP"), management: listen(t), intranet: listen(t),
+		kept: os.Getenv("LAZARET_KEEP"), orders: os.Getenv("LAZARET_ORDERS") != "", management: listen(t), intranet: listen(t),
 	}
 	l.turnOn()
 	t.Cleanup(func() {

@@ -125,14 +125,17 @@ func (l *life) flow(t *testing.T) <-chan time.Time {
 // inside is what the kernel says of the machine from inside: who listens, and what is mounted.
 func (l *life) inside(t *testing.T) {
 	l.needsOrders(t)
-	open := map[string][]uint16{
-		"tcp": {53, 80, 443, 8443},  // resolver, portal, enrollment and API
-		"udp": {53, 68, 546, 51820}, // resolver, DHCP, WireGuard
-	}
+	outside := map[string][]uint16{"tcp": {443, 8443}, "udp": {68, 546, 51820}}                         // enrollment, API, DHCP, WireGuard
+	tunnel := map[string][]uint16{"tcp": {53, 80, 8444, 8445}, "udp": {53}}                             // resolver, portal, what agents ask
+	gateway := []netip.Addr{netip.MustParseAddr("10.66.0.1"), netip.MustParseAddr("fd66:6c61:7a61::1")} // in the tunnel
 	for _, file := range []string{"tcp", "tcp6", "udp", "udp6"} {
 		network := file[:3]
 		for _, at := range listeners(t, l.order(t, "show /proc/net/"+file)) {
 			t.Logf("%s listens on %s", file, at)
+			open := outside
+			if slices.Contains(gateway, at.Addr()) {
+				open = tunnel
+			}
 			if !at.Addr().IsLoopback() && !slices.Contains(open[network], at.Port()) {
 				t.Errorf("%s is open on %s", network, at)
 			}
