@@ -123,8 +123,8 @@ func (l *life) badUpdate(t *testing.T) {
 	if _, err := l.v.Expect(soon(t), regexp.MustCompile(`Kernel panic`)); err != nil {
 		t.Fatal(err)
 	}
-	l.v.Alarm(vm.DefaultAlarm)
 	awaits(t, l.v, "the slot before it is back", func(w map[string]string) bool { return ready(w) && w["version"] == "0.1.1" })
+	l.v.Alarm(vm.DefaultAlarm)
 	t.Logf("from the upload of a bad slot to the good one: %v", time.Since(begin).Round(time.Second))
 	l.enforces(t)
 	l.forbidden(t)
