@@ -19,6 +19,7 @@ import (
 	"lazaret/appliance"
 	"lazaret/appliance/claim"
 	"lazaret/internal/daemon"
+	"lazaret/internal/testneed"
 )
 
 // TestMain runs the program itself where a test started it as one.
@@ -26,6 +27,9 @@ func TestMain(m *testing.M) {
 	if os.Getenv("LAZARET_TEST_PROGRAM") != "" {
 		main()
 		os.Exit(0)
+	}
+	if code, done := testneed.WithoutCgo(); done { // confined processes are built without
+		os.Exit(code)
 	}
 	os.Exit(m.Run())
 }

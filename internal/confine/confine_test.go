@@ -20,12 +20,17 @@ import (
 
 	"golang.org/x/net/bpf"
 	"golang.org/x/sys/unix"
+
+	"lazaret/internal/testneed"
 )
 
 func TestMain(m *testing.M) {
 	if len(os.Args) > 4 && os.Args[1] == "confined" {
 		confined(Profile(os.Args[2]), os.Args[3], os.Args[4])
 		os.Exit(0)
+	}
+	if code, done := testneed.WithoutCgo(); done {
+		os.Exit(code)
 	}
 	os.Exit(m.Run())
 }
@@ -236,7 +241,6 @@ const killed = "killed"
 // TestConfined: every attempt, by a process that has confined itself, on threads from before
 // and after.
 func TestConfined(t *testing.T) {
-	needsNoCgo(t)
 	files := landlockABI() > 0
 	dir := t.TempDir()
 	for _, sub := range []string{"read", "write"} {
@@ -317,13 +321,6 @@ func offline(control map[string]string) map[string]string {
 	return out
 }
 
-func needsNoCgo(t *testing.T) {
-	t.Helper()
-	if err := everywhere(unix.SYS_GETPID, 0, 0, 0); errors.Is(err, unix.ENOTSUP) {
-		t.Skip("needs a test built with CGO_ENABLED=0, as the product is; make test has it")
-	}
-}
-
 // run has a new process confine itself and make the attempt.
 func run(t *testing.T, p Profile, dir, attempt string) string {
 	t.Helper()
@@ -344,7 +341,6 @@ func run(t *testing.T, p Profile, dir, attempt string) string {
 
 // TestNothingIsLeft: no new privileges, a filter, and no capability but the profile's.
 func TestNothingIsLeft(t *testing.T) {
-	needsNoCgo(t)
 	dir := t.TempDir()
 	caps := uint64(0)
 	if os.Geteuid() == 0 {

@@ -1,0 +1,5 @@
+//go:build !cgo
+
+package testneed
+
+const cgo = false
