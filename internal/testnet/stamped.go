@@ -3,6 +3,7 @@ package testnet
 import (
 	"bytes"
 	"encoding/binary"
+	"sync/atomic"
 	"time"
 )
 
@@ -42,8 +43,16 @@ func Message(stream uint32, seq uint64) []byte {
 	return stamped{kind: kindProbe, stream: stream, seq: seq, sent: Now(), size: stampedLen}.bytes()
 }
 
-// NewStream returns a number that no other probe or stream has.
-func NewStream() uint32 { return newStream() }
+// NewStream returns a number that no other message of this process has, and hardly any of
+// another one. It counts, from anywhere: of a million random numbers some would come twice, and
+// what passed as it should would be taken for something else.
+func NewStream() uint32 { return streams.Add(2) }
+
+var streams = func() *atomic.Uint32 {
+	var n atomic.Uint32
+	n.Store(newStream())
+	return &n
+}()
 
 var stampedMagic = []byte("\xf5LZ\x01")
 
