@@ -14,6 +14,7 @@ import (
 	"io"
 	"net/http"
 	"net/netip"
+	"regexp"
 	"net/url"
 	"strings"
 	"testing"
@@ -31,7 +32,13 @@ func (o *operator) everything(t testing.TB) string {
 	t.Helper()
 	var all []string
 	for _, what := range []string{"devices", "otps", "pools", "profiles", "sources", "tokens"} {
-		all = append(all, what+": "+string(o.want(t, http.StatusOK, "GET", "/api/v1/"+what, nil, nil).body))
+		text := string(o.want(t, http.StatusOK, "GET", "/api/v1/"+what, nil, nil).body)
+		if what == "devices" {
+			// The confirmation of an earlier enrollment reaches the gate, which is asked here, a
+			// moment after it was answered, and shows in nothing but this number.
+			text = regexp.MustCompile(`"revision":\d+`).ReplaceAllString(text, `"revision":0`)
+		}
+		all = append(all, what+": "+text)
 	}
 	return strings.Join(all, "")
 }
