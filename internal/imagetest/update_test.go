@@ -18,7 +18,6 @@ import (
 	"lazaret/image/packages"
 	"lazaret/image/release"
 	"lazaret/internal/console/api"
-	"lazaret/internal/vm"
 )
 
 // updateKey is the private key of updates that the image takes, where make image made one:
@@ -101,11 +100,13 @@ func (l *life) update(t *testing.T) {
 	}
 	begin := time.Now()
 	l.must(t, "POST", "/api/v1/machine/update?reboot=true", bytes.NewReader(good), nil)
+	l.startsAgain(t)
 	awaits(t, l.v, "the new slot enforces", func(w map[string]string) bool { return ready(w) && w["version"] == "0.1.1" })
 	l.enforces(t)
 	awaitsBlessed(t, l, "0.1.1")
 	t.Logf("from the upload to the new slot blessed: %v", time.Since(begin).Round(time.Second))
 	l.orders = true
+	l.connect(t)
 	until(t, "the management server answers the new slot's device", func() error { return echoes(t, l.phone.quarantine, l.management) })
 }
 
@@ -117,16 +118,20 @@ func (l *life) badUpdate(t *testing.T) {
 		t.Fatal(err)
 	}
 	bad := bundle(t, update.Manifest{Version: "0.1.2", Architecture: "amd64"}, slot(t, "0.1.2", program(t, "./internal/imagetest/testdata/panics")), key)
-	l.v.Alarm(nil) // it panics, and is left
 	begin := time.Now()
 	l.must(t, "POST", "/api/v1/machine/update?reboot=true", bytes.NewReader(bad), nil)
-	if _, err := l.v.Expect(soon(t), regexp.MustCompile(`Kernel panic`)); err != nil {
-		t.Fatal(err)
+	for range update.Tries { // it panics each time, and is left then
+		l.startsAgain(t)
+		l.v.Alarm(nil)
+		if _, err := l.v.Expect(soon(t), regexp.MustCompile(`Kernel panic`)); err != nil {
+			t.Fatal(err)
+		}
 	}
+	l.startsAgain(t)
 	awaits(t, l.v, "the slot before it is back", func(w map[string]string) bool { return ready(w) && w["version"] == "0.1.1" })
-	l.v.Alarm(vm.DefaultAlarm)
 	t.Logf("from the upload of a bad slot to the good one: %v", time.Since(begin).Round(time.Second))
 	l.enforces(t)
+	l.connect(t)
 	l.forbidden(t)
 }
 
