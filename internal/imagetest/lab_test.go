@@ -84,10 +84,6 @@ func awaits(t testing.TB, v *vm.VM, what string, is func(words map[string]string
 	}
 }
 
-func stage(want string) func(map[string]string) bool {
-	return func(words map[string]string) bool { return words["stage"] == want }
-}
-
 // ready is a gateway that says of both its processes that they are.
 func ready(words map[string]string) bool {
 	return words["stage"] == "running" && fmt.Sprint(words["ready"]) == "dataplane,serve"
