@@ -158,14 +158,21 @@ func (m *Machine) tableHeld(ctx context.Context, c config.Config) bool {
 		m.log.Warn("asking the data plane for its table", "error", err)
 		return false
 	}
-	if was := m.pools(); !slices.Equal(was, own) {
-		m.own.Store(&own)
-		m.network.Recheck()
-		if err := savePools(own); err != nil {
-			m.log.Warn("noting the tunnel's networks for the next start", "error", err)
-		}
-	}
+	m.notePools(own)
 	return true
+}
+
+// notePools takes in the tunnel's networks as the data plane has them.
+func (m *Machine) notePools(own []netip.Prefix) {
+	// A data plane that has just started knows no pools yet: what it had before still holds.
+	if len(own) == 0 || slices.Equal(m.pools(), own) {
+		return
+	}
+	m.own.Store(&own)
+	m.network.Recheck()
+	if err := savePools(own); err != nil {
+		m.log.Warn("noting the tunnel's networks for the next start", "error", err)
+	}
 }
 
 // answers says whether every listener that faces the outside takes a TLS connection.

@@ -271,3 +271,15 @@ func TestOSRelease(t *testing.T) {
 		t.Error("a file that is not there was read")
 	}
 }
+
+// A data plane that has just started knows no pools; the tunnel's networks are protected
+// from leases all the same.
+func TestPoolsOutliveADataPlane(t *testing.T) {
+	m, _ := overSlots(t, "lazaret_2.0.0.efi")
+	own := []netip.Prefix{netip.MustParsePrefix("10.66.0.0/16")}
+	m.own.Store(&own)
+	m.notePools(nil)
+	if got := m.pools(); !slices.Equal(got, own) {
+		t.Errorf("%v are protected, want %v", got, own)
+	}
+}
