@@ -247,7 +247,11 @@ func (m *Manager) running() (s appliance.Slot, ok bool, err error) {
 // stays so.
 func (m *Manager) Bless() error {
 	s, ok, err := m.running()
-	if err == nil && ok && !s.Blessed {
+	switch {
+	case err != nil:
+	case !ok:
+		err = errNoSlot
+	case !s.Blessed:
 		err = m.alter(m.blessSlot)
 	}
 	if err != nil {
@@ -265,7 +269,10 @@ func (m *Manager) blessSlot(esp ESP) error {
 		return err
 	}
 	s, ok := l.booted()
-	if !ok || s.Blessed {
+	if !ok {
+		return errNoSlot
+	}
+	if s.Blessed {
 		return nil
 	}
 	if err := m.agrees(s); err != nil {
@@ -276,6 +283,10 @@ func (m *Manager) blessSlot(esp ESP) error {
 	}
 	return esp.Sync()
 }
+
+// errNoSlot says that nothing on the partition is what runs: it is another machine's, or was
+// emptied. Nothing is found good on its word.
+var errNoSlot = errors.New("the version that runs has no slot")
 
 // agrees holds the slot that runs to what the boot loader says that it started.
 func (m *Manager) agrees(s appliance.Slot) error {

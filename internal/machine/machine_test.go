@@ -283,3 +283,14 @@ func TestPoolsOutliveADataPlane(t *testing.T) {
 		t.Errorf("%v are protected, want %v", got, own)
 	}
 }
+
+// A version that has no slot on the partition is not found good on its word.
+func TestVersionWithoutASlotIsNotKept(t *testing.T) {
+	m, dir := overSlots(t, "lazaret_1.0.0.efi", "lazaret_3.0.0+3.efi")
+	if err := m.bless(); err == nil {
+		t.Error("kept, and there is no slot of it")
+	}
+	if got := names(t, dir); got != "lazaret_1.0.0.efi lazaret_3.0.0+3.efi" {
+		t.Errorf("slots are %s", got)
+	}
+}
