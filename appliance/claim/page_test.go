@@ -138,9 +138,10 @@ func TestPage(t *testing.T) {
 	}
 	different := filled(m.code.String())
 	different.Set("organization", "Another")
-	_, text = newVisitor(t, m).post("/", different)
+	late := newVisitor(t, m)
+	_, text = late.post("/", different)
 	for strings.Contains(text, "Making the gateway") && t.Context().Err() == nil {
-		_, text = stranger.post("/", different)
+		_, text = late.get("/progress")
 	}
 	if !strings.Contains(text, "claimed already") {
 		t.Errorf("another claim with the code: %s", text)
@@ -160,6 +161,23 @@ func TestPage(t *testing.T) {
 	}
 	if len(m.made[0].APINames) != 1 || m.made[0].APINames[0] != "127.0.0.1" {
 		t.Errorf("the API's names are %v", m.made[0].APINames)
+	}
+}
+
+// TestAnswerKeepsItsPlace: however many others claim, the browser whose gateway was made
+// still gets its credential.
+func TestAnswerKeepsItsPlace(t *testing.T) {
+	answered := &visit{over: true}
+	visits := []*visit{answered}
+	for i := range 3 * maxVisits {
+		v := &visit{}
+		if i%2 == 0 {
+			v.over, v.refusal = true, &Refusal{Kind: Claimed}
+		}
+		visits = append(spared(visits), v)
+		if len(visits) > maxVisits || visits[0] != answered || visits[len(visits)-1] != v {
+			t.Fatalf("after %d others: %d visits", i+1, len(visits))
+		}
 	}
 }
 

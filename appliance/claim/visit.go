@@ -78,9 +78,7 @@ func (d *Door) visit(ctx context.Context, code Code, setup appliance.Setup, host
 	var b [32]byte
 	rand.Read(b[:])
 	v := &visit{cookie: hex.EncodeToString(b[:]), setup: same, code: code, key: key, request: request, form: f, exchange: x}
-	if d.page.visits = append(d.page.visits, v); len(d.page.visits) > maxVisits {
-		d.page.visits = slices.Delete(d.page.visits, 0, 1)
-	}
+	d.page.visits = append(spared(d.page.visits), v)
 	d.page.spawn(func(ctx context.Context) { d.carryOut(ctx, v) })
 	return v, nil
 }
@@ -162,6 +160,27 @@ func (v *visit) stands() bool {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	return v.refusal == nil
+}
+
+// spared makes room for one more visit: refused ones go first, then those that have no answer.
+// What has one stays, however many come after it: it is the only way to the credential.
+func spared(visits []*visit) []*visit {
+	for _, goes := range []func(*visit) bool{func(v *visit) bool { return !v.stands() }, func(v *visit) bool { return !v.answered() }} {
+		if len(visits) < maxVisits {
+			break
+		}
+		if i := slices.IndexFunc(visits, goes); i >= 0 {
+			visits = slices.Delete(visits, i, i+1)
+		}
+	}
+	return visits
+}
+
+// answered says whether the visit's gateway is made.
+func (v *visit) answered() bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.over && v.refusal == nil
 }
 
 // visitOf finds a browser's visit by its cookie.
