@@ -66,7 +66,7 @@ bin/keys/update.key.pub.pem:
 
 # Boots what was built under QEMU and takes it through its life, by emulation alone.
 image-test: image
-	LAZARET_IMAGE=$(abspath $(IMAGE_OUT)) LAZARET_UPDATE_KEY=$(abspath bin/keys/update.key) $(GO) test -count=1 -timeout 30m -v ./internal/vm ./internal/imagetest
+	LAZARET_IMAGE=$(abspath $(IMAGE_OUT)) LAZARET_UPDATE_KEY=$(abspath bin/keys/update.key) $(GO) test -count=1 -timeout $(if $(LONG),8h,30m) -v ./internal/vm ./internal/imagetest
 
 # BENCH="--only packet,tunnel --json" chooses rows and form, BENCH=--long adds what takes minutes.
 bench:

@@ -7,9 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -17,7 +15,6 @@ import (
 	"golang.zx2c4.com/wireguard/tun/netstack"
 
 	"lazaret/internal/console/api"
-	"lazaret/internal/vm"
 )
 
 const gatewayName = "gateway.test"
@@ -25,58 +22,6 @@ const gatewayName = "gateway.test"
 // host is this machine, as QEMU's network of its own shows it to the guest: a port there is
 // the same port of loopback here.
 var host = netip.AddrFrom4([4]byte{10, 0, 2, 2})
-
-// life is one machine from its first boot on; its steps are in order, and each needs those
-// before.
-type life struct {
-	*operator
-	v      *vm.VM
-	top    *testing.T // of the whole life
-	disk   string
-	kept   string // a directory, for whoever looks into a failure; may be empty
-	dir    string // of the administrator's credential
-	phone  *phone
-	device api.Device
-	orders bool // the version that runs takes orders; LAZARET_ORDERS says that the image's does
-
-	management, intranet *echo
-}
-
-// turnOn gives the machine power. A restart ends it: startsAgain gives it power again, which
-// QEMU's emulation is quicker at than at a reset.
-func (l *life) turnOn() {
-	l.v = vm.Start(l.top, vm.Config{
-		Firmware: vm.UEFI, Disks: []vm.Disk{{Path: l.disk}}, Watchdog: true, Orders: true, Capture: l.kept != "", Dir: l.kept, Limit: 20 * time.Minute,
-		Forward: []vm.Port{{Network: "tcp", Number: 443}, {Network: "tcp", Number: 8443}, {Network: "udp", Number: 51820}, {Network: "tcp", Number: 22}, {Network: "tcp", Number: 2379}},
-	})
-}
-
-// TestLife takes one machine through its life.
-func TestLife(t *testing.T) {
-	l := &life{
-		top: t, disk: vm.Copy(t, built(t, ".raw"), 0), dir: filepath.Join(t.TempDir(), "admin"),
-		kept: os.Getenv("LAZARET_KEEP"), orders: os.Getenv("LAZARET_ORDERS") != "", management: listen(t), intranet: listen(t),
-	}
-	l.turnOn()
-	t.Cleanup(func() {
-		if l.phone != nil {
-			l.phone.close()
-		}
-	})
-	for _, step := range []struct {
-		name string
-		do   func(t *testing.T)
-	}{
-		{"Claim", l.claim}, {"Enroll", l.enroll}, {"Quarantine", l.quarantined}, {"Release", l.released}, {"Cut", l.cut},
-		{"Closed", l.closed}, {"Restart", l.restart}, {"Update", l.update}, {"Inside", l.inside}, {"Killed", l.killed},
-		{"BadUpdate", l.badUpdate}, {"PowerCut", l.powerCut}, {"AtRest", l.atRest},
-	} {
-		if !t.Run(step.name, step.do) {
-			l.explain(t)
-			t.Fatalf("the steps after %s need it", step.name)
-		}
-	}
-}
 
 // explain logs what the gateway says of itself, for whoever reads that a step failed.
 func (l *life) explain(t *testing.T) {
@@ -105,6 +50,7 @@ func (l *life) claim(t *testing.T) {
 		"--management", fmt.Sprintf("%s tcp/%d", host, l.management.port), "--endpoint", l.v.Port("udp", 51820).String(),
 		"--admin-network", "10.0.2.0/24", "--masquerade", "--route", "10.0.2.0/24", "--time-server", "10.0.2.2",
 	}
+	args = append(args, l.args...)
 	run := func(code string) (string, error) {
 		c := exec.CommandContext(soon(t), ctl, args...)
 		c.Stdin = strings.NewReader(code + "\n")

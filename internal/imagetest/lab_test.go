@@ -32,6 +32,14 @@ func built(t testing.TB, ending string) string {
 	return path
 }
 
+// long skips what only the long run does.
+func long(t testing.TB) {
+	t.Helper()
+	if os.Getenv("LONG") != "1" {
+		t.Skip("part of the long run: LONG=1 make image-test")
+	}
+}
+
 // patience bounds one wait for the guest: it is emulated, and the machine may be busy.
 const patience = 4 * time.Minute
 

@@ -18,7 +18,7 @@ import (
 // stored is there to be read.
 func (l *life) atRest(t *testing.T) {
 	l.v.Kill()
-	f, err := os.Open(l.disk)
+	f, err := os.Open(l.config.Disks[0].Path)
 	if err != nil {
 		t.Fatal(err)
 	}
