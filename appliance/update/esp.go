@@ -22,7 +22,7 @@ type ESP interface {
 	// Create makes a file, or empties it.
 	Create(name string) (File, error)
 	// Open reads a file from the disk, not from memory.
-	Open(name string) (io.ReadCloser, error)
+	Open(name string) (Stored, error)
 	// Rename replaces what has the new name.
 	Rename(old, new string) error
 	Remove(name string) error
@@ -34,6 +34,12 @@ type ESP interface {
 type File interface {
 	io.WriteCloser
 	Sync() error
+}
+
+// Stored is one that is read.
+type Stored interface {
+	io.ReadCloser
+	io.ReaderAt
 }
 
 // Dir is an ESP in a mounted file system.
@@ -102,7 +108,7 @@ func (d *Dir) Create(name string) (File, error) {
 
 // Open implements ESP. What is in memory of the file is dropped first, so that the disk's
 // word is read; the file was synced.
-func (d *Dir) Open(name string) (io.ReadCloser, error) {
+func (d *Dir) Open(name string) (Stored, error) {
 	f, err := d.root.Open(name)
 	if err != nil {
 		return nil, err

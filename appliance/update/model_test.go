@@ -3,7 +3,6 @@ package update
 import (
 	"bytes"
 	"errors"
-	"io"
 	"io/fs"
 	"math/rand/v2"
 	"slices"
@@ -137,12 +136,17 @@ func (f modelFile) Sync() error {
 
 func (f modelFile) Close() error { return nil }
 
-func (m *model) Open(name string) (io.ReadCloser, error) {
+// storedFile is a file that is read.
+type storedFile struct{ *bytes.Reader }
+
+func (storedFile) Close() error { return nil }
+
+func (m *model) Open(name string) (Stored, error) {
 	x, ok := m.dir[name]
 	if !ok {
 		return nil, fs.ErrNotExist
 	}
-	return io.NopCloser(bytes.NewReader(x.live)), nil
+	return storedFile{bytes.NewReader(x.live)}, nil
 }
 
 func (m *model) Rename(old, new string) error {

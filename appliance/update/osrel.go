@@ -10,12 +10,16 @@ import (
 // maxRelease bounds the section with os-release in a slot's file, in bytes.
 const maxRelease = 16 << 10
 
+// imageID is what the boot loader sorts slots by before their versions (UAPI.1): one with
+// another would be started before all of ours, or after them.
+const imageID = "lazaret"
+
 // machines are the architectures of slots, as PE files name them.
 var machines = map[string]uint16{"amd64": pe.IMAGE_FILE_MACHINE_AMD64, "arm64": pe.IMAGE_FILE_MACHINE_ARM64}
 
-// CheckSlot holds a slot's file, a unified kernel image, to what a manifest says of it: the
-// architecture, and version and flavour as its own os-release(5) has them. The boot loader
-// goes by the file's name and by that section, and the machine that it starts by itself.
+// CheckSlot holds a slot's file, a unified kernel image of ours, to what a manifest says of
+// it: the architecture, and version and flavour as its own os-release(5) has them. The boot
+// loader goes by the file's name and by that section, and the machine that it starts by itself.
 func CheckSlot(r io.ReaderAt, m Manifest) error {
 	f, err := pe.NewFile(r)
 	if err != nil {
@@ -33,9 +37,9 @@ func CheckSlot(r io.ReaderAt, m Manifest) error {
 	if err != nil {
 		return err
 	}
-	for key, want := range map[string]string{"IMAGE_VERSION": m.Version, "VARIANT_ID": m.Flavour} {
-		if got := release[key]; got != want {
-			return refused("its %s is %q, not %q", key, got, want)
+	for _, c := range []struct{ key, want string }{{"IMAGE_ID", imageID}, {"IMAGE_VERSION", m.Version}, {"VARIANT_ID", m.Flavour}} {
+		if got := release[c.key]; got != c.want {
+			return refused("its %s is %q, not %q", c.key, got, c.want)
 		}
 	}
 	return nil

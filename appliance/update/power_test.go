@@ -3,6 +3,8 @@ package update
 import (
 	"bytes"
 	"crypto/ed25519"
+	"crypto/sha256"
+	"debug/pe"
 	"encoding/binary"
 	"fmt"
 	"io/fs"
@@ -33,10 +35,33 @@ func testKeys(all ...ed25519.PrivateKey) Keys {
 	return keys
 }
 
+// image is a slot of a version: no machine would start it, and every one takes it for its own.
 func image(version string) []byte {
+	return slotFile(pe.IMAGE_FILE_MACHINE_AMD64, fmt.Sprintf("IMAGE_ID=lazaret\nIMAGE_VERSION=%s\nVARIANT_ID=cloud\n", version), ".initrd", ".linux")
+}
+
+// slotFile is a PE file of imageSize bytes with an os-release section and others, which are
+// made up, and the same for the same os-release.
+func slotFile(machine uint16, release string, sections ...string) []byte {
+	const raw = 1024
+	var head bytes.Buffer
+	head.Write(append([]byte("MZ"), make([]byte, 62)...))
+	binary.LittleEndian.PutUint32(head.Bytes()[0x3c:], 64)
+	head.WriteString("PE\x00\x00")
+	all := append([]string{".osrel"}, sections...)
+	write := func(v any) { _ = binary.Write(&head, binary.LittleEndian, v) } // to memory
+	write(pe.FileHeader{Machine: machine, NumberOfSections: uint16(len(all))})
+	for i, name := range all {
+		s := pe.SectionHeader32{VirtualSize: raw, SizeOfRawData: raw, PointerToRawData: uint32(i+1) * raw}
+		if copy(s.Name[:], name); i == 0 {
+			s.VirtualSize = uint32(len(release))
+		}
+		write(s)
+	}
 	b := make([]byte, imageSize)
-	r := rand.NewChaCha8([32]byte([]byte(fmt.Sprintf("%-32s", version))))
-	_, _ = r.Read(b)
+	_, _ = rand.NewChaCha8(sha256.Sum256([]byte(release))).Read(b)
+	copy(b, head.Bytes())
+	copy(b[raw:], release)
 	return b
 }
 

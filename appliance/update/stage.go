@@ -112,7 +112,8 @@ func write(esp ESP, name string, man Manifest, r io.Reader) error {
 	return err
 }
 
-// readBack holds what the disk has to what was signed.
+// readBack holds what the disk has to what was signed, and what it is to what was said of it:
+// a slot that calls itself another version, which the boot loader goes by, is none.
 func readBack(ctx context.Context, esp ESP, name string, man Manifest) error {
 	f, err := esp.Open(name)
 	if err != nil {
@@ -126,6 +127,9 @@ func readBack(ctx context.Context, esp ESP, name string, man Manifest) error {
 	}
 	if n != man.Size || man.sum(h.Sum(nil)) != nil {
 		return fmt.Errorf("reading back: the disk does not hold what was written (%d of %d bytes)", n, man.Size)
+	}
+	if err := CheckSlot(f, man); err != nil {
+		return fmt.Errorf("the bundle does not hold what it says: %w", err)
 	}
 	return nil
 }
