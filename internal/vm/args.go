@@ -29,7 +29,7 @@ func varsOf(f Firmware) string {
 // arguments is QEMU's command line. The accelerator is named: with a choice, QEMU takes a
 // /dev/kvm that hangs the guest. One CPU, since with two the emulation of QEMU before 8.1
 // can corrupt code that the kernel patches at run time.
-func arguments(c Config, qmpFD, ordersFD, tpmFD int) ([]string, error) {
+func arguments(c Config, qmpFD, ordersFD, tpmFD int, cableFDs []int) ([]string, error) {
 	machine := "q35"
 	if c.Firmware == SecureBoot {
 		machine += ",smm=on"
@@ -61,13 +61,14 @@ func arguments(c Config, qmpFD, ordersFD, tpmFD int) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	return append(append(append(a, boot...), disks...), networkArguments(c)...), nil
+	a = append(append(append(a, boot...), disks...), networkArguments(c)...)
+	return append(a, cableArguments(c, cableFDs)...), nil
 }
 
 func bootArguments(c Config) ([]string, error) {
 	switch c.Firmware {
 	case BIOS:
-		return nil, nil
+		return []string{"-device", "VGA"}, nil // whose text a BIOS writes at TextScreen
 	case Direct:
 		if c.Kernel == "" {
 			return nil, errors.New("no firmware and no kernel given")

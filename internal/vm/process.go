@@ -96,7 +96,15 @@ func (v *VM) start(program string) (err error) {
 		}
 		files = append(files, end)
 	}
-	args, err := arguments(v.config, 3, 4, 5)
+	var cables []int
+	for range v.config.Cables {
+		end, err := v.plug()
+		if err != nil {
+			return err
+		}
+		cables, files = append(cables, 3+len(files)), append(files, end)
+	}
+	args, err := arguments(v.config, 3, 4, 5, cables)
 	if err != nil {
 		return err
 	}

@@ -41,6 +41,7 @@ type Config struct {
 	Disks    []Disk   // optional; written as they are: see Copy
 	Card     string   // optional: QEMU's network card, virtio-net-pci (e1000, vmxnet3); "none" for none
 	Forward  []Port   // optional: ports of the guest that are reached on loopback
+	Cables   int      // further cards of the kind Card, the cable of each ending in this process: see Cable
 	Capture  bool     // keep what passes the network card in Dir/net.pcap
 	Watchdog bool     // an i6300esb, which resets the guest when it is not fed
 	Orders   bool     // a second serial line: see Order
@@ -75,6 +76,7 @@ type VM struct {
 	qemu   *process
 	tpm    *process
 	ports  map[Port]netip.AddrPort
+	cables []*Cable
 }
 
 // Needs skips t unless machines of that firmware can be run.
@@ -167,6 +169,9 @@ func (v *VM) Kill() {
 	v.qmp.close()
 	v.feed.Close()
 	v.orders.close()
+	for _, c := range v.cables {
+		c.conn.Close()
+	}
 	if v.tpm != nil {
 		v.tpm.kill()
 		<-v.tpm.done
@@ -196,8 +201,10 @@ func (v *VM) Pause(ctx context.Context) error { return v.do(ctx, "stop") }
 func (v *VM) Continue(ctx context.Context) error { return v.do(ctx, "cont") }
 
 // Link plugs the network cable in or out.
-func (v *VM) Link(ctx context.Context, up bool) error {
-	_, err := v.Do(ctx, "set_link", map[string]any{"name": "net0", "up": up})
+func (v *VM) Link(ctx context.Context, up bool) error { return v.link(ctx, "net0", up) }
+
+func (v *VM) link(ctx context.Context, name string, up bool) error {
+	_, err := v.Do(ctx, "set_link", map[string]any{"name": name, "up": up})
 	return err
 }
 
