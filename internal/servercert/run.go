@@ -1,0 +1,195 @@
+package servercert
+
+import (
+	"context"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/crypto/acme"
+)
+
+// maxWait is how long Run sleeps at most: timers stand still while a machine is paused, and
+// the wall clock does not.
+const maxWait = time.Hour
+
+// Run asks for certificates by ACME when they are due, until ctx ends.
+func (k *Keeper) Run(ctx context.Context) error {
+	for {
+		timer := time.NewTimer(k.tick(ctx))
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return nil
+		case <-k.kick:
+			timer.Stop()
+		case <-timer.C:
+		}
+	}
+}
+
+// tick makes an attempt if one is due, and returns how long to wait until the next look.
+func (k *Keeper) tick(ctx context.Context) time.Duration {
+	a := k.acme.Load()
+	if a == nil {
+		return maxWait
+	}
+	if wait := k.due(a).Sub(k.config.Now()); wait > 0 {
+		return min(wait, maxWait)
+	}
+	if err := k.attempt(ctx, a); err != nil && ctx.Err() == nil {
+		k.config.Log.Error("server certificate by ACME", "err", err)
+		return time.Minute // the store's fault: what the server is asked is bounded by Next
+	}
+	return 0
+}
+
+// due says when the next attempt is.
+func (k *Keeper) due(a *account) time.Time {
+	s := k.shown.Load()
+	if a.Forced || s == nil || s.saved.Source != ACME || !k.covers(a, s.leaf()) {
+		return a.Next
+	}
+	if s.saved.Renew.After(a.Next) {
+		return s.saved.Renew
+	}
+	return a.Next
+}
+
+// covers says whether a certificate is what is set now.
+func (k *Keeper) covers(a *account, leaf *x509.Certificate) bool {
+	names, err := k.wanted(a.Settings.Names)
+	return err == nil && !slices.ContainsFunc(names, func(n string) bool { return leaf.VerifyHostname(n) != nil })
+}
+
+// Waits between attempts.
+const (
+	firstWait = 15 * time.Minute
+	mostWait  = 24 * time.Hour
+	mostAfter = 7 * 24 * time.Hour // that a server may ask for
+)
+
+// pause is how long to wait after so many failures in a row: at first so long that no more than
+// five attempts fall into an hour, which public servers allow, in the end a day.
+func (k *Keeper) pause(failures int) time.Duration {
+	d := mostWait
+	if failures <= 7 {
+		d = min(firstWait<<(failures-1), mostWait)
+	}
+	return d + time.Duration(k.config.Share()*float64(d)/4)
+}
+
+// attempt asks once. What stands in the way of another is written before the first request,
+// so that no crash makes it ask without end.
+func (k *Keeper) attempt(ctx context.Context, was *account) error {
+	a, err := k.begin(ctx, was)
+	if err != nil || a == nil {
+		return err
+	}
+	b, account, err := k.obtain(ctx, *a)
+	if ctx.Err() != nil {
+		return ctx.Err() // the next start goes on when the pause is over
+	}
+	k.changes.Lock()
+	defer k.changes.Unlock()
+	if k.acme.Load() != a {
+		return nil // set otherwise meanwhile
+	}
+	next := *a
+	next.URL = account
+	if err == nil {
+		err = k.taken(ctx, b, a.Settings)
+	}
+	if err != nil {
+		next.Problem = clip(err.Error())
+		if after := retryAfter(err); after > 0 {
+			next.Next = latest(next.Next, k.config.Now().Add(min(after, mostAfter)))
+		}
+		k.config.Log.Warn("server certificate not obtained", "directory", a.Settings.Directory, "err", err, "next", next.Next)
+	} else {
+		// Whatever life the server gives a certificate, it is not asked again at once.
+		next.Problem, next.Failures, next.Next, next.Forced = "", 0, k.config.Now().UTC().Add(firstWait), false
+	}
+	if err := k.put(ctx, blobACME, next); err != nil {
+		return err
+	}
+	k.acme.Store(&next)
+	return nil
+}
+
+func latest(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
+}
+
+// begin notes that an attempt begins; nil where what is set has changed.
+func (k *Keeper) begin(ctx context.Context, was *account) (*account, error) {
+	k.changes.Lock()
+	defer k.changes.Unlock()
+	if k.acme.Load() != was {
+		return nil, nil
+	}
+	next := *was
+	next.Failures++
+	next.Tried = k.config.Now().UTC()
+	next.Next = next.Tried.Add(k.pause(next.Failures))
+	if next.Problem == "" {
+		next.Problem = "the attempt was not finished"
+	}
+	if err := k.put(ctx, blobACME, next); err != nil {
+		return nil, err
+	}
+	k.acme.Store(&next)
+	return &next, nil
+}
+
+// taken keeps and shows what was obtained.
+func (k *Keeper) taken(ctx context.Context, b Bundle, s ACMESettings) error {
+	leaf := b.Chain[0]
+	if err := k.config.Audit(ctx, "certificate.obtain", map[string]string{"directory": s.Directory, "names": clip(strings.Join(leaf.DNSNames, " ")),
+		"issuer": clip(leaf.Issuer.String()), "not_after": leaf.NotAfter.UTC().Format(time.RFC3339)}); err != nil {
+		return err
+	}
+	if err := k.keep(ctx, b, saved{Source: ACME, For: s.For, Renew: k.renewal(leaf)}); err != nil {
+		return err
+	}
+	k.config.Log.Info("server certificate obtained", "names", leaf.DNSNames, "issuer", leaf.Issuer.String(), "not_after", leaf.NotAfter)
+	return nil
+}
+
+// renewal is when two thirds of a certificate's life are over, and a little more, so that
+// gateways that were made together do not ask together. At least half of what is left of it
+// goes by before.
+func (k *Keeper) renewal(leaf *x509.Certificate) time.Time {
+	life, now := leaf.NotAfter.Sub(leaf.NotBefore), k.config.Now()
+	at := leaf.NotBefore.Add(life*2/3 + time.Duration(k.config.Share()*float64(life)/24))
+	return latest(at, now.Add(leaf.NotAfter.Sub(now)/2)).UTC()
+}
+
+// retryAfter is what the server asks for where it was asked too often.
+func retryAfter(err error) time.Duration {
+	e, ok := errors.AsType[*acme.Error](err)
+	if !ok {
+		return 0
+	}
+	after, limited := acme.RateLimit(e)
+	if limited && after <= 0 {
+		return time.Hour
+	}
+	return after
+}
+
+// clip bounds a sentence that holds what others said.
+func clip(s string) string {
+	const most = 600
+	s = strings.ToValidUTF8(s, "?")
+	if len(s) > most {
+		s = fmt.Sprintf("%.*s...", most, s)
+	}
+	return s
+}

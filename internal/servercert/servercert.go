@@ -1,0 +1,110 @@
+// Package servercert looks after the server certificate that the gateway shows to those who
+// do not know its own root: one that an administrator brings, or one that it gets by ACME
+// (RFC 8555). It decides to whom that is shown, and to whom the gateway's own, which devices
+// know (G8). It never is why a handshake fails: without a certificate that is good at this
+// moment, the gateway's own is shown.
+package servercert
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"log/slog"
+	"math/rand/v2"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// Store keeps blobs that hold private keys in the clear: an implementation seals them.
+type Store interface {
+	// Get returns what Put was last given, or an error that wraps fs.ErrNotExist.
+	Get(ctx context.Context, name string) ([]byte, error)
+	// Put replaces a blob, wholly or not at all, and returns when it would survive a crash.
+	Put(ctx context.Context, name string, blob []byte) error
+	// Delete forgets a blob; one that is not there is no error.
+	Delete(ctx context.Context, name string) error
+}
+
+// Names of the blobs.
+const (
+	blobShown    = "shown"
+	blobRequests = "requests"
+	blobACME     = "acme"
+)
+
+var (
+	// ErrACME refuses what cannot be while the gateway gets its certificate by ACME.
+	ErrACME = errors.New("this gateway gets its certificate by ACME")
+	// ErrNone reports that there is nothing to change.
+	ErrNone = errors.New("there is none")
+	// ErrInvalid reports what cannot be taken as it is; so does *Faults.
+	ErrInvalid = errors.New("not acceptable")
+	// ErrSoon refuses to ask an ACME server again so soon.
+	ErrSoon = errors.New("asked a moment ago")
+)
+
+// Config is what a Keeper needs.
+type Config struct {
+	Own   func(*tls.ClientHelloInfo) (*tls.Certificate, error) // required: the gateway's own certificate
+	Names []string                                             // required: DNS names that a certificate has to cover
+	Store Store                                                // required
+	Log   *slog.Logger                                         // required
+	// Proxy is the way out for HTTPS; optional, none.
+	Proxy func(*http.Request) (*url.URL, error)
+	// Audit notes what the Keeper does by itself; required.
+	Audit func(ctx context.Context, action string, detail map[string]string) error
+	Roots *x509.CertPool   // optional: the public authorities; the system's
+	Now   func() time.Time // optional: time.Now
+	// Share returns a number in [0,1), for times that are to differ between gateways;
+	// optional, a random one.
+	Share func() float64
+}
+
+// Keeper holds the certificate and renews it where it can. Its methods may be called at the
+// same time.
+type Keeper struct {
+	config  Config
+	changes sync.Mutex // held while something is changed
+	shown   atomic.Pointer[kept]
+	acme    atomic.Pointer[account]
+	broken  atomic.Pointer[string] // what is kept and cannot be read
+	proofs  proofs
+	kick    chan struct{}
+}
+
+// New loads what is kept. What cannot be read is logged and told by State, and not replaced.
+func New(ctx context.Context, c Config) (*Keeper, error) {
+	if c.Own == nil || c.Store == nil || c.Log == nil || c.Audit == nil {
+		return nil, errors.New("making the keeper of server certificates: own certificate, store, log and audit are required")
+	}
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	if c.Share == nil {
+		c.Share = rand.Float64
+	}
+	c.Names = lower(c.Names)
+	k := &Keeper{config: c, kick: make(chan struct{}, 1)}
+	if err := k.load(ctx); err != nil {
+		c.Log.Error("the server certificate that was brought or obtained cannot be read: the gateway's own is shown", "err", err)
+		text := err.Error()
+		k.broken.Store(&text)
+	}
+	return k, nil
+}
+
+func lower(names []string) []string {
+	var out []string
+	for _, n := range names {
+		if n = strings.ToLower(strings.TrimSuffix(n, ".")); !slices.Contains(out, n) {
+			out = append(out, n)
+		}
+	}
+	return out
+}

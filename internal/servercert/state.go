@@ -1,0 +1,74 @@
+package servercert
+
+import (
+	"context"
+	"crypto/sha256"
+	"crypto/x509"
+	"slices"
+	"time"
+)
+
+// Info is a certificate as it is told.
+type Info struct {
+	Source    Source
+	Names     []string
+	Issuer    string
+	NotBefore time.Time
+	NotAfter  time.Time
+	Sum       [32]byte // SHA-256 of the certificate
+	For       []string // names it is shown for; none: all that it bears
+	Set       time.Time
+	Renew     time.Time // by ACME, from then on
+}
+
+// Waiting is a key whose certificate has not come.
+type Waiting struct {
+	Names []string
+	At    time.Time
+}
+
+// State is what there is.
+type State struct {
+	Certificate *Info // brought or obtained; nil: none
+	Shown       bool  // it is shown: it is valid now
+	Uncovered   []string
+	Waiting     []Waiting
+	ACME        *ACMEState
+	Problem     string // what is kept and cannot be read; empty: all can
+}
+
+// State tells all but keys.
+func (k *Keeper) State(ctx context.Context) (State, error) {
+	var out State
+	now := k.config.Now()
+	if s := k.shown.Load(); s != nil {
+		leaf := s.leaf()
+		out.Certificate = &Info{Source: s.saved.Source, Names: namesOf(leaf), Issuer: leaf.Issuer.String(), NotBefore: leaf.NotBefore, NotAfter: leaf.NotAfter,
+			Sum: sha256.Sum256(leaf.Raw), For: s.saved.For, Set: s.saved.At, Renew: s.saved.Renew}
+		out.Shown = s.goodAt(now)
+		for _, n := range k.config.Names {
+			if leaf.VerifyHostname(n) != nil {
+				out.Uncovered = append(out.Uncovered, n)
+			}
+		}
+	}
+	if a := k.acme.Load(); a != nil {
+		out.ACME = a.state()
+	}
+	if b := k.broken.Load(); b != nil {
+		out.Problem = *b
+	}
+	waiting, err := k.requests(ctx)
+	for _, r := range waiting.Requests {
+		out.Waiting = append(out.Waiting, Waiting{Names: r.Names, At: r.At})
+	}
+	return out, err
+}
+
+func namesOf(c *x509.Certificate) []string {
+	out := slices.Clone(c.DNSNames)
+	for _, ip := range c.IPAddresses {
+		out = append(out, ip.String())
+	}
+	return out
+}
