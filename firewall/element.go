@@ -1,14 +1,12 @@
 package firewall
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
 	"time"
 
-	"github.com/google/nftables"
 	"golang.org/x/sys/unix"
 )
 
@@ -43,13 +41,40 @@ func timeout(d, now Deadline, slack, most time.Duration) (time.Duration, error) 
 	return left, nil
 }
 
-// timed builds a timed element; val is empty for a set.
-func timed(key, val []byte, d, now Deadline, slack, most time.Duration) (nftables.SetElement, error) {
+// element is one of a set whose elements come and go. It holds no pointers, which the garbage
+// collector would have to follow: there may be very many.
+type element struct {
+	key     [16]byte
+	timeout time.Duration // zero: the set's own, or none
+	mark    Mark          // the value in a map
+	length  uint8         // of the key, in bytes
+}
+
+// addressed is an element with an address for its key.
+func addressed(a netip.Addr) (e element) {
+	if a.Is4() {
+		four := a.As4()
+		e.length = uint8(copy(e.key[:], four[:]))
+		return e
+	}
+	e.key, e.length = a.As16(), 16
+	return e
+}
+
+// keyed is an element with any other key, of up to 16 bytes.
+func keyed(key ...byte) (e element) {
+	e.length = uint8(copy(e.key[:], key))
+	return e
+}
+
+// timed gives e its timeout.
+func timed(e element, d, now Deadline, slack, most time.Duration) (element, error) {
 	t, err := timeout(d, now, slack, most)
 	if err != nil {
-		return nftables.SetElement{}, err
+		return element{}, err
 	}
-	return nftables.SetElement{Key: key, Val: val, Timeout: t}, nil
+	e.timeout = t
+	return e, nil
 }
 
 // known says whether a is an address of one of r's pools, as the kernel sees it.
@@ -76,32 +101,14 @@ func anyMarked(full []Pool, m Mark) bool {
 }
 
 // batch is elements sorted by the set they go to.
-type batch map[string][]nftables.SetElement
+type batch map[string][]element
 
-// room makes room for n more elements of a set. An element is large: growing a slice of very
-// many of them by steps costs as much as everything else that is done with them here.
+// room makes room for n more elements of a set: growing a slice of very many of them by steps
+// costs as much as everything else that is done with them here.
 func (b batch) room(set string, n int) {
 	if n > 0 {
 		b[set] = slices.Grow(b[set], n)
 	}
-}
-
-// keyring holds the keys of many elements in one piece.
-type keyring []byte
-
-func newKeyring(n int) keyring { return make(keyring, 0, 16*n) }
-
-// add returns a as a key. Keys that there was no room for lie elsewhere.
-func (k *keyring) add(a netip.Addr) []byte {
-	at := len(*k)
-	if a.Is4() {
-		four := a.As4()
-		*k = append(*k, four[:]...)
-	} else {
-		six := a.As16()
-		*k = append(*k, six[:]...)
-	}
-	return (*k)[at:len(*k):len(*k)]
 }
 
 // routed sorts in what may be written of list. What may not is left out, that is not
@@ -109,53 +116,71 @@ func (k *keyring) add(a netip.Addr) []byte {
 // mark of r, or contradicts another one. in is what was written.
 func (b batch) routed(r Ruleset, list []Routed, now Deadline, slack time.Duration) (in map[netip.Addr]lease, faults []error) {
 	full := r.full()
-	in = make(map[netip.Addr]lease, len(list))
+	list, in = once(list)
 	four := 0
-	for _, x := range list {
-		l := lease{x.Mark, x.Until}
-		if was, twice := in[x.Addr]; twice && was != l {
-			l.mark = 0 // neither of them is right, and mark zero is refused below
-		}
-		in[x.Addr] = l
-		if x.Addr.Is4() {
+	for i := range list {
+		if list[i].Addr.Is4() {
 			four++
 		}
 	}
 	b.room(routedSet(unix.NFPROTO_IPV4), four)
 	b.room(routedSet(unix.NFPROTO_IPV6), len(list)-four)
-	keys := newKeyring(len(in))
-	for a, l := range in {
-		x := Routed{a, l.mark, l.until}
+	for _, x := range list {
 		err := r.known(x.Addr)
 		if err == nil && !anyMarked(full, x.Mark) {
 			err = fmt.Errorf("mark %d is no pool's, or the address is given twice", x.Mark)
 		}
 		if err != nil {
 			faults = append(faults, fmt.Errorf("routing %s: %w", x.Addr, err))
-			delete(in, a)
+			delete(in, x.Addr)
 			continue
 		}
-		name, val := routedIn(full, x), []byte(nil)
+		name, e := routedIn(full, x), addressed(x.Addr)
 		if name == fixedMap(familyOf(x.Addr)) {
-			val = binary.BigEndian.AppendUint32(nil, uint32(x.Mark))
+			e.mark = x.Mark
 		}
-		e, err := timed(keys.add(x.Addr), val, x.Until, now, slack, longest)
+		e, err = timed(e, x.Until, now, slack, longest)
 		if err != nil {
-			delete(in, a)
+			delete(in, x.Addr)
 			continue
 		}
-		if most := min(l.until, now+Deadline(longest)); most != l.until {
-			in[a] = lease{l.mark, most}
+		if most := min(x.Until, now+Deadline(longest)); most != x.Until {
+			in[x.Addr] = lease{x.Mark, most}
 		}
 		b[name] = append(b[name], e)
 	}
 	return in, faults
 }
 
+// once is list with each address once; where it is given different things, neither of them is
+// right, and its mark is zero, which is no pool's.
+func once(list []Routed) ([]Routed, map[netip.Addr]lease) {
+	in := make(map[netip.Addr]lease, len(list))
+	for _, x := range list {
+		in[x.Addr] = lease{x.Mark, x.Until}
+	}
+	if len(in) == len(list) {
+		return list, in
+	}
+	clear(in)
+	for _, x := range list {
+		l := lease{x.Mark, x.Until}
+		if was, twice := in[x.Addr]; twice && was != l {
+			l.mark = 0
+		}
+		in[x.Addr] = l
+	}
+	list = make([]Routed, 0, len(in))
+	for a, l := range in {
+		list = append(list, Routed{a, l.mark, l.until})
+	}
+	return list, in
+}
+
 // quarantined sorts in the addresses of list that belong to r's quarantine pool. No other
 // is ever looked up among the quarantined.
 func (b batch) quarantined(r Ruleset, list []netip.Addr) (faults []error) {
-	four, keys := 0, newKeyring(len(list))
+	four := 0
 	for _, a := range list {
 		if a.Is4() {
 			four++
@@ -173,7 +198,7 @@ func (b batch) quarantined(r Ruleset, list []netip.Addr) (faults []error) {
 			continue
 		}
 		name := quarantinedSet(familyOf(a))
-		b[name] = append(b[name], nftables.SetElement{Key: keys.add(a)})
+		b[name] = append(b[name], addressed(a))
 	}
 	return faults
 }
@@ -188,7 +213,7 @@ func (b batch) keys(names func(netip.Addr) []string, list []netip.Addr) {
 			continue
 		}
 		for _, n := range names(a) {
-			b[n] = append(b[n], nftables.SetElement{Key: a.AsSlice()})
+			b[n] = append(b[n], addressed(a))
 		}
 	}
 }
@@ -197,10 +222,10 @@ func (b batch) keys(names func(netip.Addr) []string, list []netip.Addr) {
 // each family, which end together.
 func (b batch) freshness(r Ruleset, fresh, alive, now Deadline, slack time.Duration) {
 	for _, f := range families {
-		if e, err := timed([]byte{f}, nil, fresh, now, slack, r.Freshness); err == nil {
+		if e, err := timed(keyed(f), fresh, now, slack, r.Freshness); err == nil {
 			b["fresh"] = append(b["fresh"], e)
 		}
-		if e, err := timed([]byte{f}, nil, alive, now, slack, r.QuarantineLife); err == nil {
+		if e, err := timed(keyed(f), alive, now, slack, r.QuarantineLife); err == nil {
 			b["alive"] = append(b["alive"], e)
 		}
 	}

@@ -54,18 +54,18 @@ func TestNoTimeoutIsPermanent(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		until, now := Deadline(rapid.Int64().Draw(t, "until")), Deadline(rapid.Int64().Draw(t, "now"))
 		slack, most := time.Duration(rapid.Int64().Draw(t, "slack")), time.Duration(rapid.Int64().Draw(t, "most"))
-		e, err := timed([]byte{1}, nil, until, now, slack, most)
+		e, err := timed(keyed(1), until, now, slack, most)
 		if err != nil {
-			if e.Timeout != 0 || e.Key != nil {
+			if e != (element{}) {
 				t.Fatal("refused, and yet an element")
 			}
 			return
 		}
-		if e.Timeout < time.Second || e.Timeout%time.Millisecond != 0 || e.Timeout > longest || e.Timeout > most {
-			t.Fatalf("timeout %s", e.Timeout)
+		if e.timeout < time.Second || e.timeout%time.Millisecond != 0 || e.timeout > longest || e.timeout > most {
+			t.Fatalf("timeout %s", e.timeout)
 		}
-		if Deadline(e.Timeout) > until-now {
-			t.Fatalf("timeout %s ends after the deadline", e.Timeout)
+		if Deadline(e.timeout) > until-now {
+			t.Fatalf("timeout %s ends after the deadline", e.timeout)
 		}
 	})
 }
@@ -93,11 +93,11 @@ func TestDefaultTimeout(t *testing.T) {
 	table, r := open(t), fullRuleset()
 	must(t, table.Fill(r, Elements{}))
 	for name, key := range map[string][]byte{"fresh": {2}, "alive": {10}, "routed4": {10, 98, 0, 2}, "fixed4": {10, 99, 0, 2}} {
-		e := nftables.SetElement{Key: key}
+		e := keyed(key...)
 		if name == "fixed4" {
-			e.Val = native(1)
+			e.mark = 1
 		}
-		must(t, table.add(r, batch{name: {e}}))
+		table.add(r, batch{name: {e}})
 		must(t, table.commit())
 		got, err := table.conn.GetSetElements(&nftables.Set{Table: kernelTable("lazaret"), Name: name})
 		must(t, err)

@@ -2,14 +2,11 @@ package firewall
 
 import (
 	"container/heap"
-	"encoding/binary"
 	"hash/fnv"
 	"math"
 	"net/netip"
 	"os"
 	"time"
-
-	"github.com/google/nftables"
 )
 
 // memory decides what flows may be remembered by (see remembered): the number of the present
@@ -205,7 +202,7 @@ func (t *Table) renew(m *memory, r Ruleset, now Deadline, need time.Duration) (M
 func (t *Table) unremember(r Ruleset) {
 	for _, s := range r.sets() {
 		if s.name == "verified" || s.name == "generation" {
-			t.conn.FlushSet(s.kernel(kernelTable(r.Table)))
+			t.next.build.FlushSet(s.kernel(kernelTable(r.Table)))
 		}
 	}
 }
@@ -259,9 +256,12 @@ func (b batch) remember(number Mark, left time.Duration) {
 	if number == 0 {
 		return
 	}
-	b["verified"] = []nftables.SetElement{{Key: native(number), Timeout: left}}
+	mark := keyed(native(number)...)
+	mark.timeout = left
+	b["verified"] = []element{mark}
 	for _, f := range families {
-		b["generation"] = append(b["generation"], nftables.SetElement{
-			Key: []byte{f}, Val: binary.BigEndian.AppendUint32(nil, uint32(number)), Timeout: left})
+		e := keyed(f)
+		e.mark, e.timeout = number, left
+		b["generation"] = append(b["generation"], e)
 	}
 }

@@ -55,8 +55,8 @@ func (g *gateway) generation() Mark {
 // behind takes an address out of its set without a word to the memory.
 func (g *gateway) behind(set string, a netip.Addr) {
 	g.t.Helper()
-	must(g.t, g.table.destroy(leakRuleset(), batch{set: {{Key: a.AsSlice()}}}))
-	must(g.t, g.table.conn.Flush())
+	g.table.destroy(leakRuleset(), batch{set: {addressed(a)}})
+	must(g.t, g.table.commit())
 }
 
 // TestRemembered shows that flows really are remembered, and what is not: an element that is

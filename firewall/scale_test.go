@@ -4,12 +4,14 @@ import (
 	"encoding/binary"
 	"fmt"
 	"net/netip"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/nftables"
+	"golang.org/x/sys/unix"
 
 	"lazaret/internal/testneed"
 )
@@ -145,4 +147,44 @@ func BenchmarkFill(b *testing.B) {
 			must(b, table.Close())
 		})
 	}
+}
+
+// BenchmarkBoot fills a table that has just been adopted, as a start does, and tells what
+// processor time of either kind that takes: on a busy machine the clock tells little.
+func BenchmarkBoot(b *testing.B) {
+	if !inNamespace(b) {
+		return
+	}
+	for _, n := range []int{1_000, 100_000} {
+		b.Run(fmt.Sprint(n), func(b *testing.B) {
+			r, e := crowd(n)
+			var user, system time.Duration
+			b.ReportAllocs()
+			for b.Loop() {
+				b.StopTimer()
+				table := open(b)
+				debug.FreeOSMemory()
+				b.StartTimer()
+				u, s := processorTime(b)
+				must(b, table.Adopt(r))
+				must(b, table.Fill(r, e))
+				u2, s2 := processorTime(b)
+				user, system = user+u2-u, system+s2-s
+				b.StopTimer()
+				must(b, table.Remove())
+				must(b, table.Close())
+				b.StartTimer()
+			}
+			b.ReportMetric(user.Seconds()*1000/float64(b.N), "user-ms/op")
+			b.ReportMetric(system.Seconds()*1000/float64(b.N), "system-ms/op")
+		})
+	}
+}
+
+// processorTime is what this process has used so far.
+func processorTime(t testing.TB) (user, system time.Duration) {
+	t.Helper()
+	var u unix.Rusage
+	must(t, unix.Getrusage(unix.RUSAGE_SELF, &u))
+	return time.Duration(u.Utime.Nano()), time.Duration(u.Stime.Nano())
 }

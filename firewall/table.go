@@ -5,11 +5,13 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"time"
 
 	"github.com/google/nftables"
+	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -30,7 +32,8 @@ type Config struct {
 type Table struct {
 	log  *slog.Logger
 	mu   sync.Mutex
-	conn *nftables.Conn
+	conn *nftables.Conn // for what is read, over the same socket as next
+	next *transaction
 	held *Ruleset // what the kernel holds for certain; nil: nothing is certain
 
 	memory  *memory // what flows may be remembered by
@@ -45,11 +48,19 @@ func Open(c Config) (*Table, error) {
 	if c.Log == nil {
 		return nil, errors.New("opening the firewall table: no log given")
 	}
-	conn, err := nftables.New(nftables.AsLasting(), nftables.WithNetNSFd(c.NetNS))
+	var socket *netlink.Conn
+	conn, err := nftables.New(nftables.AsLasting(), nftables.WithNetNSFd(c.NetNS), nftables.WithSockOptions(func(s *netlink.Conn) error {
+		socket = s
+		return nil
+	}))
 	if err != nil {
 		return nil, fmt.Errorf("opening the firewall table: %w", err)
 	}
-	t := &Table{log: c.Log, conn: conn, memory: &memory{}, numbers: newNumbers(), limit: sendLimit()}
+	next, err := newTransaction(socket)
+	if err != nil {
+		return nil, fmt.Errorf("opening the firewall table: %w", errors.Join(err, conn.CloseLasting()))
+	}
+	t := &Table{log: c.Log, conn: conn, next: next, memory: &memory{}, numbers: newNumbers(), limit: sendLimit()}
 	t.memory.lose()
 	return t, nil
 }
@@ -83,20 +94,20 @@ func (t *Table) constant(r Ruleset) error {
 	l := r.layout()
 	switch {
 	case t.held == nil:
-		t.conn.DestroyTable(kernelTable(r.Table))
+		t.next.build.DestroyTable(kernelTable(r.Table))
 	case t.held.Table != r.Table:
 		return errors.New("a table cannot change its name")
 	case t.held.Text(Elements{}) == r.Text(Elements{}):
 		for _, s := range l.sets {
 			if s.changes() {
-				t.conn.FlushSet(s.kernel(kernelTable(r.Table)))
+				t.next.build.FlushSet(s.kernel(kernelTable(r.Table)))
 			}
 		}
 		return nil
 	default:
-		l.remove(t.conn, t.held.layout())
+		l.remove(t.next.build, t.held.layout())
 	}
-	return l.write(t.conn)
+	return l.write(t.next.build)
 }
 
 // changes says whether the set holds elements that come and go.
@@ -105,7 +116,7 @@ func (s set) changes() bool { return !s.interval && s.data != "verdict" }
 // commit sends what is queued. After an error nothing is certain, save that a
 // transaction which is too long was not sent.
 func (t *Table) commit() error {
-	err := t.conn.Flush()
+	err := t.next.send()
 	if err == nil {
 		return nil
 	}
@@ -173,9 +184,10 @@ func (t *Table) fill(r Ruleset, e Elements, now Deadline, need time.Duration) (l
 		return left, err
 	}
 	b.remember(t.renew(m, r, now, need))
-	if err := errors.Join(t.constant(r), t.add(r, b)); err != nil {
+	if err := t.constant(r); err != nil {
 		return nil, t.discard(err)
 	}
+	t.add(r, b)
 	if err = t.commit(); !errors.Is(err, unix.EMSGSIZE) {
 		if err == nil {
 			t.memory = m
@@ -204,9 +216,7 @@ func (t *Table) steps(r Ruleset, b batch) error {
 	for _, name := range order {
 		for rest := b[name]; len(rest) > 0; {
 			n := min(6*chunk, len(rest)) // some 200 KiB, which any socket takes
-			if err := t.add(r, batch{name: rest[:n]}); err != nil {
-				return t.discard(err)
-			}
+			t.add(r, batch{name: rest[:n]})
 			if err := t.commit(); err != nil {
 				return err
 			}
@@ -219,18 +229,20 @@ func (t *Table) steps(r Ruleset, b batch) error {
 // order is that of filling.
 var order = []string{"quarantined4", "quarantined6", "routed4", "routed6", "fixed4", "fixed6", "alive", "fresh"}
 
-func (t *Table) add(r Ruleset, b batch) error { return t.each(r, b, t.conn.SetAddElements) }
+func (t *Table) add(r Ruleset, b batch) { t.each(r, b, unix.NFT_MSG_NEWSETELEM) }
 
-func (t *Table) destroy(r Ruleset, b batch) error { return t.each(r, b, t.conn.SetDestroyElements) }
+func (t *Table) destroy(r Ruleset, b batch) { t.each(r, b, destroyElements) }
 
-func (t *Table) each(r Ruleset, b batch, do func(*nftables.Set, []nftables.SetElement) error) error {
-	table := kernelTable(r.Table)
-	for _, s := range r.sets() {
-		if err := queue(do, s.kernel(table), b[s.name]); err != nil {
-			return fmt.Errorf("preparing elements of %s: %w", s.name, err)
-		}
+// each queues messages of a kind with the elements of b.
+func (t *Table) each(r Ruleset, b batch, kind uint16) {
+	sets, size := r.sets(), 0
+	for _, s := range sets {
+		size += t.next.size(r.Table, s, b[s.name])
 	}
-	return nil
+	t.next.bulk = slices.Grow(t.next.bulk, size)
+	for _, s := range sets {
+		t.next.put(kind, r.Table, s, b[s.name])
+	}
 }
 
 // Apply commits c in one transaction: deletions first, then additions. What is to be
@@ -275,7 +287,7 @@ func (t *Table) Refresh(fresh, alive Deadline) error {
 		return fmt.Errorf("refreshing: %w", ErrDoubt)
 	}
 	r := *t.held
-	both := []nftables.SetElement{{Key: families[:1]}, {Key: families[1:]}}
+	both := []element{keyed(families[0]), keyed(families[1])}
 	err := t.exchange(r, batch{"fresh": both, "alive": both}, func(now Deadline, need time.Duration) batch {
 		come := batch{}
 		come.freshness(r, fresh, alive, now, need)
@@ -305,15 +317,12 @@ func (t *Table) exchange(r Ruleset, gone batch, come func(now Deadline, need tim
 		case due:
 			b.remember(t.renew(t.memory, r, start, need))
 		}
-		if err := errors.Join(t.destroy(r, ended), t.destroy(r, gone)); err != nil {
-			return t.discard(err)
-		}
+		t.destroy(r, ended)
+		t.destroy(r, gone)
 		if due {
-			t.unremember(r)
+			t.unremember(r) // before all elements, wherever it is called
 		}
-		if err := t.add(r, b); err != nil {
-			return t.discard(err)
-		}
+		t.add(r, b)
 		if err := t.commit(); err != nil {
 			return err
 		}
@@ -331,9 +340,7 @@ func (t *Table) exchange(r Ruleset, gone batch, come func(now Deadline, need tim
 func (t *Table) discard(err error) error {
 	t.held = nil
 	t.memory.lose()
-	// The library has no call for this, but refuses a transaction with an impossible set.
-	_ = t.conn.AddSet(&nftables.Set{Anonymous: true, Table: &nftables.Table{}}, nil)
-	_ = t.conn.Flush()
+	err = errors.Join(err, t.next.discard())
 	return fmt.Errorf("%w: %w", ErrDoubt, err)
 }
 
@@ -397,7 +404,7 @@ func (t *Table) Remove() error {
 	name := t.held.Table
 	t.held = nil
 	t.memory.lose()
-	t.conn.DestroyTable(kernelTable(name))
+	t.next.build.DestroyTable(kernelTable(name))
 	if err := t.commit(); err != nil {
 		return fmt.Errorf("removing table %s: %w", name, err)
 	}
