@@ -104,6 +104,8 @@ var (
 	ErrNotFound = errors.New("not found")
 	// ErrInvalid reports a value that cannot stand beside the others.
 	ErrInvalid = errors.New("not acceptable")
+	// ErrPace refuses what was asked for a moment ago.
+	ErrPace = errors.New("asked a moment ago")
 	// ErrInUse reports a named thing that others still refer to.
 	ErrInUse = errors.New("still in use")
 )
@@ -133,6 +135,7 @@ type Config struct {
 	Signals       Signals                            // optional: Shared Signals streams
 	Alerts        Alerts                             // optional: what people should know of
 	Machine       Machine                            // optional: an appliance
+	Certificates  Certificates                       // optional: the server certificate for those who know no root of ours
 	Refused       Refusals                           // optional: told of reports that a source may not make
 	From          []netip.Prefix                     // optional: networks that may ask the administration API
 	Now           func() time.Time

@@ -321,7 +321,10 @@ func TestEveryRouteAgainstEveryRole(t *testing.T) {
 		"POST /api/v1/machine/passphrase": writing, "POST /api/v1/machine/seal": writing, "POST /api/v1/machine/recovery": writing,
 		"POST /api/v1/machine/rollback": writing, "POST /api/v1/machine/reboot": writing, "POST /api/v1/machine/poweroff": writing,
 		"POST /api/v1/machine/reset": writing,
-		"GET /api/v1/audit":          reading, "GET /api/v1/audit/head": reading, "GET /api/v1/audit/export": reading,
+		"GET /api/v1/certificate":    reading, "PUT /api/v1/certificate": writing, "DELETE /api/v1/certificate": writing,
+		"POST /api/v1/certificate/request": writing, "PUT /api/v1/certificate/acme": writing, "DELETE /api/v1/certificate/acme": writing,
+		"POST /api/v1/certificate/renew": writing,
+		"GET /api/v1/audit":              reading, "GET /api/v1/audit/head": reading, "GET /api/v1/audit/export": reading,
 	}
 	for _, rt := range newLab(t).routes() {
 		allowed, known := table[rt.pattern]

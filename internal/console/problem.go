@@ -57,6 +57,7 @@ var public = []struct {
 	{errForbiddenNetwork, http.StatusForbidden, "ask from a network listed in api.from"},
 	{ErrNotFound, http.StatusNotFound, "see /api/v1/openapi.json for what there is"},
 	{ErrInvalid, http.StatusUnprocessableEntity, "correct it and save it again"},
+	{ErrPace, http.StatusTooManyRequests, "wait a minute"},
 	{ErrInUse, http.StatusConflict, "change what refers to it first"},
 	{machine.ErrUnknown, http.StatusConflict, "update and restart it by the means of its operating system"},
 	{appliance.ErrRefused, http.StatusUnprocessableEntity, ""},

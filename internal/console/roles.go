@@ -29,6 +29,8 @@ const (
 	ReadAudit         Permission = "audit.read"
 	ReadMachine       Permission = "machine.read"
 	WriteMachine      Permission = "machine.write"
+	ReadCertificate   Permission = "certificate.read"
+	WriteCertificate  Permission = "certificate.write"
 
 	anyone Permission = "anyone" // the API description, the roles and the root certificate
 )
@@ -56,6 +58,8 @@ var permissions = []struct {
 	{ReadAudit, "read and export the audit log"},
 	{ReadMachine, "see how an appliance does: its network, log, versions and updates, and have it check itself"},
 	{WriteMachine, "change an appliance's network, clock and what keeps its data, update it, restart it, reset it"},
+	{ReadCertificate, "see the server certificate, and how it is come by"},
+	{WriteCertificate, "bring a server certificate, or have it got by ACME"},
 }
 
 // role is a named set of permissions.
@@ -70,8 +74,8 @@ var roles = []role{
 	{"administrator", "everything", everything()},
 	{"operator", "devices, commands and alerts", []Permission{ReadStatus, WriteAlerts, ReadOTPs, ReadDevices, WriteDevices, CommandDevices, WipeDevices, ReadOrganization}},
 	{"helpdesk", "one-time passwords, and a look at devices", []Permission{ReadStatus, ReadOTPs, WriteOTPs, ReadDevices}},
-	{"auditor", "sees everything and changes nothing", []Permission{ReadStatus, ReadOTPs, ReadDevices, ReadOrganization, ReadTokens, ReadAudit, ReadMachine}},
-	{"read", "as auditor, but for tokens", []Permission{ReadStatus, ReadOTPs, ReadDevices, ReadOrganization, ReadAudit, ReadMachine}},
+	{"auditor", "sees everything and changes nothing", []Permission{ReadStatus, ReadOTPs, ReadDevices, ReadOrganization, ReadTokens, ReadAudit, ReadMachine, ReadCertificate}},
+	{"read", "as auditor, but for tokens", []Permission{ReadStatus, ReadOTPs, ReadDevices, ReadOrganization, ReadAudit, ReadMachine, ReadCertificate}},
 	{"report", "reports of one source", []Permission{WriteReports}},
 	{"session", "vouches for the sign-in of devices' users", []Permission{WriteSessions}},
 }

@@ -24,7 +24,7 @@ type route struct {
 
 // routes is the whole administration API; what is not here does not exist.
 func (s *Server) routes() []route {
-	return slices.Concat(s.coreRoutes(), s.deviceRoutes(), s.commandRoutes(), s.sourceRoutes(), s.signalRoutes(), s.hookRoutes(), s.streamRoutes(), s.policyRoutes(), s.attestRoutes(), s.alertRoutes(), s.machineRoutes())
+	return slices.Concat(s.coreRoutes(), s.deviceRoutes(), s.commandRoutes(), s.sourceRoutes(), s.signalRoutes(), s.hookRoutes(), s.streamRoutes(), s.policyRoutes(), s.attestRoutes(), s.alertRoutes(), s.machineRoutes(), s.certificateRoutes())
 }
 
 // coreRoutes are those that no file of their own lists.

@@ -59,7 +59,10 @@ func TestEveryRouteAgainstABoundedIdentity(t *testing.T) {
 		"POST /api/v1/machine/passphrase": refused, "POST /api/v1/machine/seal": refused, "POST /api/v1/machine/recovery": refused,
 		"POST /api/v1/machine/rollback": refused, "POST /api/v1/machine/reboot": refused, "POST /api/v1/machine/poweroff": refused,
 		"POST /api/v1/machine/reset": refused,
-		"GET /api/v1/audit":          open, "GET /api/v1/audit/head": refused, "GET /api/v1/audit/export": refused,
+		"GET /api/v1/certificate":    refused, "PUT /api/v1/certificate": refused, "DELETE /api/v1/certificate": refused,
+		"POST /api/v1/certificate/request": refused, "PUT /api/v1/certificate/acme": refused, "DELETE /api/v1/certificate/acme": refused,
+		"POST /api/v1/certificate/renew": refused,
+		"GET /api/v1/audit":              open, "GET /api/v1/audit/head": refused, "GET /api/v1/audit/export": refused,
 	}
 	for _, rt := range newLab(t).routes() {
 		want, known := table[rt.pattern]
