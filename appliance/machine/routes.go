@@ -5,6 +5,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"time"
 
 	"lazaret/appliance"
 )
@@ -80,14 +81,28 @@ func (m router) network(h Host) {
 	m.plain("POST /v1/clock/accept", h.AcceptTime)
 }
 
-func (m router) update(h Host) {
-	m.on("POST /v1/update", func(r *http.Request) (any, error) {
+// stage takes in a bundle. Staging may end before the bundle does, with a read under way of
+// a peer that says nothing: neither that nor the answer waits for it.
+func (m router) stage(h Host) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
 		o, err := options(r)
-		if err != nil {
-			return nil, err
+		var out Staged
+		if err == nil {
+			out, err = h.StageUpdate(r.Context(), io.LimitReader(r.Body, MaxBundle+1), o)
 		}
-		return h.StageUpdate(r.Context(), io.LimitReader(r.Body, MaxBundle+1), o)
-	})
+		if err != nil {
+			if err := http.NewResponseController(w).SetReadDeadline(time.Unix(1, 0)); err != nil {
+				m.log.Error("ending an update's connection", "err", err)
+			}
+			fail(w, r, m.log, err)
+			return
+		}
+		reply(w, http.StatusOK, out)
+	}
+}
+
+func (m router) update(h Host) {
+	m.HandleFunc("POST /v1/update", m.stage(h))
 	m.on("GET /v1/updates", func(r *http.Request) (any, error) { return h.UpdateSettings(r.Context()) })
 	m.on("PUT /v1/updates", taking(func(ctx context.Context, u appliance.Updates) (any, error) {
 		return struct{}{}, h.SetUpdates(ctx, u)

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http"
 	"strconv"
+	"sync"
 	"time"
 
 	"lazaret/appliance"
@@ -187,18 +188,59 @@ func (s *Server) resetMachine(w http.ResponseWriter, r *http.Request, who identi
 	})
 }
 
-// steady is a body that may take its time as long as it moves.
+// steady is a body that may take its time as long as it moves, until nobody wants it any more.
 type steady struct {
 	r io.Reader
 	c *http.ResponseController
+
+	mu             sync.Mutex
+	reading, ended bool
 }
 
-// Read implements io.Reader. A connection without deadlines needs none.
-func (u steady) Read(b []byte) (int, error) {
-	if err := u.c.SetReadDeadline(time.Now().Add(uploadPause)); err != nil && !errors.Is(err, http.ErrNotSupported) {
+// errUnwanted is for who reads on after the upload was answered.
+var errUnwanted = errors.New("the upload is over")
+
+// Read implements io.Reader.
+func (u *steady) Read(b []byte) (int, error) {
+	if err := u.begin(); err != nil {
 		return 0, err
 	}
+	defer func() {
+		u.mu.Lock()
+		defer u.mu.Unlock()
+		u.reading = false
+	}()
 	return u.r.Read(b)
+}
+
+func (u *steady) begin() error {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.ended {
+		return errUnwanted
+	}
+	u.reading = true
+	return u.until(time.Now().Add(uploadPause))
+}
+
+// end ends a read that is under way: the machine may have answered before it had all of the
+// body, and then the answer would wait for the read, and the read for the sender.
+func (u *steady) end() error {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.ended = true
+	if !u.reading {
+		return nil
+	}
+	return u.until(time.Unix(1, 0))
+}
+
+// until sets a deadline. A connection without deadlines needs none.
+func (u *steady) until(at time.Time) error {
+	if err := u.c.SetReadDeadline(at); !errors.Is(err, http.ErrNotSupported) {
+		return err
+	}
+	return nil
 }
 
 func (s *Server) uploadUpdate(w http.ResponseWriter, r *http.Request, who identity) error {
@@ -218,7 +260,11 @@ func (s *Server) uploadUpdate(w http.ResponseWriter, r *http.Request, who identi
 		return err
 	}
 	o := machine.Options{Size: r.ContentLength, Reboot: r.URL.Query().Get("reboot") == "true"}
-	got, err := m.StageUpdate(r.Context(), steady{r.Body, c}, o)
+	body := &steady{r: r.Body, c: c}
+	got, err := m.StageUpdate(r.Context(), body, o)
+	if err != nil {
+		err = errors.Join(err, body.end())
+	}
 	detail := map[string]string{"version": got.Version, "reboot": strconv.FormatBool(o.Reboot)}
 	action := "machine.update"
 	if err != nil {
