@@ -27,7 +27,7 @@ const (
 // /proc/modules: underscores, no hyphens.
 type Module struct {
 	Name    string
-	Path    string   // below ModuleDir/<release>, like kernel/drivers/net/virtio_net.ko.xz
+	Path    string   // below ModuleDir/<release>, like kernel/drivers/net/virtio_net.ko
 	Needs   []string // names of modules to load first; the kernel refuses this one without them
 	Wants   []string // names of modules to load first if they can be (softdep pre)
 	Aliases []string // patterns in fnmatch(3)'s form, like pci:v00001AF4d*

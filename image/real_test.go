@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"lazaret/image/deb"
+	"lazaret/image/kmod"
 	"lazaret/image/packages"
 	"lazaret/internal/testneed"
 )
@@ -95,7 +96,7 @@ func modprobeAgrees(t *testing.T, c Config) {
 		var want []string
 		for line := range strings.Lines(string(out)) {
 			if file, ok := strings.CutPrefix(strings.TrimSpace(line), prefix); ok {
-				want = append(want, file)
+				want = append(want, kmod.Plain(file))
 			}
 		}
 		// modprobe leaves out what is only wanted (softdep) by the very module it is asked for.

@@ -20,15 +20,17 @@ import (
 )
 
 // kernelOptions follow the consoles. A kernel that finds itself broken starts anew: it
-// enforces nothing it could be trusted with, and the boot loader counts its attempts.
-const kernelOptions = "panic=10 oops=panic loglevel=4 lockdown=integrity slab_nomerge init_on_alloc=1 randomize_kstack_offset=on vsyscall=none debugfs=off"
+// enforces nothing it could be trusted with, and the boot loader counts its attempts. It
+// waits for three seconds only: what it said is kept (boot.Config.SaveCrash), and nobody is
+// served meanwhile.
+const kernelOptions = "panic=3 oops=panic loglevel=4 lockdown=integrity slab_nomerge init_on_alloc=1 randomize_kstack_offset=on vsyscall=none debugfs=off"
 
 // CommandLine is the kernel's, for an architecture. It is part of the slot, and signed with
 // it.
 func CommandLine(arch string) string {
 	options := kernelOptions
 	if arch != "amd64" {
-		options = "panic=10 oops=panic loglevel=4 lockdown=integrity slab_nomerge init_on_alloc=1 randomize_kstack_offset=on debugfs=off"
+		options = "panic=3 oops=panic loglevel=4 lockdown=integrity slab_nomerge init_on_alloc=1 randomize_kstack_offset=on debugfs=off"
 	}
 	return targets[arch].consoles + " " + options
 }

@@ -82,6 +82,14 @@ func unpack(name string, data []byte) ([]byte, error) {
 	return raw, err
 }
 
+// Plain is the path of a module's file once it is unpacked.
+func Plain(file string) string {
+	if strings.HasSuffix(file, ".ko") {
+		return file
+	}
+	return strings.TrimSuffix(file, path.Ext(file))
+}
+
 // parse reads key=value strings, each ended by a zero byte.
 func parse(text []byte) Info {
 	var info Info

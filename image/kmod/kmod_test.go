@@ -1,6 +1,7 @@
 package kmod
 
 import (
+	"bytes"
 	"slices"
 	"strings"
 	"testing"
@@ -57,11 +58,41 @@ func TestChoosesWhatIsNeeded(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := strings.Join(index.Needs("a"), " "); got != "kernel/c.ko.xz kernel/d.ko.xz kernel/s.ko.xz kernel/b.ko.xz kernel/a.ko.xz" {
+	if got := strings.Join(index.Needs("a"), " "); got != "kernel/c.ko kernel/d.ko kernel/s.ko kernel/b.ko kernel/a.ko" {
 		t.Error(got)
 	}
-	if len(files) != 6 || files["kernel/x.ko.xz"] != nil || !index.Builtin("built-in") || !slices.Equal(index.Find("pci:v1d2"), []string{"b"}) {
+	if len(files) != 6 || files["kernel/x.ko"] != nil || !index.Builtin("built-in") || !slices.Equal(index.Find("pci:v1d2"), []string{"b"}) {
 		t.Error(len(files), index.Text())
+	}
+}
+
+// TestChosenAreAsSigned: what the kernel is to take is byte for byte what was packed, signature
+// and all, however the package has it.
+func TestChosenAreAsSigned(t *testing.T) {
+	signed := func(name string) []byte {
+		return append(fake.Module("name="+name), "signature~Module signature appended~\n"...)
+	}
+	e, err := zstd.NewWriter(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tree := NewTree("6.12.1-test")
+	tree.Add("kernel/a.ko", signed("a"))
+	tree.Add("kernel/b.ko.xz", fake.XZ(signed("b")))
+	tree.Add("kernel/c.ko.zst", e.EncodeAll(signed("c"), nil))
+	index, files, err := tree.Choose([]string{"a", "b", "c"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"a", "b", "c"} {
+		at := "kernel/" + name + ".ko"
+		if !bytes.Equal(files[at], signed(name)) || !slices.Equal(index.Needs(name), []string{at}) {
+			t.Errorf("%s is %q, and loaded from %v", name, files[at], index.Needs(name))
+		}
+	}
+	tree.Add("kernel/d.ko.gz", signed("d"))
+	if _, _, err := tree.Choose([]string{"d"}); err == nil {
+		t.Error("a module that cannot be unpacked")
 	}
 }
 

@@ -20,7 +20,7 @@ type Tree struct {
 // File is one module of a tree.
 type File struct {
 	Path string // below /lib/modules/<release>
-	Data []byte // as it is stored, compressed
+	Data []byte // as the package has it, compressed
 }
 
 // NewTree returns an empty tree.
@@ -47,9 +47,11 @@ func Wants(name string) bool {
 }
 
 // Choose returns the index of the wanted modules and all they need, and their files by
-// path. It is an error, naming each, if a wanted one is neither there nor compiled in.
+// path: unpacked, so that the kernel need not do it at every start, and otherwise byte for
+// byte as they were signed. What they lie in is compressed as a whole. It is an error, naming
+// each, if a wanted one is neither there nor compiled in.
 func (t *Tree) Choose(wanted []string) (*appliance.ModuleIndex, map[string][]byte, error) {
-	c := choice{tree: t, infos: map[string]Info{}}
+	c := choice{tree: t, infos: map[string]Info{}, raw: map[string][]byte{}}
 	for _, name := range wanted {
 		if err := c.take(name); err != nil {
 			return nil, nil, err
@@ -61,9 +63,9 @@ func (t *Tree) Choose(wanted []string) (*appliance.ModuleIndex, map[string][]byt
 	var modules []appliance.Module
 	files := map[string][]byte{}
 	for _, name := range slices.Sorted(maps.Keys(c.infos)) {
-		info, file := c.infos[name], t.files[name]
-		files[file.Path] = file.Data
-		modules = append(modules, appliance.Module{Name: name, Path: file.Path, Needs: info.Depends, Wants: c.soft(info), Aliases: info.Aliases})
+		info, at := c.infos[name], Plain(t.files[name].Path)
+		files[at] = c.raw[name]
+		modules = append(modules, appliance.Module{Name: name, Path: at, Needs: info.Depends, Wants: c.soft(info), Aliases: info.Aliases})
 	}
 	index, err := appliance.NewModuleIndex(t.Release, modules, slices.Sorted(maps.Keys(t.builtin)))
 	if err != nil {
@@ -75,6 +77,7 @@ func (t *Tree) Choose(wanted []string) (*appliance.ModuleIndex, map[string][]byt
 type choice struct {
 	tree    *Tree
 	infos   map[string]Info
+	raw     map[string][]byte // modules as the kernel takes them
 	missing []string
 }
 
@@ -89,14 +92,18 @@ func (c *choice) take(name string) error {
 		c.missing = append(c.missing, name)
 		return nil
 	}
-	info, err := Read(f.Path, f.Data)
+	raw, err := unpack(f.Path, f.Data)
+	if err != nil {
+		return fmt.Errorf("unpacking module %s: %w", f.Path, err)
+	}
+	info, err := Read(Plain(f.Path), raw)
 	if err != nil {
 		return err
 	}
 	if info.Release != "" && info.Release != c.tree.Release {
 		return fmt.Errorf("module %s was built for kernel %s, not %s", name, info.Release, c.tree.Release)
 	}
-	c.infos[name] = info
+	c.infos[name], c.raw[name] = info, raw
 	for _, d := range info.Depends {
 		if err := c.take(d); err != nil {
 			return err
