@@ -22,7 +22,7 @@ func (m *Machine) openData(ctx context.Context) error {
 			return []byte(text), err
 		},
 		Tell: func(recovery string) {
-			m.keepRecovery(ctx, recovery)
+			m.keepRecovery(ctx, recovery, m.screen.AskAside)
 		},
 	}
 	// Which disk the firmware started, and whether it checked what it started, is in its variables.
@@ -77,21 +77,6 @@ func best() appliance.Protection {
 		return appliance.ByTPM
 	}
 	return appliance.ByFile
-}
-
-// keepRecovery shows the recovery passphrase until somebody says to have it.
-func (m *Machine) keepRecovery(ctx context.Context, recovery string) {
-	m.problem("recovery", "Nobody has confirmed to have the recovery passphrase of the data partition: do so on this screen, or make another with lazaretctl machine recovery.")
-	m.keep(ctx, "question for the recovery passphrase", func(ctx context.Context) error {
-		_, err := m.screen.AskAside(ctx, "Recovery passphrase of the data partition, for when the TPM cannot open it:\n\n    "+recovery+"\n\nWrite it down: it is not shown again. Enter: ")
-		if err == nil {
-			m.problem("recovery", "")
-		}
-		if err == nil || ctx.Err() != nil {
-			<-ctx.Done()
-		}
-		return err
-	})
 }
 
 // layOut makes the directories of those who keep something there, and those of sockets.

@@ -72,6 +72,7 @@ type state struct {
 	code     string
 	problems map[string]string // by subject: one sentence each
 	data     *disk.Data
+	withdraw context.CancelFunc // of the question for the recovery passphrase; nil: there was none
 	updates  *update.Manager
 }
 

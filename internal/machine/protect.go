@@ -63,6 +63,40 @@ func (m *Machine) Seal(ctx context.Context, pin string) (recovery string, err er
 	return recovery, nil
 }
 
+// keepRecovery shows the recovery passphrase until somebody says to have it, or until there
+// is another in its place. ask puts a question on the screen.
+func (m *Machine) keepRecovery(ctx context.Context, recovery string, ask func(ctx context.Context, prompt string) (string, error)) {
+	m.problem("recovery", "Nobody has confirmed to have the recovery passphrase of the data partition: do so on this screen, or make another with lazaretctl machine recovery.")
+	stands, withdraw := context.WithCancel(ctx)
+	m.mu.Lock()
+	m.state.withdraw = withdraw
+	m.mu.Unlock()
+	m.keep(ctx, "question for the recovery passphrase", func(ctx context.Context) error {
+		defer withdraw()
+		_, err := ask(stands, "Recovery passphrase of the data partition, for when the TPM cannot open it:\n\n    "+recovery+"\n\nWrite it down: it is not shown again. Enter: ")
+		if err != nil && stands.Err() == nil {
+			return err
+		}
+		if err == nil {
+			m.problem("recovery", "")
+		}
+		<-ctx.Done()
+		return nil
+	})
+}
+
+// told: whoever asked has the recovery passphrase that holds now, and what the screen may
+// still show opens nothing.
+func (m *Machine) told() {
+	m.mu.Lock()
+	withdraw := m.state.withdraw
+	m.mu.Unlock()
+	if withdraw != nil {
+		withdraw()
+	}
+	m.problem("recovery", "")
+}
+
 // NewRecovery implements machine.Host.
 func (m *Machine) NewRecovery(ctx context.Context) (string, error) {
 	data, err := m.data()
@@ -73,7 +107,7 @@ func (m *Machine) NewRecovery(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("%w: %w", machine.ErrRefused, err)
 	}
-	m.problem("recovery", "") // whoever asked has it
+	m.told()
 	m.log.Warn("the data partition has a new recovery passphrase")
 	return recovery, nil
 }
