@@ -6,7 +6,10 @@
 package image
 
 import (
+	"bytes"
 	"context"
+	"crypto/x509"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -31,8 +34,11 @@ type Config struct {
 	Out      string             // directory for the files made; required, made if it is not there
 	Size     int64              // of the disk, bytes; 0: DefaultSize
 	Keys     []byte             // public keys that updates are signed with (update.ParseKeys); required
-	Time     time.Time          // when it was built, as far as the image knows: its clock is never before; zero: 1980
-	Log      *slog.Logger       // required
+	// Authorities are certificates that the image believes besides those of public
+	// authorities, PEM: of whoever vouches for an update channel of one's own. Optional.
+	Authorities []byte
+	Time        time.Time    // when it was built, as far as the image knows: its clock is never before; zero: 1980
+	Log         *slog.Logger // required
 
 	// Sign signs an EFI program for Secure Boot (package sign); nil: nothing is signed.
 	Sign func(program []byte) ([]byte, error)
@@ -90,6 +96,9 @@ func (c *Config) check() error {
 	if _, err := update.ParseKeys(c.Keys); err != nil {
 		errs = append(errs, err)
 	}
+	if err := checkAuthorities(c.Authorities); err != nil {
+		errs = append(errs, err)
+	}
 	if c.Size == 0 {
 		c.Size = DefaultSize
 	}
@@ -97,6 +106,24 @@ func (c *Config) check() error {
 		errs = append(errs, fmt.Errorf("a disk of %d bytes cannot be: at least %d, and whole megabytes", c.Size, leastSize))
 	}
 	return errors.Join(errs...)
+}
+
+// checkAuthorities wants certificates of authorities, and nothing else.
+func checkAuthorities(text []byte) error {
+	for rest := bytes.TrimSpace(text); len(rest) > 0; rest = bytes.TrimSpace(rest) {
+		var block *pem.Block
+		if block, rest = pem.Decode(rest); block == nil || block.Type != "CERTIFICATE" {
+			return errors.New("something among the authorities is no PEM block of a certificate")
+		}
+		cert, err := x509.ParseCertificate(block.Bytes)
+		if err != nil {
+			return fmt.Errorf("reading an authority: %w", err)
+		}
+		if !cert.IsCA {
+			return fmt.Errorf("the certificate of %s is no authority's", cert.Subject)
+		}
+	}
+	return nil
 }
 
 // Build makes the image and returns where it lies. Files of an earlier build of the same

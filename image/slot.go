@@ -80,6 +80,11 @@ func (c *Config) initramfs(in *inputs, release string) (*cpio.Archive, []Part) {
 		{Name: "lazaretd", Version: c.Version, Path: "uki:/init", SHA256: sum(in.program), Size: int64(len(in.program))},
 		part(in.trustPkg, "uki:/etc/ssl/certs/ca-certificates.crt", in.trust),
 	}
+	if len(c.Authorities) > 0 { // programs read all that lies there
+		const name = "etc/ssl/certs/own.crt"
+		a.File(name, 0o644, c.Authorities)
+		parts = append(parts, Part{Name: "authorities", Version: c.Version, Path: "uki:/" + name, SHA256: sum(c.Authorities), Size: int64(len(c.Authorities))})
+	}
 	root := path.Join(appliance.ModuleDir, in.release)
 	a.File(path.Join(root, appliance.ModuleIndexName), 0o644, []byte(in.index.Text()))
 	for name, data := range in.modules {

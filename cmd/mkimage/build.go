@@ -20,7 +20,7 @@ var after = []func(context.Context, image.Config, image.Result) error{}
 
 func buildCommand(log *slog.Logger) *cobra.Command {
 	c := image.Config{Log: log, Store: &packages.Store{Log: log}}
-	var keys []string
+	var keys, authorities []string
 	cmd := &cobra.Command{
 		Use:   "build",
 		Short: "Build one image, its update file and what is made of them",
@@ -36,11 +36,19 @@ EFI partition; without it they are of 1980.`,
 				}
 				c.Keys = append(append(c.Keys, text...), '\n')
 			}
+			for _, name := range authorities {
+				text, err := os.ReadFile(name)
+				if err != nil {
+					return fmt.Errorf("reading an authority: %w", err)
+				}
+				c.Authorities = append(append(c.Authorities, text...), '\n')
+			}
 			return build(cmd.Context(), c)
 		},
 	}
 	f := cmd.Flags()
 	f.StringSliceVar(&keys, "update-key", nil, "public key that the image takes updates from, as PEM; the current one and the next")
+	f.StringSliceVar(&authorities, "authority", nil, "certificate of an authority that the image believes besides the public ones, as PEM: for an update channel of your own")
 	f.StringVar(&c.Arch, "arch", "amd64", "architecture: amd64 or arm64")
 	f.StringVar(&c.Flavour, "flavour", "cloud", "kernel: cloud (virtual machines) or metal (everything)")
 	f.StringVar(&c.Version, "version", "", "version of the image, like 1.2.3")
