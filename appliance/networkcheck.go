@@ -7,6 +7,8 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+
+	"lazaret/internal/form"
 )
 
 // Bounds of a network: far above what a gateway has, and small enough that a wrong
@@ -156,7 +158,8 @@ func (l Link) check(at string, fault reporter) {
 	for i, p := range l.Addresses {
 		where := item(at+".addresses", i)
 		if !p.IsValid() {
-			continue // said while reading
+			fault(where, "%s: an address with its prefix length is missing", where)
+			continue
 		}
 		if why := unfit(p); why != "" {
 			fault(where, "%s: %s %s", where, p, why)
@@ -175,7 +178,7 @@ func (l Link) check(at string, fault reporter) {
 		}
 	}
 	for i, s := range l.Nameservers.Search {
-		if where := item(at+".nameservers.search", i); !IsDNSName(s) {
+		if where := item(at+".nameservers.search", i); !form.HostName(s) {
 			fault(where, "%s: %q is no domain", where, s)
 		}
 	}

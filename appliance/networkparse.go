@@ -26,7 +26,7 @@ func ParseNetwork(text []byte) (Network, error) {
 		return Network{}, d.sorted()
 	}
 	d.decode(top, reflect.ValueOf(&n).Elem(), "")
-	n.check("", func(path, format string, args ...any) { d.fault(d.at(path), format, args...) })
+	n.check("", d.reporter())
 	if err := d.sorted(); err != nil {
 		return Network{}, err
 	}

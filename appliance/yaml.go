@@ -34,6 +34,17 @@ func (d *document) fault(line int, format string, args ...any) {
 	d.faults = append(d.faults, Fault{line, fmt.Sprintf(format, args...)})
 }
 
+// reporter takes what is wrong with the values that were read, but for those that could not
+// be: that is said.
+func (d *document) reporter() reporter {
+	read := slices.Clone(d.faults)
+	return func(path, format string, args ...any) {
+		if said := func(f Fault) bool { return strings.HasPrefix(f.Text, path+": ") }; !slices.ContainsFunc(read, said) {
+			d.fault(d.at(path), format, args...)
+		}
+	}
+}
+
 // at is the line of a path, or of what is nearest above it.
 func (d *document) at(path string) int {
 	for {

@@ -6,6 +6,8 @@ import (
 	"net/netip"
 	"strings"
 	"time"
+
+	"lazaret/internal/form"
 )
 
 // The bounds of freshness.
@@ -95,24 +97,12 @@ func (r Ruleset) checkPools(f *faults) {
 	}
 }
 
-// notForHosts are the prefixes of unspecified, loopback, link-local, multicast and reserved
-// addresses; ::/16 holds the mapped ones too (RFC 4291, sections 2.5 and 2.7).
-var notForHosts = []netip.Prefix{
-	netip.MustParsePrefix("0.0.0.0/8"), netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("169.254.0.0/16"),
-	netip.MustParsePrefix("224.0.0.0/3"), netip.MustParsePrefix("::/16"), netip.MustParsePrefix("fe80::/10"), netip.MustParsePrefix("ff00::/8"),
-}
-
 // CheckPrefix says why devices cannot have the addresses of p; nil if they can.
 func CheckPrefix(p netip.Prefix) error {
 	if !masked(p) {
 		return fmt.Errorf("%s: want %s", p, p.Masked())
 	}
-	for _, bad := range notForHosts {
-		if p.Overlaps(bad) {
-			return fmt.Errorf("%s is not for hosts: it shares addresses with %s", p, bad)
-		}
-	}
-	return nil
+	return form.Hosts(p)
 }
 
 func masked(p netip.Prefix) bool { return p.IsValid() && p == p.Masked() && !p.Addr().Is4In6() }

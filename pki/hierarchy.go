@@ -16,6 +16,8 @@ import (
 	casapi "github.com/smallstep/certificates/cas/apiv1"
 	"github.com/smallstep/certificates/cas/softcas"
 	kmsapi "go.step.sm/crypto/kms/apiv1"
+
+	"lazaret/internal/form"
 )
 
 const (
@@ -45,7 +47,7 @@ type Hierarchy struct {
 // responder. Each authority's certificate names the usages it may issue for, and none may
 // make another authority (RFC 5280, sections 4.2.1.9 and 4.2.1.12).
 func NewHierarchy(c HierarchyConfig) (Hierarchy, error) {
-	if err := checkName(c.Organization); err != nil {
+	if err := form.Common(c.Organization); err != nil {
 		return Hierarchy{}, fmt.Errorf("making authorities: organization: %w", err)
 	}
 	if c.RootLife < 0 || c.IssuerLife < 0 || c.ResponderLife < 0 {

@@ -12,16 +12,15 @@ import (
 	"net/url"
 	"strings"
 	"time"
-	"unicode"
-	"unicode/utf8"
 
 	casapi "github.com/smallstep/certificates/cas/apiv1"
+
+	"lazaret/internal/form"
 )
 
 const (
-	maxNames  = 64   // of each sort in one certificate
-	maxURI    = 1024 // bytes
-	maxCommon = 64   // characters: ub-common-name of RFC 5280, appendix A.1
+	maxNames = 64   // of each sort in one certificate
+	maxURI   = 1024 // bytes
 )
 
 // Request is all that a leaf certificate is made from. There is no place in it for a
@@ -75,7 +74,7 @@ func (a *Authority) plan(r Request) (want, error) {
 	if err := CheckKey(r.PublicKey, Allow{RSA: r.AllowRSA}); err != nil {
 		return want{}, err
 	}
-	if err := checkName(r.CommonName); err != nil {
+	if err := form.Common(r.CommonName); err != nil {
 		return want{}, fmt.Errorf("%w: common name: %w", ErrRequest, err)
 	}
 	w := want{profile: p, issuer: a.issuers[p.issuer], commonName: r.CommonName}
@@ -184,23 +183,6 @@ func (w *want) template(pub crypto.PublicKey) (*x509.Certificate, error) {
 		t.URIs = append(t.URIs, u)
 	}
 	return t, nil
-}
-
-// checkName accepts what stands in a subject: 1 to 64 printable characters, no space at
-// either end.
-func checkName(s string) error {
-	n := utf8.RuneCountInString(s)
-	switch {
-	case !utf8.ValidString(s):
-		return errors.New("not UTF-8")
-	case n == 0 || n > maxCommon:
-		return fmt.Errorf("has %d characters: 1 to %d are allowed", n, maxCommon)
-	case strings.TrimSpace(s) != s:
-		return errors.New("begins or ends with a space")
-	case strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) }):
-		return errors.New("holds a character that cannot be printed")
-	}
-	return nil
 }
 
 // checkDNS accepts a host name in lower case (RFC 1123, section 2.1), without wildcard.

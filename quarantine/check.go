@@ -8,6 +8,7 @@ import (
 	"slices"
 
 	"lazaret/firewall"
+	"lazaret/internal/form"
 )
 
 // MaxPools is how many pools a gateway takes.
@@ -44,7 +45,7 @@ func (p Pool) Check(highest Seat) error {
 		fault("%w", err)
 	}
 	for _, route := range p.Routes {
-		if err := checkPrefix(route); err != nil {
+		if err := form.Network(route); err != nil {
 			fault("route: %w", err)
 		}
 	}
@@ -69,7 +70,7 @@ func (p Pool) checkPrefixes(highest Seat) error {
 		if family.prefix == (netip.Prefix{}) {
 			continue
 		}
-		switch err := checkPrefix(family.prefix); {
+		switch err := form.Network(family.prefix); {
 		case err != nil:
 			faults = append(faults, fmt.Errorf("%s prefix: %w", family.name, err))
 		case family.prefix.Addr().Is4() != family.v4:
@@ -86,45 +87,8 @@ func (p Pool) checkPrefixes(highest Seat) error {
 	return errors.Join(faults...)
 }
 
-func checkPrefix(prefix netip.Prefix) error {
-	switch {
-	case !prefix.IsValid():
-		return errors.New("not a prefix")
-	case prefix.Addr().Is4In6():
-		return fmt.Errorf("%s is an IPv4 address in IPv6 clothes: write it as IPv4", prefix)
-	case prefix != prefix.Masked():
-		return fmt.Errorf("%s has bits beyond its length: write %s", prefix, prefix.Masked())
-	}
-	return nil
-}
-
 func checkReach(r firewall.Reach, quarantine bool) error {
-	if err := checkPrefix(r.To); err != nil {
-		return err
-	}
-	ports := r.From != 0 || r.Up != 0
-	switch r.Protocol {
-	case "tcp", "udp":
-		if ports && (r.From == 0 || r.Up < r.From) {
-			return fmt.Errorf("ports %d to %d: want the first and the last, both at least 1", r.From, r.Up)
-		}
-		if quarantine && (!ports || r.From == 1 && r.Up == 65535) {
-			return errors.New("a quarantine pool must name the ports")
-		}
-	case "icmp", "":
-		if ports {
-			return fmt.Errorf("protocol %q has no ports", r.Protocol)
-		}
-		if quarantine && r.Protocol == "" {
-			return errors.New("a quarantine pool must name the protocol")
-		}
-	default:
-		return fmt.Errorf("protocol %q is not tcp, udp, icmp or empty", r.Protocol)
-	}
-	if quarantine && r.To.Bits() == 0 {
-		return fmt.Errorf("a quarantine pool reaches management servers, not %s", r.To)
-	}
-	return nil
+	return form.Reach{To: r.To, Protocol: string(r.Protocol), From: r.From, Up: r.Up}.Check(quarantine)
 }
 
 // CheckPools validates all pools together, for seats up to highest: each by itself, keyed

@@ -6,9 +6,9 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
-	"strings"
 
 	"lazaret/firewall"
+	"lazaret/internal/form"
 )
 
 const (
@@ -194,7 +194,7 @@ func (p Pool) checkNames() error {
 		faults = append(faults, fmt.Errorf("%d names: a pool reaches %d at most", len(p.Named), MaxNames))
 	}
 	for _, named := range p.Named {
-		if err := CheckName(named.Name); err != nil {
+		if err := form.ReachName(named.Name); err != nil {
 			faults = append(faults, err)
 		}
 		somewhere := firewall.Reach{To: nowhere[0].To, Protocol: named.Protocol, From: named.From, Up: named.Up}
@@ -203,7 +203,7 @@ func (p Pool) checkNames() error {
 		}
 	}
 	for _, allow := range p.Allow {
-		if err := checkPrefix(allow); err != nil {
+		if err := form.Network(allow); err != nil {
 			faults = append(faults, fmt.Errorf("allow: %w", err))
 		} else if allow.Bits() == 0 {
 			faults = append(faults, fmt.Errorf("allow: %s would let every name open everything", allow))
@@ -213,27 +213,4 @@ func (p Pool) checkNames() error {
 		faults = append(faults, errors.New("the quarantine pool's devices are told the names it reaches, and no others"))
 	}
 	return errors.Join(faults...)
-}
-
-// CheckName says what is wrong with a host name in a reach; nil if nothing is. Names of
-// other scripts are written as they are asked for (RFC 5890, A-label).
-func CheckName(name string) error {
-	labels := strings.Split(name, ".")
-	if name != strings.ToLower(name) || len(name) > 253 || len(labels) < 2 {
-		return fmt.Errorf("%q is no host name in lower case with a dot in it", name)
-	}
-	for _, label := range labels {
-		if label == "" || len(label) > 63 || label[0] == '-' || label[len(label)-1] == '-' {
-			return fmt.Errorf("%q is no host name: labels have 1 to 63 characters and no hyphen at an end", name)
-		}
-		for _, c := range []byte(label) {
-			if (c < 'a' || c > 'z') && (c < '0' || c > '9') && c != '-' && c != '_' {
-				return fmt.Errorf("%q is no host name: use letters, digits and hyphens", name)
-			}
-		}
-	}
-	if last := labels[len(labels)-1]; last[0] >= '0' && last[0] <= '9' {
-		return fmt.Errorf("%q is neither a host name nor an address", name)
-	}
-	return nil
 }

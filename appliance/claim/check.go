@@ -2,10 +2,12 @@ package claim
 
 import (
 	"errors"
+	"fmt"
 	"reflect"
 	"regexp"
 
 	"lazaret/appliance"
+	written "lazaret/internal/form"
 )
 
 // field is how a fault's sentence begins: with the key it is about.
@@ -15,7 +17,13 @@ var field = regexp.MustCompile(`^([a-z_]+)[a-zA-Z0-9_.\[\]-]*: `)
 // that it is about.
 func CheckRequest(r Request) []Fault {
 	if !r.AdministratorOnly {
-		return Check(r.Setup)
+		list := Check(r.Setup)
+		for _, name := range r.APINames {
+			if err := written.Host(name); err != nil {
+				list = append(list, Fault{What: fmt.Sprintf("the API cannot be reached at %.80q: %v", name, err)})
+			}
+		}
+		return list
 	}
 	name := appliance.Setup{Administrator: r.Setup.Administrator}
 	if !reflect.DeepEqual(r.Setup, name) {

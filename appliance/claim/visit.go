@@ -17,6 +17,7 @@ import (
 	"sync"
 
 	"lazaret/appliance"
+	written "lazaret/internal/form"
 )
 
 const (
@@ -92,7 +93,7 @@ func hostNames(host string) []string {
 		return []string{a.String()}
 	}
 	name, _, _ := cutPort(host)
-	if appliance.IsDNSName(name) {
+	if written.HostName(name) {
 		return []string{name}
 	}
 	return nil

@@ -10,7 +10,7 @@ import (
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
-	"lazaret/appliance"
+	"lazaret/internal/form"
 )
 
 // Numbers of rtnetlink that golang.org/x/sys does not have.
@@ -90,7 +90,7 @@ func labels(b []byte) []string {
 		n := int(b[0])
 		b = b[1:]
 		if n == 0 {
-			if appliance.IsDNSName(name) {
+			if form.HostName(name) {
 				out = append(out, name)
 			}
 			name = ""

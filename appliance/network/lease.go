@@ -11,7 +11,7 @@ import (
 	"github.com/insomniacslk/dhcp/dhcpv4"
 	"github.com/insomniacslk/dhcp/dhcpv6"
 
-	"lazaret/appliance"
+	"lazaret/internal/form"
 )
 
 // Bounds of what is believed of a DHCP server's answer; the rest is left out.
@@ -235,7 +235,7 @@ func (l *lease) domains(m *dhcpv4.DHCPv4) {
 
 func (l *lease) search(names []string) {
 	for _, s := range names {
-		if appliance.IsDNSName(s) && !slices.Contains(l.Search, s) && len(l.Search) < maxSearch {
+		if form.HostName(s) && !slices.Contains(l.Search, s) && len(l.Search) < maxSearch {
 			l.Search = append(l.Search, s)
 		}
 	}

@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"lazaret/appliance"
+	"lazaret/internal/form"
 )
 
 // Names of the files of a seed (NoCloud).
@@ -148,7 +149,7 @@ func Parse(f Files) Seed {
 		fail(metaData, errors.New("instance-id: give one, of up to 128 characters without spaces"))
 		s.Instance = ""
 	}
-	if hostname != "" && !appliance.IsDNSName(hostname) {
+	if hostname != "" && !form.HostName(hostname) {
 		fail(metaData, errors.New("local-hostname: it is no host's name"))
 	}
 	if err := s.user(f.UserData); err != nil {

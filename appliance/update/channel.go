@@ -5,7 +5,6 @@ import (
 	"crypto/ed25519"
 	"encoding/json"
 	"fmt"
-	"net/url"
 	"regexp"
 	"time"
 
@@ -156,18 +155,8 @@ func (r Release) Due(place int, now time.Time) bool {
 
 // CheckSettings says what is wrong with settings of updates.
 func CheckSettings(u appliance.Updates) error {
-	if _, err := ParseWindow(u.Window); err != nil {
-		return err
-	}
-	if u.Channel == "" {
-		if u.Automatic {
-			return refused("updates cannot be automatic without a channel")
-		}
-		return nil
-	}
-	at, err := url.Parse(u.Channel)
-	if err != nil || at.Scheme != "https" || at.Host == "" || at.User != nil || at.RawQuery != "" || at.Fragment != "" || len(u.Channel) > 500 {
-		return refused("the channel must be the https URL of a directory, without a user, a query or a fragment")
+	if err := u.Check(); err != nil {
+		return refused("%w", err)
 	}
 	return nil
 }

@@ -89,6 +89,7 @@ var only = map[string][]string{
 	"github.com/spf13/cobra":         {"cmd/"},
 	"github.com/wneessen/go-mail":    {"internal/alert"},
 	"golang.org/x/crypto/acme":       {"internal/servercert"},
+	"software.sslmate.com/":          {"cmd/lazaretctl"},
 	"cel.dev/":                       {"quarantine/policy"},
 	"github.com/google/cel-go":       {}, // its former name
 	"github.com/go-jose/":            {"quarantine/source/set"},

@@ -5,16 +5,15 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strconv"
 	"time"
 
 	"lazaret/firewall"
+	"lazaret/internal/form"
 )
 
 // DefaultPath is where lazaretd looks for its configuration.
@@ -94,8 +93,6 @@ func Load(path string) (Config, error) {
 	return Parse(path, text)
 }
 
-var nameForm = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?$`)
-
 // Parse checks the text of a configuration file; name is for messages.
 func Parse(name string, text []byte) (Config, error) {
 	d, err := parse(name, text)
@@ -131,11 +128,14 @@ func Parse(name string, text []byte) (Config, error) {
 		LogJSON:    d.choice("log.format", "text", "text", "json") == "json",
 	}
 	d.portsInside(c)
-	if !nameForm.MatchString(c.Name) {
-		d.fault("name", fmt.Sprintf("is %q", c.Name), "use 1 to 32 lower-case letters, digits and hyphens")
+	if !form.GatewayName(c.Name) {
+		d.fault("name", fmt.Sprintf("is %q", c.Name), "use "+form.GatewayNameIs)
 	}
-	if len(c.Enroll.Names) == 0 {
+	switch n := len(c.Enroll.Names); {
+	case n == 0:
 		d.fault("enroll.names", "is empty", "name the host devices enroll at, like enroll.example.com")
+	case n > form.MaxEnrollNames:
+		d.fault("enroll.names", fmt.Sprintf("has %d names", n), fmt.Sprintf("write %d at most: one certificate holds them all", form.MaxEnrollNames))
 	}
 	for key, n := range map[string]int{"enroll.listen": len(c.Enroll.Listen), "api.listen": len(c.API.Listen)} {
 		if n == 0 {
@@ -154,7 +154,7 @@ func (d *document) tunnel() Tunnel {
 	t := Tunnel{
 		Interface: d.text("tunnel.interface", "lz0"),
 		Port:      uint16(d.number("tunnel.port", 51820, 1, 65535)),
-		Endpoints: each(d, "tunnel.endpoints", nil, `write host and port, like "gw.example.com:51820"`, endpoint),
+		Endpoints: each(d, "tunnel.endpoints", nil, `write host and port, like "gw.example.com:51820"`, same(form.Endpoint)),
 		MTU:       int(d.number("tunnel.mtu", 1420, 1280, 9000)),
 		Userspace: d.boolean("tunnel.userspace", false),
 		AgentPort: uint16(d.number("tunnel.agent_port", 8444, 1, 65535)),
@@ -201,31 +201,13 @@ func (d *document) choice(key, def string, allowed ...string) string {
 	return s
 }
 
-var hostForm = regexp.MustCompile(`^([A-Za-z0-9_]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.)*[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?$`)
-
-func host(s string) (string, error) {
-	if _, err := netip.ParseAddr(s); err == nil || (len(s) <= 253 && hostForm.MatchString(s)) {
-		return s, nil
-	}
-	return "", fmt.Errorf("neither a host name nor an address")
+// same checks a text that stays as it is written.
+func same(check func(string) error) func(string) (string, error) {
+	return func(s string) (string, error) { return s, check(s) }
 }
 
 func (d *document) names(key string) []string {
-	return each(d, key, nil, "write host names or addresses without port", host)
-}
-
-func endpoint(s string) (string, error) {
-	h, port, err := net.SplitHostPort(s)
-	if err != nil {
-		return "", err
-	}
-	if _, err := host(h); err != nil {
-		return "", err
-	}
-	if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
-		return "", fmt.Errorf("port must be from 1 to 65535")
-	}
-	return s, nil
+	return each(d, key, nil, "write host names or addresses without port", same(form.Host))
 }
 
 // Logger returns the one logger, as the file says.

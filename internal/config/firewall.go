@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"lazaret/firewall"
+	"lazaret/internal/form"
 )
 
 // Firewall is what the [firewall] section says besides the two lists of services.
@@ -29,34 +30,13 @@ var web = []firewall.Service{{Protocol: "tcp", Port: 80}, {Protocol: "tcp", Port
 func (d *document) firewall() Firewall {
 	f := Firewall{Admin: d.prefixes("firewall.admin"), Lockout: d.boolean("firewall.lockout", false)}
 	if s := d.text("firewall.proxy", ""); s != "" {
-		proxy, err := parseProxy(s)
+		proxy, err := form.Proxy(s)
 		if err != nil {
-			d.fault("firewall.proxy", fmt.Sprintf("%q: %v", s, err), `write its address and port, like "http://192.0.2.3:3128"`)
+			d.fault("firewall.proxy", fmt.Sprintf("%q: %v", s, err), "write "+form.ProxyIs)
 		}
 		f.Proxy = proxy
 	}
 	return f
-}
-
-// parseProxy takes an address, not a name: the rule that lets nothing else out would
-// otherwise rest on whoever answers for the name.
-func parseProxy(s string) (*url.URL, error) {
-	u, err := url.Parse(s)
-	switch {
-	case err != nil:
-		return nil, errors.New("is no URL")
-	case u.Scheme != "http" && u.Scheme != "https":
-		return nil, errors.New("begins with neither http:// nor https://")
-	case u.User != nil:
-		return nil, errors.New("holds a user's name or password, which this file is no place for")
-	case (u.Path != "" && u.Path != "/") || u.RawQuery != "" || u.Fragment != "":
-		return nil, errors.New("says more than address and port")
-	}
-	at, err := netip.ParseAddrPort(u.Host)
-	if err != nil || at.Port() == 0 || at.Addr().Zone() != "" || at.Addr().Is4In6() || at.Addr().IsUnspecified() {
-		return nil, errors.New("names no address and port")
-	}
-	return &url.URL{Scheme: u.Scheme, Host: at.String()}, nil
 }
 
 // HTTPProxy is for http.Transport.Proxy of every HTTPS client of the gateway's own: the

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"lazaret/firewall"
+	"lazaret/internal/form"
 )
 
 // Resolver is how names are resolved: those that pools reach, and those that devices ask for.
@@ -62,7 +63,7 @@ func (d *document) portal() Portal {
 		Help:      d.text("portal.help", ""),
 		Venue:     d.text("portal.venue", ""),
 	}
-	if _, err := netip.ParseAddr(p.Name); err == nil || !hostForm.MatchString(p.Name) || !strings.Contains(p.Name, ".") || len(p.Name) > 253 {
+	if !form.HostName(p.Name) || !strings.Contains(p.Name, ".") {
 		d.fault("portal.name", fmt.Sprintf("is %q", p.Name), "write a host name with a dot in it, like lazaret.internal")
 	}
 	if u, err := url.Parse(p.Venue); p.Venue != "" && (err != nil || u.Scheme != "https" || u.Host == "") {

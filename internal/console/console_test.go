@@ -20,6 +20,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -642,18 +643,20 @@ func TestManyReports(t *testing.T) {
 	}
 }
 
-func FuzzParseReach(f *testing.F) {
-	for _, s := range []string{"192.0.2.10 tcp/443", "2001:db8::/64 udp/5000-5999", "10.0.0.0/8 icmp", "10.0.0.0/8", "x", "192.0.2.1/24 tcp/1"} {
+func FuzzAddReach(f *testing.F) {
+	for _, s := range []string{"192.0.2.10 tcp/443", "2001:db8::/64 udp/5000-5999", "10.0.0.0/8 icmp", "10.0.0.0/8", "x", "192.0.2.1/24 tcp/1", "MDM.example.com. tcp/443"} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, text string) {
-		r, err := ParseReach(text)
-		if err != nil {
+		var p quarantine.Pool
+		if AddReach(&p, text) != nil {
 			return
 		}
-		again, err := ParseReach(FormatReach(r))
-		if err != nil || again != r {
-			t.Errorf("%q reads as %+v, which is written %q and reads as %+v (%v)", text, r, FormatReach(r), again, err)
+		for _, written := range showPool(Item[quarantine.Pool]{Value: p}).Reach {
+			var again quarantine.Pool
+			if err := AddReach(&again, written); err != nil || !reflect.DeepEqual(again, p) {
+				t.Errorf("%q reads as %+v, which is written %q and reads as %+v (%v)", text, p, written, again, err)
+			}
 		}
 	})
 }

@@ -6,10 +6,10 @@ import (
 	"net/netip"
 	"regexp"
 	"strconv"
-	"strings"
 
 	"lazaret/firewall"
 	"lazaret/internal/console/api"
+	"lazaret/internal/form"
 	"lazaret/quarantine"
 )
 
@@ -193,73 +193,21 @@ func (s *Server) showNames(w http.ResponseWriter, r *http.Request, _ identity) e
 	return nil
 }
 
-// AddReach reads one thing that a pool reaches, as ParseReach does, or by name, like
-// "mdm.example.com tcp/443".
+// AddReach reads one thing that a pool reaches, as form.ParseReach has it.
 func AddReach(p *quarantine.Pool, text string) error {
-	where, rest, _ := strings.Cut(strings.TrimSpace(text), " ")
-	name := strings.ToLower(strings.TrimSuffix(where, "."))
-	if quarantine.CheckName(name) != nil {
-		r, err := ParseReach(text)
-		if err == nil {
-			p.Reach = append(p.Reach, r)
-		}
-		return err
+	r, err := form.ParseReach(text)
+	switch {
+	case err != nil:
+		return bad(`write it like "192.0.2.10 tcp/443" or "mdm.example.com tcp/443"`, "reach %q: %v", text, err)
+	case r.Name != "":
+		p.Named = append(p.Named, quarantine.NamedReach{Name: r.Name, Protocol: firewall.Protocol(r.Protocol), From: r.From, Up: r.Up})
+	default:
+		p.Reach = append(p.Reach, firewall.Reach{To: r.To, Protocol: firewall.Protocol(r.Protocol), From: r.From, Up: r.Up})
 	}
-	r, err := ParseReach("0.0.0.0/0 " + rest) // the same form behind it
-	if err != nil {
-		return bad(`write it like "mdm.example.com tcp/443"`, "reach %q: no protocol and port behind the name", text)
-	}
-	p.Named = append(p.Named, quarantine.NamedReach{Name: name, Protocol: r.Protocol, From: r.From, Up: r.Up})
 	return nil
 }
 
-// ParseReach reads "ADDRESS[/LENGTH] [PROTOCOL[/PORT[-PORT]]]", like "192.0.2.10 tcp/443",
-// "2001:db8::/64 udp/5000-5999", "10.0.0.0/8 icmp" or "10.0.0.0/8" for everything.
-func ParseReach(text string) (firewall.Reach, error) {
-	fault := func(what string) error {
-		return bad(`write it like "192.0.2.10 tcp/443"`, "reach %q: %s", text, what)
-	}
-	fields := strings.Fields(text)
-	if len(fields) == 0 || len(fields) > 2 {
-		return firewall.Reach{}, fault("want an address and a protocol")
-	}
-	to, err := netip.ParsePrefix(fields[0])
-	if err != nil {
-		addr, err := netip.ParseAddr(fields[0])
-		if err != nil || addr.Zone() != "" {
-			return firewall.Reach{}, fault("no address, network or host name in front")
-		}
-		to = netip.PrefixFrom(addr, addr.BitLen())
-	}
-	if to != to.Masked() {
-		return firewall.Reach{}, fault("bits are set behind the length")
-	}
-	r := firewall.Reach{To: to}
-	if len(fields) == 1 {
-		return r, nil
-	}
-	proto, ports, has := strings.Cut(fields[1], "/")
-	r.Protocol = firewall.Protocol(proto)
-	if (proto != "tcp" && proto != "udp" && proto != "icmp") || (has && proto == "icmp") {
-		return firewall.Reach{}, fault("the protocol must be tcp, udp or icmp")
-	}
-	if !has {
-		return r, nil
-	}
-	first, last, isRange := strings.Cut(ports, "-")
-	if !isRange {
-		last = first
-	}
-	from, err1 := strconv.ParseUint(first, 10, 16)
-	up, err2 := strconv.ParseUint(last, 10, 16)
-	if err1 != nil || err2 != nil || from == 0 || up < from {
-		return firewall.Reach{}, fault("ports must be from 1 to 65535, the lower one first")
-	}
-	r.From, r.Up = uint16(from), uint16(up)
-	return r, nil
-}
-
-// FormatReach writes what ParseReach reads.
+// FormatReach writes what AddReach reads.
 func FormatReach(r firewall.Reach) string {
 	return formatReach(r.To.String(), r.Protocol, r.From, r.Up)
 }

@@ -21,6 +21,7 @@ import (
 	"lazaret/appliance/network"
 	"lazaret/internal/config"
 	"lazaret/pki"
+	"lazaret/quarantine"
 )
 
 // Defaults of a gateway's pools and names, for init and for claims.
@@ -33,8 +34,8 @@ const (
 
 // DefaultQuarantine and DefaultFull are the pools' prefixes where none are given.
 var (
-	DefaultQuarantine = []string{"10.66.0.0/16", "fd66:6c61:7a61::/64"}
-	DefaultFull       = []string{"10.67.0.0/16", "fd67:6c61:7a61::/64"}
+	DefaultQuarantine = texts(appliance.DefaultQuarantine)
+	DefaultFull       = texts(appliance.DefaultFull)
 )
 
 // applianceAPIPort is where the API of an appliance listens.
@@ -83,28 +84,17 @@ func InitFromSetup(ctx context.Context, q MakeRequest, at Places, log *slog.Logg
 	if err != nil {
 		return Made{}, err
 	}
-	o, err := setupOptions(q, at)
+	p, err := draftOf(q, at)
 	if err != nil {
 		return Made{}, err
 	}
-	text, err := config.Fill(o.Values)
-	if err != nil {
-		return Made{}, invalid(err)
-	}
-	c, err := config.Parse(at.Config, text)
-	if err != nil {
-		return Made{}, invalid(err)
-	}
-	pools, err := firstPools(o)
-	if err != nil {
-		return Made{}, invalid(err)
-	}
+	o, c := p.options, p.config
 	if err := clearHalfMade(o, c); err != nil {
 		return Made{}, err
 	}
 	step("Making the keys, the authorities and the store.")
-	made := Made{Config: text, Answer: claim.Answer{Version: 1, Name: c.Name, API: apiURL(c), Enroll: (&control{config: c}).enrollURL()}}
-	err = fill(ctx, o, c, pools, log, func(ctx context.Context, h pki.Hierarchy, token string) error {
+	made := Made{Config: p.text, Answer: claim.Answer{Version: 1, Name: c.Name, API: apiURL(c), Enroll: (&control{config: c}).enrollURL()}}
+	err = fill(ctx, o, c, p.pools, log, func(ctx context.Context, h pki.Hierarchy, token string) error {
 		step("Issuing the administrator's certificate.")
 		certs, err := issueAdministrator(ctx, o, h, key)
 		if err != nil {
@@ -121,6 +111,32 @@ func InitFromSetup(ctx context.Context, q MakeRequest, at Places, log *slog.Logg
 	}
 	step("The gateway is made.")
 	return made, nil
+}
+
+// draft is what a claim says a gateway shall be, before anything is made.
+type draft struct {
+	options InitOptions
+	config  config.Config
+	text    []byte // of the configuration
+	pools   []quarantine.Pool
+}
+
+// draftOf drafts the gateway of a claim. It refuses no setup that passes Setup.Check, unless
+// the machine is on no network and the setup names none.
+func draftOf(q MakeRequest, at Places) (d draft, err error) {
+	if d.options, err = setupOptions(q, at); err != nil {
+		return d, err
+	}
+	if d.text, err = config.Fill(d.options.Values); err != nil {
+		return d, invalid(err)
+	}
+	if d.config, err = config.Parse(at.Config, d.text); err != nil {
+		return d, invalid(err)
+	}
+	if d.pools, err = firstPools(d.options); err != nil {
+		return d, invalid(err)
+	}
+	return d, nil
 }
 
 // checkClaim checks what the claimant sent, again: this process trusts no other's check.
@@ -163,10 +179,10 @@ func setupOptions(q MakeRequest, at Places) (InitOptions, error) {
 		MayRelease: true, MaxValidity: DefaultMaxValidity,
 	}
 	if len(o.Quarantine) == 0 {
-		o.Quarantine = mustPrefixes(DefaultQuarantine)
+		o.Quarantine = appliance.DefaultQuarantine
 	}
 	if len(o.Full) == 0 {
-		o.Full = mustPrefixes(DefaultFull)
+		o.Full = appliance.DefaultFull
 	}
 	admin := texts(s.AdminNetworks)
 	if len(admin) == 0 {
@@ -257,14 +273,6 @@ func texts(list []netip.Prefix) []string {
 	var out []string
 	for _, p := range list {
 		out = append(out, p.String())
-	}
-	return out
-}
-
-func mustPrefixes(list []string) []netip.Prefix {
-	var out []netip.Prefix
-	for _, s := range list {
-		out = append(out, netip.MustParsePrefix(s))
 	}
 	return out
 }

@@ -267,7 +267,7 @@ func TestClaimsThatCannotBeMade(t *testing.T) {
 // TestDefaultPoolsAreSound: the prefixes that stand where none are given make pools.
 func TestDefaultPoolsAreSound(t *testing.T) {
 	o := gatewayOptions(t.TempDir())
-	o.Quarantine, o.Full = mustPrefixes(DefaultQuarantine), mustPrefixes(DefaultFull)
+	o.Quarantine, o.Full = appliance.DefaultQuarantine, appliance.DefaultFull
 	if _, err := firstPools(o); err != nil {
 		t.Error(err)
 	}

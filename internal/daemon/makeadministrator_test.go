@@ -7,6 +7,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"net/http"
+	"net/netip"
 	"os"
 	"slices"
 	"strings"
@@ -112,7 +113,7 @@ func TestNoNewAdministrator(t *testing.T) {
 	before := listing(t, at.State)
 	for name, s := range map[string]appliance.Setup{
 		"another name":      {Name: "other"},
-		"networks":          {AdminNetworks: mustPrefixes([]string{"0.0.0.0/0"})},
+		"networks":          {AdminNetworks: []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0")}},
 		"an impossible one": {Administrator: strings.Repeat("a", 65)},
 	} {
 		q, _ := administratorOf(t, s)
