@@ -43,6 +43,6 @@ admin.pem and admin-key.pem. With --token-file a token takes the certificate's p
 	f.StringVar(&s.server, "server", "", "URL of the API (default: the directory's file \"server\")")
 	f.StringVar(&s.tokenFile, "token-file", "", "file with an API token, - for standard input")
 	f.BoolVar(&s.json, "json", false, "print JSON as the API sent it")
-	c.AddCommand(s.otp(), s.device(), s.command(), s.report(), s.pool(), s.profile(), s.policy(), s.conduct(), s.source(), s.ssf(), s.hook(), s.stream(), s.token(), s.alert(), s.attestation(), s.audit(), s.machine(), s.status(), s.claim(), s.connect(), s.seed())
+	c.AddCommand(s.otp(), s.device(), s.command(), s.report(), s.pool(), s.profile(), s.policy(), s.conduct(), s.source(), s.ssf(), s.hook(), s.stream(), s.token(), s.alert(), s.attestation(), s.audit(), s.machine(), s.certificate(), s.status(), s.claim(), s.connect(), s.seed())
 	return c
 }

@@ -27,6 +27,8 @@ const (
 	Version        Kind = "version-behind" // G1
 	Channel        Kind = "update-channel"
 	Update         Kind = "update-failed"
+
+	ServerCertificate Kind = "server-certificate" // G8
 )
 
 // Severity orders alerts.

@@ -13,21 +13,22 @@ import (
 // View is everything that rules look at, at one moment. A part that is nil was not looked
 // at, so that nothing of its kind is resolved either.
 type View struct {
-	Now      time.Time
-	Devices  []quarantine.Record
-	Silence  func(quarantine.Record) time.Duration // how long a device was silent while there was somebody to listen
-	Conduct  quarantine.Conduct
-	Sources  map[string]quarantine.Source
-	Health   []source.Health
-	Began    time.Time // when Health began to be counted
-	Expiries []Expiry
-	Guesses  *Guesses
-	Store    *StoreHealth
-	Gate     *quarantine.Status
-	Streams  []StreamHealth // receivers of events
-	Many     *Deferred
-	Machine  *MachineHealth // the appliance; nil too where it is none
-	Deaf     bool           // the tunnel could not be asked, so that nobody's silence is known
+	Now         time.Time
+	Devices     []quarantine.Record
+	Silence     func(quarantine.Record) time.Duration // how long a device was silent while there was somebody to listen
+	Conduct     quarantine.Conduct
+	Sources     map[string]quarantine.Source
+	Health      []source.Health
+	Began       time.Time // when Health began to be counted
+	Expiries    []Expiry
+	Guesses     *Guesses
+	Store       *StoreHealth
+	Gate        *quarantine.Status
+	Streams     []StreamHealth // receivers of events
+	Many        *Deferred
+	Machine     *MachineHealth     // the appliance; nil too where it is none
+	Certificate *CertificateHealth // for those who know no root of ours
+	Deaf        bool               // the tunnel could not be asked, so that nobody's silence is known
 }
 
 // Expiry is a certificate of the gateway's own.
@@ -89,6 +90,7 @@ func Look(v View) (looked []Kind, found []Condition) {
 		{Version, v.Machine != nil, behind},
 		{Channel, v.Machine != nil, channel},
 		{Update, v.Machine != nil, failedUpdate},
+		{ServerCertificate, v.Certificate != nil, serverCertificate},
 	} {
 		if r.can {
 			looked, found = append(looked, r.kind), append(found, r.find(v)...)

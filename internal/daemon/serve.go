@@ -25,6 +25,7 @@ import (
 	"lazaret/internal/console"
 	"lazaret/internal/manage"
 	"lazaret/internal/seal"
+	"lazaret/internal/servercert"
 	"lazaret/internal/store"
 	"lazaret/internal/stream"
 	"lazaret/pki"
@@ -70,6 +71,7 @@ type control struct {
 	ring     *seal.Ring
 	ca       *authorities
 	listener *pki.Listener
+	trusted  *servercert.Keeper // shown to those who know no root of ours
 	journal  *quarantine.Journal
 	client   *dataplane.Client
 	gate     *quarantine.Gate
@@ -104,7 +106,7 @@ func Serve(ctx context.Context, c config.Config, version string, log *slog.Logge
 	defer k.client.Close()
 	defer k.journal.Close()
 	running := map[string]func(context.Context) error{
-		"gate": k.gate.Run, "desk": k.desk.Run, "certificates": k.listener.Run, "events": k.events, "responder": k.keepResponder,
+		"gate": k.gate.Run, "desk": k.desk.Run, "certificates": k.listener.Run, "server certificate": k.trusted.Run, "events": k.events, "responder": k.keepResponder,
 		"resolver": k.inside.names.Run,
 	}
 	for _, p := range k.parts {
@@ -165,6 +167,9 @@ func (k *control) build(ctx context.Context, version string) (err error) {
 		}
 	}
 	if k.listener, err = k.serverCertificate(ctx); err != nil {
+		return err
+	}
+	if k.trusted, err = k.trustedCertificate(ctx); err != nil {
 		return err
 	}
 	if k.journal, err = quarantine.OpenJournal(filepath.Join(c.State, "tightenings")); err != nil {
@@ -243,7 +248,7 @@ func (k *control) makeConsole(version string) (*console.Server, error) {
 		},
 		Refused: refusals{k.store},
 		Audit:   k.store.AuditLog(), Root: k.ca.Root(), Administrator: k.ca.VerifyAdministrator,
-		Device: k.ca.VerifyDevice, Settings: k.settings, ListenerKeys: k.listenerKeys, Manage: k.manage, Attestation: newAttestation(k.store, c.Name, k.log), Names: k.names, Policies: k.policies(), Signals: signals{k.store, k.signals, k.enrollURL()}, Hooks: hooks{hookKeys(k.store), k.enrollURL()}, Connections: k.connections, Health: sourceHealth(k.ledger), Streams: receivers{k.streams}, Alerts: k.alerts, Machine: k.machine, From: c.API.From, Log: k.log,
+		Device: k.ca.VerifyDevice, Settings: k.settings, ListenerKeys: k.listenerKeys, Manage: k.manage, Attestation: newAttestation(k.store, c.Name, k.log), Names: k.names, Policies: k.policies(), Signals: signals{k.store, k.signals, k.enrollURL()}, Hooks: hooks{hookKeys(k.store), k.enrollURL()}, Connections: k.connections, Health: sourceHealth(k.ledger), Streams: receivers{k.streams}, Alerts: k.alerts, Machine: k.machine, Certificates: certificates{k}, From: c.API.From, Log: k.log,
 	})
 }
 
@@ -340,9 +345,10 @@ func rotation(e dataplane.Event) quarantine.Change {
 	return quarantine.Change{Kind: quarantine.Rotate, Device: e.Device, Key: e.Key}
 }
 
-// openTLS is TLS 1.3 alone (D1), for whoever comes.
+// openTLS is TLS 1.3 alone (D1), for whoever comes: those who cannot know our root are shown
+// another certificate, where there is one.
 func (k *control) openTLS() *tls.Config {
-	return &tls.Config{MinVersion: tls.VersionTLS13, GetCertificate: k.listener.GetCertificate}
+	return k.trusted.TLS(&tls.Config{MinVersion: tls.VersionTLS13})
 }
 
 // enrollEach is how many connections to the enrollment listener one address may hold: enough for
@@ -357,22 +363,19 @@ func enrollSite(c config.Config) site {
 // sites are the three HTTPS services that there always are.
 func (k *control) sites() []site {
 	c := k.config
-	base := func(auth tls.ClientAuthType) *tls.Config {
-		t := k.openTLS()
-		t.ClientAuth = auth
-		return t
-	}
-	agent := base(tls.RequireAndVerifyClientCert)
-	agent.ClientCAs = k.ca.DevicePool()
+	agent := &tls.Config{MinVersion: tls.VersionTLS13, GetCertificate: k.listener.GetCertificate,
+		ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: k.ca.DevicePool()}
 	var inside []netip.AddrPort
 	for _, a := range k.tunnel {
 		inside = append(inside, netip.AddrPortFrom(a, c.Tunnel.AgentPort))
 	}
 	enroll := enrollSite(c)
-	enroll.tls, enroll.handler = base(tls.NoClientCert), k.public()
+	enroll.tls, enroll.handler = k.trusted.Challenged(k.openTLS()), k.public()
+	administration := k.openTLS()
+	administration.ClientAuth = tls.RequestClientCert
 	return []site{
 		enroll,
-		{name: "api", most: 512, idle: 2 * time.Minute, at: c.API.Listen, tls: base(tls.RequestClientCert), handler: k.console.API()},
+		{name: "api", most: 512, idle: 2 * time.Minute, at: c.API.Listen, tls: administration, handler: k.console.API()},
 		{name: "agent", most: 1 << 16, each: 16, idle: 2 * time.Minute, at: inside, free: true, tls: agent, handler: k.console.Agent()},
 	}
 }

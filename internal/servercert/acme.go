@@ -5,7 +5,6 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/base64"
-	"fmt"
 	"net/mail"
 	"net/url"
 	"slices"
@@ -109,7 +108,7 @@ func decodeMAC(s string) ([]byte, error) {
 
 // SetACME gets certificates by ACME from now on, and asks for the first at once. What is
 // shown stays until that has come. The MAC may be left out where directory and key id stay.
-func (k *Keeper) SetACME(ctx context.Context, s ACMESettings) error {
+func (k *Keeper) SetACME(ctx context.Context, note Note, s ACMESettings) error {
 	k.changes.Lock()
 	defer k.changes.Unlock()
 	was := k.acme.Load()
@@ -119,15 +118,12 @@ func (k *Keeper) SetACME(ctx context.Context, s ACMESettings) error {
 	}
 	err := s.check()
 	names, bad := k.wanted(s.Names)
-	if bad != nil {
-		err = joinFaults(err, &Faults{{strings.TrimPrefix(bad.Error(), ErrInvalid.Error()+": "), "correct the names"}})
-	}
-	if err != nil {
+	if err = joinFaults(err, bad); err != nil {
 		return err
 	}
 	for _, n := range lower(s.For) {
 		if !slices.Contains(names, n) {
-			return fmt.Errorf("%w: it is to be shown for %.80q, which is not among its names", ErrInvalid, n)
+			return invalid("leave that name out", "it is to be shown for %.80q, which is not among its names", n)
 		}
 	}
 	s.Names, s.For = lower(s.Names), lower(s.For)
@@ -142,6 +138,9 @@ func (k *Keeper) SetACME(ctx context.Context, s ACMESettings) error {
 		if next.Key, err = pki.MarshalKey(key); err != nil {
 			return err
 		}
+	}
+	if err := note(ctx, "certificate.acme.set", map[string]string{"directory": s.Directory, "names": clip(strings.Join(names, " ")), "eab_kid": s.KeyID}); err != nil {
+		return err
 	}
 	if err := k.showFor(ctx, s.For); err != nil {
 		return err
@@ -170,11 +169,14 @@ func (k *Keeper) showFor(ctx context.Context, names []string) error {
 }
 
 // UnsetACME asks for no certificate any more. What is shown stays until it ends.
-func (k *Keeper) UnsetACME(ctx context.Context) error {
+func (k *Keeper) UnsetACME(ctx context.Context, note Note) error {
 	k.changes.Lock()
 	defer k.changes.Unlock()
 	if k.acme.Load() == nil {
 		return ErrNone
+	}
+	if err := note(ctx, "certificate.acme.unset", nil); err != nil {
+		return err
 	}
 	if err := k.config.Store.Delete(ctx, blobACME); err != nil {
 		return err
@@ -187,7 +189,7 @@ func (k *Keeper) UnsetACME(ctx context.Context) error {
 const sooner = time.Minute
 
 // Renew asks for a certificate now. ErrNone without ACME, ErrSoon after an attempt a moment ago.
-func (k *Keeper) Renew(ctx context.Context) error {
+func (k *Keeper) Renew(ctx context.Context, note Note) error {
 	k.changes.Lock()
 	defer k.changes.Unlock()
 	a := k.acme.Load()
@@ -197,6 +199,9 @@ func (k *Keeper) Renew(ctx context.Context) error {
 	now := k.config.Now()
 	if since := now.Sub(a.Tried); since >= 0 && since < sooner {
 		return ErrSoon
+	}
+	if err := note(ctx, "certificate.renew", nil); err != nil {
+		return err
 	}
 	next := *a
 	next.Next, next.Forced = time.Time{}, true

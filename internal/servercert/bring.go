@@ -13,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	"lazaret/pki"
 )
@@ -30,7 +31,7 @@ func makeKey(kind string) (crypto.Signer, error) {
 	case "rsa3072":
 		return rsa.GenerateKey(rand.Reader, 3072)
 	}
-	return nil, fmt.Errorf("%w: key %.20q: want one of %v", ErrInvalid, kind, KeyKinds)
+	return nil, invalid(fmt.Sprintf("choose one of %v", KeyKinds), "there is no key %.20q", kind)
 }
 
 // maxCommonName is ub-common-name (RFC 5280, appendix A.1).
@@ -57,19 +58,19 @@ func (k *Keeper) wanted(names []string) ([]string, error) {
 		names = k.config.Names
 	}
 	if len(names) == 0 {
-		return nil, fmt.Errorf("%w: enroll.names holds no host name, and a certificate for an address is shown to nobody: name a host", ErrInvalid)
+		return nil, invalid("name a host", "enroll.names holds no host name, and a certificate for an address is shown to nobody")
 	}
 	if len(names) > mostNames {
-		return nil, fmt.Errorf("%w: more than %d names", ErrInvalid, mostNames)
+		return nil, invalid("ask for those that clients use", "there are more than %d names", mostNames)
 	}
 	for _, n := range names {
 		if !isName(n) {
-			return nil, fmt.Errorf("%w: %.80q is no host name", ErrInvalid, n)
+			return nil, invalid("write it like gw.example.com", "%.80q is no host name", n)
 		}
 	}
 	for _, n := range k.config.Names {
 		if !slices.Contains(names, n) {
-			return nil, fmt.Errorf("%w: %s is not among the names: all of enroll.names have to be", ErrInvalid, n)
+			return nil, invalid("name it, too: all of enroll.names have to be there", "%s is not among the names", n)
 		}
 	}
 	return names, nil
@@ -106,7 +107,7 @@ func isName(n string) bool {
 
 // Request makes a key, which never leaves the gateway, and returns a request for a
 // certificate of these names (none: those of the configuration) for it, PEM.
-func (k *Keeper) Request(ctx context.Context, names []string, kind string) ([]byte, []string, error) {
+func (k *Keeper) Request(ctx context.Context, note Note, names []string, kind string) ([]byte, []string, error) {
 	names, err := k.wanted(names)
 	if err != nil {
 		return nil, nil, err
@@ -134,6 +135,9 @@ func (k *Keeper) Request(ctx context.Context, names []string, kind string) ([]by
 	}
 	all.Requests = append(all.Requests, savedRequest{Key: pkcs8, Names: names, At: k.config.Now().UTC()})
 	all.Requests = all.Requests[max(0, len(all.Requests)-mostRequests):]
+	if err := note(ctx, "certificate.request", map[string]string{"names": clip(strings.Join(names, " "))}); err != nil {
+		return nil, nil, err
+	}
 	if err := k.put(ctx, blobRequests, all); err != nil {
 		return nil, nil, err
 	}
@@ -157,7 +161,7 @@ type Brought struct {
 }
 
 // Set shows a certificate from now on, or says all that is wrong with it (*Faults).
-func (k *Keeper) Set(ctx context.Context, in Brought) error {
+func (k *Keeper) Set(ctx context.Context, note Note, in Brought) error {
 	b, err := Parse(in.Chain, in.Key)
 	if err != nil {
 		return err
@@ -183,6 +187,11 @@ func (k *Keeper) Set(ctx context.Context, in Brought) error {
 	}
 	b, err = check{names: k.config.Names, now: k.config.Now(), roots: roots}.run(b)
 	if err = joinFaults(err, shownFor(b.Chain[0], in.For)); err != nil {
+		return err
+	}
+	detail := about(b.Chain[0])
+	detail["source"] = string(source)
+	if err := note(ctx, "certificate.set", detail); err != nil {
 		return err
 	}
 	if err := k.keep(ctx, b, saved{Source: source, For: lower(in.For)}); err != nil {
@@ -264,7 +273,7 @@ func (k *Keeper) forget(ctx context.Context, b Bundle, waiting savedRequests) er
 
 // Unset forgets the certificate and its key: the gateway's own is shown from now on. Keys
 // that wait for a certificate go, too. ErrNone where there is nothing.
-func (k *Keeper) Unset(ctx context.Context) error {
+func (k *Keeper) Unset(ctx context.Context, note Note) error {
 	k.changes.Lock()
 	defer k.changes.Unlock()
 	if k.acme.Load() != nil {
@@ -273,6 +282,9 @@ func (k *Keeper) Unset(ctx context.Context) error {
 	waiting, err := k.requests(ctx)
 	if err == nil && len(waiting.Requests) == 0 && k.shown.Load() == nil && k.broken.Load() == nil {
 		return ErrNone
+	}
+	if err := note(ctx, "certificate.unset", nil); err != nil {
+		return err
 	}
 	if err := k.config.Store.Delete(ctx, blobShown); err != nil {
 		return err

@@ -8,14 +8,18 @@ import (
 	"golang.org/x/crypto/acme"
 )
 
-// TLS returns base with the Keeper's choice of certificate in it. With challenges, it also
-// answers an ACME server's (RFC 8737), while one is due.
-func (k *Keeper) TLS(base *tls.Config, challenges bool) *tls.Config {
+// TLS returns base with the Keeper's choice of certificate in it.
+func (k *Keeper) TLS(base *tls.Config) *tls.Config {
 	t := base.Clone()
 	t.GetCertificate = k.GetCertificate
-	if challenges {
-		t.GetConfigForClient = k.proofs.config
-	}
+	return t
+}
+
+// Challenged returns base, which then also answers an ACME server's challenges (RFC 8737),
+// while one is due. That server comes to port 443.
+func (k *Keeper) Challenged(base *tls.Config) *tls.Config {
+	t := base.Clone()
+	t.GetConfigForClient = k.proofs.config
 	return t
 }
 

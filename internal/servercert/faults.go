@@ -8,12 +8,12 @@ import (
 // Fault is one thing that is wrong, and what to do about it.
 type Fault struct{ What, Remedy string }
 
-// Faults are all things wrong with a certificate.
+// Faults are all things wrong with a certificate, or with what is asked for.
 type Faults []Fault
 
 func (f *Faults) Error() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "the certificate is not taken: %d fault(s):", len(*f))
+	fmt.Fprintf(&b, "%d fault(s):", len(*f))
 	for _, x := range *f {
 		b.WriteString("\n  " + x.What + "; " + x.Remedy)
 	}
@@ -26,6 +26,11 @@ func (f *Faults) Is(target error) bool { return target == ErrInvalid }
 // add notes a fault; what is a format for the arguments.
 func (f *Faults) add(what, remedy string, args ...any) {
 	*f = append(*f, Fault{fmt.Sprintf(what, args...), remedy})
+}
+
+// invalid is one fault.
+func invalid(remedy, what string, args ...any) error {
+	return &Faults{{fmt.Sprintf(what, args...), remedy}}
 }
 
 // err returns f if anything is wrong, else nil.

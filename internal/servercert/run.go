@@ -2,6 +2,7 @@ package servercert
 
 import (
 	"context"
+	"crypto/sha256"
 	"crypto/x509"
 	"errors"
 	"fmt"
@@ -151,8 +152,9 @@ func (k *Keeper) begin(ctx context.Context, was *account) (*account, error) {
 // taken keeps and shows what was obtained.
 func (k *Keeper) taken(ctx context.Context, b Bundle, s ACMESettings) error {
 	leaf := b.Chain[0]
-	if err := k.config.Audit(ctx, "certificate.obtain", map[string]string{"directory": s.Directory, "names": clip(strings.Join(leaf.DNSNames, " ")),
-		"issuer": clip(leaf.Issuer.String()), "not_after": leaf.NotAfter.UTC().Format(time.RFC3339)}); err != nil {
+	detail := about(leaf)
+	detail["directory"] = s.Directory
+	if err := k.config.Note(ctx, "certificate.obtain", detail); err != nil {
 		return err
 	}
 	if err := k.keep(ctx, b, saved{Source: ACME, For: s.For, Renew: k.renewal(leaf)}); err != nil {
@@ -160,6 +162,12 @@ func (k *Keeper) taken(ctx context.Context, b Bundle, s ACMESettings) error {
 	}
 	k.config.Log.Info("server certificate obtained", "names", leaf.DNSNames, "issuer", leaf.Issuer.String(), "not_after", leaf.NotAfter)
 	return nil
+}
+
+// about is what an audit entry says of a certificate.
+func about(c *x509.Certificate) map[string]string {
+	return map[string]string{"names": clip(strings.Join(c.DNSNames, " ")), "issuer": clip(c.Issuer.String()),
+		"not_after": c.NotAfter.UTC().Format(time.RFC3339), "sha256": fmt.Sprintf("%x", sha256.Sum256(c.Raw))}
 }
 
 // renewal is when two thirds of a certificate's life are over, and a little more, so that

@@ -40,14 +40,17 @@ const (
 
 var (
 	// ErrACME refuses what cannot be while the gateway gets its certificate by ACME.
-	ErrACME = errors.New("this gateway gets its certificate by ACME")
+	ErrACME = errors.New("this gateway gets its certificate by ACME; end that first: lazaretctl certificate acme unset")
 	// ErrNone reports that there is nothing to change.
 	ErrNone = errors.New("there is none")
-	// ErrInvalid reports what cannot be taken as it is; so does *Faults.
+	// ErrInvalid reports what cannot be taken as it is: every *Faults is one.
 	ErrInvalid = errors.New("not acceptable")
 	// ErrSoon refuses to ask an ACME server again so soon.
 	ErrSoon = errors.New("asked a moment ago")
 )
+
+// Note writes an audit entry of a change, before that is made.
+type Note func(ctx context.Context, action string, detail map[string]string) error
 
 // Config is what a Keeper needs.
 type Config struct {
@@ -57,8 +60,7 @@ type Config struct {
 	Log   *slog.Logger                                         // required
 	// Proxy is the way out for HTTPS; optional, none.
 	Proxy func(*http.Request) (*url.URL, error)
-	// Audit notes what the Keeper does by itself; required.
-	Audit func(ctx context.Context, action string, detail map[string]string) error
+	Note  Note             // required: of what the Keeper does by itself
 	Roots *x509.CertPool   // optional: the public authorities; the system's
 	Now   func() time.Time // optional: time.Now
 	// Share returns a number in [0,1), for times that are to differ between gateways;
@@ -80,8 +82,8 @@ type Keeper struct {
 
 // New loads what is kept. What cannot be read is logged and told by State, and not replaced.
 func New(ctx context.Context, c Config) (*Keeper, error) {
-	if c.Own == nil || c.Store == nil || c.Log == nil || c.Audit == nil {
-		return nil, errors.New("making the keeper of server certificates: own certificate, store, log and audit are required")
+	if c.Own == nil || c.Store == nil || c.Log == nil || c.Note == nil {
+		return nil, errors.New("making the keeper of server certificates: own certificate, store, log and note are required")
 	}
 	if c.Now == nil {
 		c.Now = time.Now

@@ -43,8 +43,9 @@ func (k *Keeper) State(ctx context.Context) (State, error) {
 	now := k.config.Now()
 	if s := k.shown.Load(); s != nil {
 		leaf := s.leaf()
-		out.Certificate = &Info{Source: s.saved.Source, Names: namesOf(leaf), Issuer: leaf.Issuer.String(), NotBefore: leaf.NotBefore, NotAfter: leaf.NotAfter,
-			Sum: sha256.Sum256(leaf.Raw), For: s.saved.For, Set: s.saved.At, Renew: s.saved.Renew}
+		i := Describe(s.saved.Source, leaf)
+		i.For, i.Set, i.Renew = s.saved.For, s.saved.At, s.saved.Renew
+		out.Certificate = &i
 		out.Shown = s.goodAt(now)
 		for _, n := range k.config.Names {
 			if leaf.VerifyHostname(n) != nil {
@@ -64,6 +65,14 @@ func (k *Keeper) State(ctx context.Context) (State, error) {
 	}
 	return out, err
 }
+
+// Describe tells of a certificate what stands in it.
+func Describe(from Source, c *x509.Certificate) Info {
+	return Info{Source: from, Names: namesOf(c), Issuer: c.Issuer.String(), NotBefore: c.NotBefore, NotAfter: c.NotAfter, Sum: sha256.Sum256(c.Raw)}
+}
+
+// Names are those that a certificate has to cover.
+func (k *Keeper) Names() []string { return k.config.Names }
 
 func namesOf(c *x509.Certificate) []string {
 	out := slices.Clone(c.DNSNames)
