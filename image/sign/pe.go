@@ -28,20 +28,51 @@ type extent struct{ at, end int }
 
 // parse finds its way in a PE file that is not signed.
 func parse(b []byte) (program, error) {
-	p := program{bytes: b}
+	p, table, count, err := readHeaders(b)
+	if err != nil {
+		return p, err
+	}
+	if binary.LittleEndian.Uint64(b[p.security:]) != 0 {
+		return p, errors.New("it is signed already")
+	}
+	return p, p.readSections(table, count)
+}
+
+// parseSigned finds its way in one that is, and returns its certificate table, which must be
+// all there is behind the sections.
+func parseSigned(b []byte) (p program, certificates []byte, err error) {
+	p, table, count, err := readHeaders(b)
+	if err != nil {
+		return p, nil, err
+	}
+	at, size := int(binary.LittleEndian.Uint32(b[p.security:])), int(binary.LittleEndian.Uint32(b[p.security+4:]))
+	switch {
+	case at == 0 && size == 0:
+		return p, nil, errUnsigned
+	case at < p.headers || at%8 != 0 || size == 0 || at+size != len(b):
+		return p, nil, errors.New("its certificate table is not at its end")
+	}
+	p.bytes = b[:at]
+	return p, b[at:], p.readSections(table, count)
+}
+
+// readHeaders takes in all but the section table, which has count entries at table.
+func readHeaders(b []byte) (p program, table, count int, err error) {
+	p = program{bytes: b}
 	le := binary.LittleEndian
 	if len(b) < 64 || len(b) > limit || string(b[:2]) != "MZ" {
-		return p, errors.New("it is no PE file")
+		return p, 0, 0, errors.New("it is no PE file")
 	}
 	at := int(le.Uint32(b[60:]))
 	if at > len(b)-24 || string(b[at:at+4]) != "PE\x00\x00" {
-		return p, errors.New("it is no PE file")
+		return p, 0, 0, errors.New("it is no PE file")
 	}
-	count, size := int(le.Uint16(b[at+6:])), int(le.Uint16(b[at+20:]))
+	count = int(le.Uint16(b[at+6:]))
+	size := int(le.Uint16(b[at+20:]))
 	optional := at + 24
-	table := optional + size
+	table = optional + size
 	if size < 112 || table+count*40 > len(b) {
-		return p, errors.New("its headers are cut off")
+		return p, 0, 0, errors.New("its headers are cut off")
 	}
 	directories := 0
 	switch le.Uint16(b[optional:]) {
@@ -50,16 +81,13 @@ func parse(b []byte) (program, error) {
 	case 0x20b: // PE32+
 		directories = optional + 112
 	default:
-		return p, errors.New("it is neither PE32 nor PE32+")
+		return p, 0, 0, errors.New("it is neither PE32 nor PE32+")
 	}
 	p.checksum, p.security, p.headers = optional+64, directories+4*8, int(le.Uint32(b[optional+60:]))
 	if le.Uint32(b[directories-4:]) < 5 || p.security+8 > table || p.headers < table+count*40 || p.headers > len(b) {
-		return p, errors.New("its headers have no place for a signature")
+		return p, 0, 0, errors.New("its headers have no place for a signature")
 	}
-	if le.Uint64(b[p.security:]) != 0 {
-		return p, errors.New("it is signed already")
-	}
-	return p, p.readSections(table, count)
+	return p, table, count, nil
 }
 
 // readSections takes in the section table: count entries at at.
