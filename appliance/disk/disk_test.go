@@ -361,9 +361,29 @@ func TestPIN(t *testing.T) {
 	if d := m.mustBoot(t); d.opened != byTPM || !m.hasData() || len(m.pauses) != 1 {
 		t.Error(d.opened, m.prompts)
 	}
-	m.answers = []string{"", m.recovery}
+	// A screen takes no empty secret: who has lost the PIN types the recovery passphrase.
+	wrong := strings.Repeat("0000-", 7) + "0000"
+	m.answers = []string{"4712", wrong, strings.ToLower(m.recovery), "nothing more is asked for"}
 	d := m.mustBoot(t)
-	if d.opened != byRecovery || !m.hasData() {
+	if d.opened != byRecovery || !m.hasData() || len(m.answers) != 1 || len(m.pauses) != 2 || !strings.Contains(m.prompts[2], "That is wrong") {
+		t.Error(d.opened, m.prompts, m.pauses)
+	}
+	if p := strings.Join(d.Problems(), " "); !strings.Contains(p, "in place of the PIN") || strings.Contains(p, "every start") {
+		t.Error(p)
+	}
+	m.answers = []string{"4711"}
+	if d := m.mustBoot(t); d.opened != byTPM { // it is as it was
+		t.Error(d.opened, m.prompts)
+	}
+	own := m.tpm
+	for what, other := range map[string]string{"there is no TPM": "none", "another TPM": testneed.TPMSocket(t, t.TempDir())} {
+		m.tpm, m.answers = other, []string{m.recovery}
+		if m.mustBoot(t); len(m.prompts) != 1 || !strings.HasPrefix(m.prompts[0], "The TPM does not give the key") || !strings.Contains(m.prompts[0], what) {
+			t.Errorf("%s: %q", what, m.prompts)
+		}
+	}
+	m.tpm, m.answers = own, []string{"", m.recovery}
+	if d = m.mustBoot(t); d.opened != byRecovery || !m.hasData() {
 		t.Error(d.opened, m.prompts)
 	}
 	if _, err := d.Reseal(context.Background(), nil); err != nil {

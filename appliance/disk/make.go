@@ -92,6 +92,10 @@ func (d *Data) settle(ctx context.Context) {
 		}
 		return
 	}
+	if errors.Is(d.closedBy, errInstead) {
+		d.problems = append(d.problems, "The recovery passphrase opened the data in place of the PIN, which is asked for again at the next start: if it is lost, seal the key anew with another one.")
+		return
+	}
 	why := sentence(d.closedBy)
 	if _, err := d.reseal(ctx, nil, true); err != nil {
 		d.problems = append(d.problems, fmt.Sprintf("The TPM did not give the key of the data (%s), and could not take it again: %s. The recovery passphrase will be asked for at every start.", why, sentence(err)))

@@ -15,17 +15,18 @@ import (
 // person. It changes nothing on the disk.
 func (d *Data) unlock(ctx context.Context) error {
 	for _, s := range d.head.Slots() {
+		kind := s.Kind
 		var err error
 		switch s.Kind {
 		case byTPM:
-			err = d.unlockTPM(ctx, s)
+			kind, err = d.unlockTPM(ctx, s)
 		case byFile:
 			err = d.unlockFile(s)
 		default:
 			continue
 		}
 		if err == nil {
-			d.opened = s.Kind
+			d.opened = kind
 			return nil
 		}
 		if ctx.Err() != nil {
@@ -37,38 +38,61 @@ func (d *Data) unlock(ctx context.Context) error {
 	return d.unlockTyped(ctx)
 }
 
-func (d *Data) unlockTPM(ctx context.Context, s luks.Slot) error {
+// errInstead is why the TPM did not open the data where a person had it so.
+var errInstead = errors.New("the recovery passphrase was given in place of the PIN")
+
+// unlockTPM has the TPM give the key, for its PIN if it has one; kind is the keyslot's that
+// opened the data.
+func (d *Data) unlockTPM(ctx context.Context, s luks.Slot) (kind string, err error) {
 	var b tpm.Blob
 	if err := json.Unmarshal(s.Data, &b); err != nil {
-		return fmt.Errorf("reading sealed key: %w", err)
+		return "", fmt.Errorf("reading sealed key: %w", err)
 	}
-	prompt := "PIN"
+	if !b.PIN {
+		return byTPM, d.unseal(ctx, s, b, nil)
+	}
+	if d.c.Ask == nil {
+		return "", errors.New("nobody is there to give the PIN")
+	}
+	if _, err := withTPM(ctx, &d.c, func(t *tpm.TPM) (any, error) { return nil, t.Sealed(b) }); err != nil {
+		return "", err // no PIN would help
+	}
+	const ask = "PIN, or recovery passphrase, of this machine's data"
+	said := ask
 	for attempt := 1; ; attempt++ {
-		var pin []byte
-		var err error
-		if b.PIN {
-			if d.c.Ask == nil {
-				return errors.New("nobody is there to give the PIN")
-			}
-			if pin, err = d.c.Ask(ctx, prompt, attempt); err != nil {
-				return fmt.Errorf("asking for the PIN: %w", err)
-			}
-			if len(pin) == 0 {
-				return errors.New("no PIN was given")
-			}
-		}
-		secret, err := withTPM(ctx, &d.c, func(t *tpm.TPM) ([]byte, error) { return t.Unseal(b, pin) })
-		if b.PIN && errors.Is(err, tpm.ErrPIN) && attempt < 10 {
-			prompt = "That PIN is wrong. PIN, or nothing to give the recovery passphrase"
-			d.c.sleep(ctx, pause(attempt))
-			continue
-		}
+		typed, err := d.c.Ask(ctx, said, attempt)
 		if err != nil {
-			return err
+			return "", fmt.Errorf("asking for the PIN: %w", err)
 		}
-		d.key, err = d.head.Unlock(d.part, s.ID, secret)
+		if len(typed) == 0 {
+			return "", errors.New("no PIN was given")
+		}
+		if _, is := recoveryTyped(typed); is {
+			if kind, err = d.try(typed); err == nil {
+				d.closedBy = errInstead
+				return kind, nil
+			}
+			said = "That is wrong. " + ask
+		} else if err = d.unseal(ctx, s, b, typed); errors.Is(err, tpm.ErrPIN) {
+			said = "That PIN is wrong. " + ask
+		} else {
+			return byTPM, err
+		}
+		if attempt == 10 {
+			return "", err
+		}
+		d.c.sleep(ctx, pause(attempt))
+	}
+}
+
+// unseal has the TPM give the keyslot's secret.
+func (d *Data) unseal(ctx context.Context, s luks.Slot, b tpm.Blob, pin []byte) error {
+	secret, err := withTPM(ctx, &d.c, func(t *tpm.TPM) ([]byte, error) { return t.Unseal(b, pin) })
+	if err != nil {
 		return err
 	}
+	d.key, err = d.head.Unlock(d.part, s.ID, secret)
+	return err
 }
 
 func (d *Data) unlockFile(s luks.Slot) error {

@@ -199,6 +199,20 @@ func (t *TPM) digest(pcrs []uint, pin bool) (tpm2.TPM2BDigest, error) {
 	return got.PolicyDigest, nil
 }
 
+// Sealed says whether the secret was sealed by this TPM, as far as can be told without its
+// PIN: nil, or ErrOther.
+func (t *TPM) Sealed(b Blob) error {
+	if err := b.check(); err != nil {
+		return err
+	}
+	r, err := t.makeRoot(b.Root)
+	if err != nil {
+		return err
+	}
+	t.flush(r.handle)
+	return nil
+}
+
 // Unseal returns the secret. ErrOther, ErrChanged, ErrPIN, ErrLockout.
 func (t *TPM) Unseal(b Blob, pin []byte) ([]byte, error) {
 	if err := b.check(); err != nil {

@@ -121,6 +121,11 @@ func TestSeal(t *testing.T) {
 	if _, err := other.Unseal(b, nil); !errors.Is(err, ErrOther) {
 		t.Error("another TPM:", err)
 	}
+	for range 5 {
+		if mine, theirs := c.Sealed(b), other.Sealed(b); mine != nil || !errors.Is(theirs, ErrOther) {
+			t.Error("who sealed it:", mine, theirs)
+		}
+	}
 	b.Private[len(b.Private)-1] ^= 1
 	if _, err := c.Unseal(b, nil); !errors.Is(err, ErrOther) {
 		t.Error("an altered blob:", err)
