@@ -2,12 +2,14 @@ package seed
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"log/slog"
 	"regexp"
+	"slices"
 	"strings"
 
 	"lazaret/appliance"
@@ -121,6 +123,17 @@ func read(files fs.FS, name string, must bool) (text []byte, fault string, err e
 // claimCode is what a claim code looks like; whoever takes claims looks at its check symbol.
 var claimCode = regexp.MustCompile(`^[0-9A-Za-z]{21}$`)
 
+var codeKey = regexp.MustCompile(`(?m)^[ \t{,]*"?claim_code"?[ \t]*:`)
+
+// lineOf is the line of the first match, from 1; 0: there is none.
+func lineOf(text []byte, re *regexp.Regexp) int {
+	at := re.FindIndex(text)
+	if at == nil {
+		return 0
+	}
+	return 1 + bytes.Count(text[:at[1]], []byte("\n"))
+}
+
 var instanceID = regexp.MustCompile(`^[!-~]{1,128}$`)
 
 // Parse reads a seed's files.
@@ -192,11 +205,16 @@ func (s *Seed) user(text []byte) error {
 	}
 	var code string
 	setup, err := appliance.ReadSetup(text, map[string]*string{"claim_code": &code})
-	if err != nil {
+	var faults appliance.Faults
+	if err != nil && !errors.As(err, &faults) {
 		return err
 	}
 	if code != "" && !claimCode.MatchString(strings.NewReplacer("-", "", " ", "").Replace(code)) {
-		return errors.New("claim_code: it is none; lazaretctl seed make draws one")
+		faults = append(faults, appliance.Fault{Line: lineOf(text, codeKey), Text: "claim_code: it is none; lazaretctl seed make draws one"})
+	}
+	if len(faults) > 0 {
+		slices.SortStableFunc(faults, func(a, b appliance.Fault) int { return cmp.Compare(a.Line, b.Line) })
+		return faults
 	}
 	s.Network, setup.Network = setup.Network, nil
 	s.Setup, s.Code = setup, code

@@ -52,7 +52,7 @@ func TestRead(t *testing.T) {
 func TestFaults(t *testing.T) {
 	s, err := Read(disk(map[string]string{
 		metaData:      "instance-id: gw 1\nlocal-hostname: 'a b'\n",
-		userData:      "#lazaret\nenroll_names: ['a b']\nshell: true\n",
+		userData:      "#lazaret\nenroll_names: ['a b']\nshell: true\nclaim_code: admin\n",
 		networkConfig: "version: 2\nethernets:\n  eth0: {mtu: 1}\n  lo: {}\n",
 	}))
 	if err != nil {
@@ -62,7 +62,7 @@ func TestFaults(t *testing.T) {
 	for _, f := range s.Faults {
 		where = append(where, strings.Join(strings.SplitN(f, ": ", 2)[:1], ""))
 	}
-	if want := []string{"meta-data", "meta-data", "user-data:2", "user-data:3", "network-config:3", "network-config:4"}; !reflect.DeepEqual(where, want) {
+	if want := []string{"meta-data", "meta-data", "user-data:2", "user-data:3", "user-data:4", "network-config:3", "network-config:4"}; !reflect.DeepEqual(where, want) {
 		t.Errorf("faults %q, want at %v", s.Faults, want)
 	}
 	if !reflect.DeepEqual(s, Seed{Faults: s.Faults}) {

@@ -16,6 +16,7 @@ import (
 
 	"lazaret/appliance"
 	"lazaret/appliance/seed"
+	"lazaret/internal/durable"
 )
 
 // built is when the image was built: the time is never before.
@@ -48,7 +49,7 @@ func savePools(list []netip.Prefix) error {
 	for _, p := range list {
 		fmt.Fprintln(&text, p)
 	}
-	return writeFile(poolsPath, []byte(text.String()), 0o600)
+	return durable.Write(poolsPath, []byte(text.String()), 0o600)
 }
 
 func (m *Machine) loadPools() {
@@ -94,6 +95,12 @@ func (m *Machine) connect(ctx context.Context) error {
 	n, err := m.wantedNetwork()
 	if err != nil {
 		return err
+	}
+	if !isClaimed() {
+		m.seed = m.applySeed()
+		if m.seed.Network != nil {
+			n = *m.seed.Network
+		}
 	}
 	if err := m.network.Set(ctx, n); err != nil {
 		m.problem("network", "Some of the network could not be set up; the log says what.")
@@ -154,22 +161,23 @@ func (m *Machine) readSeed() (seed.Seed, error) {
 var applied = seed.Record{Path: filepath.Join(appliance.MachineDir, "seeds")}
 
 // applySeed is a seed's set-up and code, where there is a seed that was not applied before.
-// What is wrong with it is for the screen, and then nothing of it holds.
+// What is wrong with it is for the screen, and then nothing of it holds. A network that was
+// set at the screen wins over the seed's.
 func (m *Machine) applySeed() seed.Seed {
 	s, err := m.readSeed()
 	switch {
 	case errors.Is(err, seed.ErrNone):
 		return seed.Seed{}
 	case err != nil:
-		m.problem("seed", fmt.Sprintf("The seed disk cannot be read: %v.", err))
+		m.seedProblems(fmt.Sprintf("it cannot be read: %v", err))
 		return seed.Seed{}
 	case len(s.Faults) > 0:
-		m.problem("seed", "The seed disk is not used, because of: "+strings.Join(s.Faults, "; ")+".")
+		m.seedProblems(s.Faults...)
 		return seed.Seed{}
 	}
 	seen, err := applied.Seen(s.Instance)
 	if err != nil {
-		m.problem("seed", fmt.Sprintf("It cannot be told whether the seed disk was applied before; it is not used: %v.", err))
+		m.seedProblems(fmt.Sprintf("it cannot be told whether it was applied before: %v", err))
 		return seed.Seed{}
 	}
 	if seen {
@@ -177,5 +185,37 @@ func (m *Machine) applySeed() seed.Seed {
 		return seed.Seed{}
 	}
 	m.log.Info("a seed is applied", "instance", s.Instance)
+	if s.Network == nil {
+		return s
+	}
+	if _, err := os.Stat(appliance.NetworkPath); !errors.Is(err, fs.ErrNotExist) {
+		m.log.Warn("the seed's network is not used: another was set at the screen")
+		s.Network = nil
+	} else {
+		s.Setup.Network = s.Network // kept with the claim
+	}
 	return s
+}
+
+// maxSeedProblems bounds what the screen shows of a seed's faults.
+const maxSeedProblems = 50
+
+// seedProblems shows what is wrong with a seed disk, each fault by itself: a sentence that is
+// too long is cut. None take those back that are shown.
+func (m *Machine) seedProblems(faults ...string) {
+	subject := func(i int) string { return fmt.Sprintf("seed %d", i) }
+	m.show(func(st *state) {
+		for i := range maxSeedProblems + 1 {
+			delete(st.problems, subject(i))
+		}
+		for i, fault := range faults {
+			m.log.Warn("a fault of the seed disk, which is not used", "fault", fault)
+			if i < maxSeedProblems {
+				st.problems[subject(i)] = "The seed disk is not used: " + fault + "."
+			}
+		}
+		if more := len(faults) - maxSeedProblems; more > 0 {
+			st.problems[subject(maxSeedProblems)] = fmt.Sprintf("The seed disk is not used: %d more faults are in the log.", more)
+		}
+	})
 }

@@ -23,6 +23,7 @@ import (
 	"lazaret/appliance/network"
 	"lazaret/appliance/ring"
 	"lazaret/appliance/screen"
+	"lazaret/appliance/seed"
 	"lazaret/appliance/supervise"
 	"lazaret/appliance/update"
 	"lazaret/appliance/watchdog"
@@ -49,6 +50,8 @@ type Machine struct {
 	orders chan order         // what ends the machine
 
 	esp espMount // the EFI system partition's
+
+	seed seed.Seed // as it was before the claim; set once, before beClaimed
 
 	renewing sync.Mutex // held while a new administrator is made
 

@@ -20,20 +20,13 @@ import (
 	"lazaret/appliance/seed"
 	"lazaret/appliance/supervise"
 	"lazaret/internal/daemon"
+	"lazaret/internal/durable"
 )
 
 // beClaimed returns when the machine is somebody's. A door that dies is opened again, and a
 // claim that lapsed needs a new code.
 func (m *Machine) beClaimed(ctx context.Context) error {
-	s := m.applySeed()
-	if s.Network != nil {
-		if err := m.network.Set(ctx, *s.Network); err != nil {
-			m.problem("network", fmt.Sprintf("The seed's network could not be set up: %v.", err))
-		}
-		if s.Setup.Network == nil {
-			s.Setup.Network = s.Network // kept with the claim
-		}
-	}
+	s := m.seed
 	if err := m.openClaimPort(); err != nil {
 		return err
 	}
@@ -49,13 +42,14 @@ func (m *Machine) beClaimed(ctx context.Context) error {
 		m.log.Error("a claim came to nothing", "error", err)
 		m.problem("claim", fmt.Sprintf("The last claim came to nothing: %v.", err))
 		if fromSeed {
-			m.problem("seed", "The seed's claim code was used; use the one shown here.")
+			m.problem("code", "The seed's claim code was used; use the one shown here.")
 		}
 		code, fromSeed = claim.DrawCode(), false
 	}
 	m.show(func(st *state) { st.code, st.print = "", "" })
 	m.problem("claim", "")
-	m.problem("seed", "")
+	m.problem("code", "")
+	m.seedProblems()
 	if s.Instance != "" {
 		if err := applied.Done(s.Instance); err != nil {
 			return err
@@ -71,7 +65,7 @@ func (m *Machine) firstCode(s seed.Seed) (code claim.Code, fromSeed bool) {
 		if err == nil {
 			return code, true
 		}
-		m.problem("seed", "The seed's claim code is not one; use the one shown here.")
+		m.problem("code", "The seed's claim code is not one; use the one shown here.")
 	}
 	return claim.DrawCode(), false
 }
@@ -247,7 +241,7 @@ func (m *Machine) keepGateway(made daemon.Made, s appliance.Setup) error {
 	if err := m.saveNetwork(n); err != nil {
 		return err
 	}
-	if err := writeFile(timeServersPath, []byte(strings.Join(append(slices.Clone(s.TimeServers), ""), "\n")), 0o644); err != nil {
+	if err := durable.Write(timeServersPath, []byte(strings.Join(append(slices.Clone(s.TimeServers), ""), "\n")), 0o644); err != nil {
 		return err
 	}
 	if err := m.updates().SetSettings(s.Updates); err != nil {
