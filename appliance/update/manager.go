@@ -3,6 +3,7 @@ package update
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"log/slog"
 	"os"
@@ -10,6 +11,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"lazaret/appliance"
 )
@@ -23,7 +26,10 @@ type Config struct {
 	LookESP func(do func(ESP) error) error
 	// BootPath reads BootPathVariable; errors wrap fs.ErrNotExist where the boot loader
 	// left none, as when it started a slot without a counter.
-	BootPath     func() ([]byte, error)
+	BootPath func() ([]byte, error)
+	// Startable says why the firmware would not start a slot's file of that size: one that it
+	// refuses takes the boot loader's attempts with nobody there. Optional.
+	Startable    func(slot io.ReaderAt, size int64) error
 	Keys         Keys
 	Version      string           // that runs
 	Architecture string           // GOARCH
@@ -38,7 +44,8 @@ type Config struct {
 // Manager keeps slots and the record of updates. It is safe for use by several; one update
 // at a time is under way.
 type Manager struct {
-	cfg Config
+	cfg  Config
+	keep func(r record, dir string) error // record.save; tests bring their own
 
 	work sync.Mutex // held while the directory of slots changes, never while a bundle comes in
 
@@ -92,11 +99,18 @@ func (m *Manager) change(f func(r *record)) error {
 	next := m.rec
 	next.Blessed = slices.Clone(next.Blessed)
 	f(&next)
-	if err := next.save(m.cfg.Dir); err != nil {
-		return err
+	keep := m.keep
+	if keep == nil {
+		keep = record.save
 	}
-	m.rec = next
-	return nil
+	err := keep(next, m.cfg.Dir)
+	if errors.Is(err, unix.ENOSPC) {
+		return refused("the data partition is full: %w", err)
+	}
+	if err == nil {
+		m.rec = next
+	}
+	return err
 }
 
 func (m *Manager) known() record {

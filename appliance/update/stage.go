@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"io"
 	"slices"
+
+	"golang.org/x/sys/unix"
 )
 
 // margin is what a slot takes beside its file: the last cluster, and directory entries.
@@ -59,7 +61,10 @@ func (m *Manager) stage(ctx context.Context, man Manifest, r io.Reader, file str
 		if err := write(esp, tmp, man, r); err != nil {
 			return err
 		}
-		return readBack(ctx, esp, tmp, man)
+		if err := readBack(ctx, esp, tmp, man); err != nil {
+			return err
+		}
+		return m.startable(esp, tmp, man)
 	})
 	e := m.alter(func(esp ESP) error {
 		if err == nil {
@@ -109,6 +114,9 @@ func write(esp ESP, name string, man Manifest, r io.Reader) error {
 	if err == nil {
 		err = esp.Sync()
 	}
+	if errors.Is(err, unix.ENOSPC) {
+		return refused("the EFI system partition has no room for it any more: %w", err)
+	}
 	return err
 }
 
@@ -130,6 +138,22 @@ func readBack(ctx context.Context, esp ESP, name string, man Manifest) error {
 	}
 	if err := CheckSlot(f, man); err != nil {
 		return fmt.Errorf("the bundle does not hold what it says: %w", err)
+	}
+	return nil
+}
+
+// startable refuses what the firmware would not start.
+func (m *Manager) startable(esp ESP, name string, man Manifest) error {
+	if m.cfg.Startable == nil {
+		return nil
+	}
+	f, err := esp.Open(name)
+	if err != nil {
+		return fmt.Errorf("reading back: %w", err)
+	}
+	defer f.Close()
+	if err := m.cfg.Startable(f, man.Size); err != nil {
+		return refused("this machine's firmware would not start it: %v", err)
 	}
 	return nil
 }

@@ -85,6 +85,7 @@ func (v *verdict) look(h update.Health) {
 		if err := v.m.bless(); err != nil {
 			v.m.log.Error("keeping this version; it is tried again", "error", err)
 			v.m.problem("update", "This version cannot be noted as good; the log says why. After some restarts the one before would be started.")
+			v.known = false // its slot may be kept by now, where only the record could not be
 			return
 		}
 		v.settled = true

@@ -27,6 +27,12 @@ import (
 // overSlots is a machine without a kernel under it: its slots lie in a directory.
 func overSlots(t *testing.T, slots ...string) (*Machine, string) {
 	t.Helper()
+	return overSlotsIn(t, t.TempDir(), slots...)
+}
+
+// overSlotsIn is overSlots with the record of updates in a directory.
+func overSlotsIn(t *testing.T, record string, slots ...string) (*Machine, string) {
+	t.Helper()
 	esp := t.TempDir()
 	for _, name := range slots {
 		path := filepath.Join(esp, appliance.SlotDir, name)
@@ -61,7 +67,7 @@ func overSlots(t *testing.T, slots ...string) (*Machine, string) {
 			return do(d)
 		},
 		BootPath: func() ([]byte, error) { return nil, fs.ErrNotExist }, Keys: keys, Version: "2.0.0", Architecture: "amd64", Flavour: "cloud",
-		Dir: t.TempDir(), Log: m.log,
+		Dir: record, Log: m.log,
 	})
 	if err != nil {
 		t.Fatal(err)
