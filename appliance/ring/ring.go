@@ -3,15 +3,14 @@
 package ring
 
 import (
-	"errors"
 	"fmt"
 	"io"
-	"os"
-	"path/filepath"
 	"strings"
 	"sync"
 	"time"
 	"unicode/utf8"
+
+	"lazaret/internal/durable"
 )
 
 // Level is how grave a line is, as syslog and the kernel count (RFC 5424, section 6.2.1):
@@ -159,20 +158,12 @@ func (r *Ring) Save(path string) error {
 	r.mu.Lock()
 	lines := append([]Line(nil), r.lines[r.start:]...)
 	r.mu.Unlock()
-	f, err := os.CreateTemp(filepath.Dir(path), ".log-") // mode 0600
-	if err != nil {
-		return fmt.Errorf("saving the log: %w", err)
-	}
 	var text strings.Builder
 	for _, l := range lines {
 		text.WriteString(l.String() + "\n")
 	}
-	_, err = f.WriteString(text.String())
-	if err = errors.Join(err, f.Sync(), f.Close()); err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		return fmt.Errorf("saving the log: %w", errors.Join(err, os.Remove(f.Name())))
+	if err := durable.Write(path, []byte(text.String()), 0o600); err != nil {
+		return fmt.Errorf("saving the log: %w", err)
 	}
 	return nil
 }

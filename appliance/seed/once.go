@@ -5,9 +5,10 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
+
+	"lazaret/internal/durable"
 )
 
 // maxRecord bounds the record of seeds, in entries; older ones are forgotten.
@@ -49,21 +50,5 @@ func (r Record) list() ([]string, error) {
 }
 
 func (r Record) write(text string) error {
-	f, err := os.CreateTemp(filepath.Dir(r.Path), ".seed-*")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(f.Name()) // gone already when all went well
-	_, err = f.WriteString(text)
-	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return err
-	}
-	if err := os.Rename(f.Name(), r.Path); err != nil {
-		return err
-	}
-	d, err := os.Open(filepath.Dir(r.Path))
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
+	return durable.Write(r.Path, []byte(text), 0o600)
 }

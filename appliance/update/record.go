@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"lazaret/appliance"
+	"lazaret/internal/durable"
 )
 
 // recordName is the file below appliance.MachineDir that keeps what is known of updates.
@@ -82,7 +83,7 @@ func (r record) save(dir string) error {
 	if err != nil {
 		return err
 	}
-	if err := writeFile(filepath.Join(dir, recordName), text); err != nil {
+	if err := durable.Write(filepath.Join(dir, recordName), text, 0o600); err != nil {
 		return fmt.Errorf("keeping what is known of updates: %w", err)
 	}
 	return nil
@@ -108,26 +109,4 @@ func (r *record) bless(version string, schema int) {
 	}
 }
 
-// writeFile replaces a file so that it has its old or its new content after a loss of power.
-func writeFile(path string, text []byte) error {
-	f, err := os.OpenFile(path+".new", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(text)
-	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return err
-	}
-	if err := os.Rename(path+".new", path); err != nil {
-		return err
-	}
-	return syncDir(filepath.Dir(path))
-}
-
-func syncDir(path string) error {
-	d, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
-}
+func syncDir(path string) error { return durable.SyncDir(path) }

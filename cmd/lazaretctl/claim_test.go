@@ -174,7 +174,7 @@ func TestClaim(t *testing.T) {
 func TestClaimSeeded(t *testing.T) {
 	seeded := appliance.Setup{
 		Name: "seeded", Organization: "Example", EnrollNames: []string{"seed.example.com"}, Management: []string{"192.0.2.10 tcp/443"},
-		AdminNetworks: []netip.Prefix{netip.MustParsePrefix("198.51.100.0/24")}, Masquerade: true, Updates: appliance.Updates{Automatic: true},
+		AdminNetworks: []netip.Prefix{netip.MustParsePrefix("198.51.100.0/24")}, Masquerade: true, Updates: appliance.Updates{Automatic: true, Channel: "https://updates.example.com/stable"},
 		Network: &appliance.Network{Version: 2, Ethernets: map[string]appliance.Ethernet{"eth0": {Link: appliance.Link{Addresses: []netip.Prefix{netip.MustParsePrefix("192.0.2.20/24")}}}}},
 	}
 	file := filepath.Join(t.TempDir(), "setup.yaml")

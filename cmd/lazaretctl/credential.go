@@ -17,6 +17,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"lazaret/appliance/claim"
+	"lazaret/internal/durable"
 )
 
 // credentialFiles are what lazaretctl's directory holds, in the order they are written.
@@ -48,32 +49,11 @@ func (s *session) saveCredential(c claim.Credential, token string) error {
 		names, texts = append([]string{"management-token"}, names...), append([][]byte{[]byte(token + "\n")}, texts...)
 	}
 	for i, name := range names {
-		if err := writeWhole(filepath.Join(s.dir, name), texts[i]); err != nil {
+		if err := durable.Write(filepath.Join(s.dir, name), texts[i], 0o600); err != nil {
 			return fmt.Errorf("saving the credential: %w", err)
 		}
 	}
 	return nil
-}
-
-// writeWhole writes a file of mode 0600 beside its place and then puts it there.
-func writeWhole(path string, text []byte) error {
-	f, err := os.CreateTemp(filepath.Dir(path), ".new-*") // mode 0600
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(text)
-	err = errors.Join(err, f.Sync(), f.Close())
-	if err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		return errors.Join(err, os.Remove(f.Name()))
-	}
-	d, err := os.Open(filepath.Dir(path))
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }
 
 // pendingFile keeps a claim under way, with its key, so that a lost answer can be asked for
@@ -92,7 +72,7 @@ func (s *session) savePending(address string, request []byte, key *ecdsa.Private
 	if err := os.MkdirAll(s.dir, 0o700); err != nil {
 		return fmt.Errorf("making the credential's directory: %w", err)
 	}
-	if err := writeWhole(filepath.Join(s.dir, pendingFile), text); err != nil {
+	if err := durable.Write(filepath.Join(s.dir, pendingFile), text, 0o600); err != nil {
 		return fmt.Errorf("keeping the claim under way: %w", err)
 	}
 	return nil

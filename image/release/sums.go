@@ -16,6 +16,8 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+
+	"lazaret/internal/durable"
 )
 
 // Files that stand beside those of a release.
@@ -59,7 +61,7 @@ func finish(dir string, key ed25519.PrivateKey, unsigned bool) error {
 		}
 	}
 	if unsigned {
-		if err := writeWhole(filepath.Join(dir, UnsignedFile), []byte(unsignedText)); err != nil {
+		if err := durable.Write(filepath.Join(dir, UnsignedFile), []byte(unsignedText), 0o644); err != nil {
 			return err
 		}
 	}
@@ -67,13 +69,13 @@ func finish(dir string, key ed25519.PrivateKey, unsigned bool) error {
 	if err != nil {
 		return err
 	}
-	if err := writeWhole(filepath.Join(dir, SumsFile), sums); err != nil {
+	if err := durable.Write(filepath.Join(dir, SumsFile), sums, 0o644); err != nil {
 		return err
 	}
 	if unsigned {
 		return nil
 	}
-	return writeWhole(filepath.Join(dir, SignatureFile), ed25519.Sign(key, sums))
+	return durable.Write(filepath.Join(dir, SignatureFile), ed25519.Sign(key, sums), 0o644)
 }
 
 // sumsOf is the text of SumsFile, sorted by name.
@@ -242,20 +244,4 @@ func readBounded(path string, limit int64) ([]byte, error) {
 		err = fmt.Errorf("%s is longer than %d bytes", path, limit)
 	}
 	return b, err
-}
-
-// writeWhole makes a file that is whole or not there.
-func writeWhole(path string, b []byte) error {
-	f, err := os.CreateTemp(filepath.Dir(path), ".release-*")
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(b)
-	if err = errors.Join(err, f.Chmod(0o644), f.Sync(), f.Close()); err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		return errors.Join(fmt.Errorf("writing %s: %w", path, err), os.Remove(f.Name()))
-	}
-	return nil
 }

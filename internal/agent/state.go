@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"lazaret/enroll/cmp"
+	"lazaret/internal/durable"
 	"lazaret/quarantine/tunnel"
 )
 
@@ -170,16 +171,7 @@ func (s store) save(st state) error {
 
 // write replaces a file wholly or not at all, mode 0600, on the disk when it returns.
 func (s store) write(name string, text []byte) error {
-	f, err := os.CreateTemp(s.dir, ".new-*") // mode 0600
-	if err != nil {
-		return fmt.Errorf("writing %s: %w", name, err)
-	}
-	defer os.Remove(f.Name())
-	_, err = f.Write(text)
-	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return fmt.Errorf("writing %s: %w", name, err)
-	}
-	return s.rename(filepath.Base(f.Name()), name)
+	return durable.Write(filepath.Join(s.dir, name), text, 0o600)
 }
 
 func (s store) rename(from, to string) error {
@@ -256,11 +248,10 @@ func (s store) remove(name string) error {
 
 // sync puts the directory's names on the disk.
 func (s store) sync() error {
-	d, err := os.Open(s.dir)
-	if err != nil {
+	if err := durable.SyncDir(s.dir); err != nil {
 		return fmt.Errorf("writing %s: %w", s.dir, err)
 	}
-	return errors.Join(d.Sync(), d.Close())
+	return nil
 }
 
 // certificate puts certificate, chain and key together for TLS.

@@ -12,6 +12,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"lazaret/internal/durable"
 )
 
 // DefaultSegmentSize is how many bytes a segment grows to before the next begins.
@@ -165,7 +167,7 @@ func (c *Chain) begin(prev Head, broken string) error {
 	if err := os.Rename(path+".new", path); err != nil {
 		return fmt.Errorf("beginning audit segment %d: %w", h.Segment, err)
 	}
-	if err := syncDir(c.cfg.Dir); err != nil {
+	if err := durable.SyncDir(c.cfg.Dir); err != nil {
 		return fmt.Errorf("beginning audit segment %d: %w", h.Segment, err)
 	}
 	c.size = int64(len(line))
@@ -346,13 +348,4 @@ func segments(fsys fs.FS) ([]string, error) {
 	}
 	slices.Sort(names)
 	return names, nil
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return d.Sync()
 }

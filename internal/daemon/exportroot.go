@@ -7,6 +7,7 @@ import (
 	"log/slog"
 
 	"lazaret/internal/config"
+	"lazaret/internal/durable"
 	"lazaret/internal/seal"
 	"lazaret/internal/store"
 	"lazaret/quarantine"
@@ -33,7 +34,7 @@ func ExportRoot(ctx context.Context, c config.Config, path string, remove bool, 
 		return gone
 	}
 	text := append(pemBlock("CERTIFICATE", cert.Raw), pemBlock("PRIVATE KEY", pair.Key)...)
-	if err := writeNew(path, text, 0o600); err != nil {
+	if err := durable.Create(path, text, 0o600); err != nil {
 		return err
 	}
 	if !remove {

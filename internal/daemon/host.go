@@ -7,12 +7,12 @@ import (
 	"io/fs"
 	"log/slog"
 	"os"
-	"path/filepath"
 	"reflect"
 	"sync"
 	"time"
 
 	"lazaret/firewall"
+	"lazaret/internal/durable"
 )
 
 // The bounds of how long host rules are tried.
@@ -273,23 +273,6 @@ func (g *hostGuard) record(h HostServices) error {
 	return nil
 }
 
-// writeDurably replaces a file so that it survives a power cut. After an error it is as it
-// was, or replaced, though perhaps not for good.
-func writeDurably(path string, text []byte) error {
-	f, err := os.OpenFile(path+".new", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(text)
-	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return err
-	}
-	dir, err := os.Open(filepath.Dir(path)) // before the change, which may still be left undone
-	if err != nil {
-		return err
-	}
-	if err := os.Rename(path+".new", path); err != nil {
-		return errors.Join(err, dir.Close())
-	}
-	return errors.Join(dir.Sync(), dir.Close())
-}
+// writeDurably replaces the record so that it survives a power cut. After an error it is as
+// it was, or replaced, though perhaps not for good.
+func writeDurably(path string, text []byte) error { return durable.Write(path, text, 0o600) }

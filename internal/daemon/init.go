@@ -25,6 +25,7 @@ import (
 	"lazaret/firewall"
 	"lazaret/internal/config"
 	"lazaret/internal/console"
+	"lazaret/internal/durable"
 	"lazaret/internal/seal"
 	"lazaret/internal/store"
 	"lazaret/pki"
@@ -90,7 +91,7 @@ func Init(ctx context.Context, o InitOptions, log *slog.Logger) (Initialized, er
 		if err := writeAdministrator(ctx, o, h, out.APIURL); err != nil {
 			return err
 		}
-		return writeNew(out.TokenFile, []byte(token+"\n"), 0o600)
+		return durable.Create(out.TokenFile, []byte(token+"\n"), 0o600)
 	}); err != nil {
 		return Initialized{}, err
 	}
@@ -98,7 +99,7 @@ func Init(ctx context.Context, o InitOptions, log *slog.Logger) (Initialized, er
 		return Initialized{}, fmt.Errorf("writing the configuration: %w", err)
 	}
 	// The configuration comes last: a gateway whose file is there is whole.
-	return out, writeNew(o.ConfigPath, text, 0o644)
+	return out, durable.Create(o.ConfigPath, text, 0o644)
 }
 
 // untouched makes sure that nothing Init is going to make is there, before it makes
@@ -283,7 +284,7 @@ func writeAdministrator(ctx context.Context, o InitOptions, h pki.Hierarchy, api
 	chain := append(pemBlock("CERTIFICATE", certs[0].Raw), pemBlock("CERTIFICATE", certs[1].Raw)...)
 	texts := [][]byte{[]byte(apiURL + "\n"), pemBlock("CERTIFICATE", h.Root.Certificate.Raw), chain, pemBlock("PRIVATE KEY", der)}
 	for i, name := range adminFiles {
-		if err := writeNew(filepath.Join(o.AdminDir, name), texts[i], 0o600); err != nil {
+		if err := durable.Create(filepath.Join(o.AdminDir, name), texts[i], 0o600); err != nil {
 			return err
 		}
 	}
@@ -317,35 +318,9 @@ func makeDir(dir string, mode fs.FileMode) error {
 		return err
 	}
 	for _, at := range made {
-		if err := syncDir(filepath.Dir(at)); err != nil {
+		if err := durable.SyncDir(filepath.Dir(at)); err != nil {
 			return err
 		}
-	}
-	return nil
-}
-
-// syncDir has a directory's names on the disk.
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
-}
-
-// writeNew writes a file that must not be there yet, and has it and its name on the
-// disk. After an error there is no file.
-func writeNew(path string, text []byte, mode fs.FileMode) error {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
-	if err != nil {
-		return fmt.Errorf("writing %s: %w", path, err)
-	}
-	_, err = f.Write(text)
-	if err = errors.Join(err, f.Sync(), f.Close()); err == nil {
-		err = syncDir(filepath.Dir(path))
-	}
-	if err != nil {
-		return fmt.Errorf("writing %s: %w", path, errors.Join(err, os.Remove(path)))
 	}
 	return nil
 }

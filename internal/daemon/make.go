@@ -20,6 +20,7 @@ import (
 	"lazaret/appliance/claim"
 	"lazaret/appliance/network"
 	"lazaret/internal/config"
+	"lazaret/internal/durable"
 	"lazaret/pki"
 	"lazaret/quarantine"
 )
@@ -306,7 +307,7 @@ func clearHalfMade(o InitOptions, c config.Config) error {
 	if err := makeDir(c.State, 0o700); err != nil {
 		return fmt.Errorf("making the state directory: %w", err)
 	}
-	return writeNew(mark, nil, 0o600)
+	return durable.Create(mark, nil, 0o600)
 }
 
 // KeepMade makes a made gateway the machine's: it writes the configuration file whole, and
@@ -320,14 +321,7 @@ func KeepMade(at Places, text []byte) error {
 		if err := makeDir(filepath.Dir(at.Config), 0o755); err != nil {
 			return fmt.Errorf("keeping the gateway: %w", err)
 		}
-		next := at.Config + ".new"
-		if err := os.Remove(next); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return fmt.Errorf("keeping the gateway: %w", err)
-		}
-		if err := writeNew(next, text, 0o644); err != nil {
-			return err
-		}
-		if err := errors.Join(os.Rename(next, at.Config), syncDir(filepath.Dir(at.Config))); err != nil {
+		if err := durable.Write(at.Config, text, 0o644); err != nil {
 			return fmt.Errorf("keeping the gateway: %w", err)
 		}
 	} else if err != nil {
@@ -336,5 +330,5 @@ func KeepMade(at Places, text []byte) error {
 	if err := os.Remove(filepath.Join(at.State, halfMade)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("keeping the gateway: %w", err)
 	}
-	return syncDir(at.State)
+	return durable.SyncDir(at.State)
 }

@@ -16,6 +16,7 @@ import (
 
 	"lazaret/appliance"
 	"lazaret/appliance/seed"
+	"lazaret/internal/durable"
 )
 
 // built is when the image was built: the time is never before.
@@ -48,7 +49,7 @@ func savePools(list []netip.Prefix) error {
 	for _, p := range list {
 		fmt.Fprintln(&text, p)
 	}
-	return writeFile(poolsPath, []byte(text.String()), 0o600)
+	return durable.Write(poolsPath, []byte(text.String()), 0o600)
 }
 
 func (m *Machine) loadPools() {

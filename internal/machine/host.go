@@ -8,7 +8,6 @@ import (
 	"io"
 	"net"
 	"os"
-	"path/filepath"
 	"runtime"
 	"time"
 
@@ -18,6 +17,7 @@ import (
 	"lazaret/appliance/machine"
 	"lazaret/appliance/ring"
 	"lazaret/appliance/update"
+	"lazaret/internal/durable"
 	"lazaret/internal/version"
 )
 
@@ -113,7 +113,7 @@ func (m *Machine) saveNetwork(n appliance.Network) error {
 	if err != nil {
 		return err
 	}
-	return writeFile(appliance.NetworkPath, append(text, '\n'), 0o644)
+	return durable.Write(appliance.NetworkPath, append(text, '\n'), 0o644)
 }
 
 // setAddress configures one card from the screen, whose person stands before the machine
@@ -218,29 +218,6 @@ func (m *Machine) reset(ctx context.Context) error {
 		return err
 	}
 	m.finish(boot.Restart, "reset to the state of a new machine")
-	return nil
-}
-
-// writeFile replaces a file, whole or not at all, and has it on the disk.
-func writeFile(path string, text []byte, mode os.FileMode) error {
-	tmp := path + ".new"
-	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, mode)
-	if err != nil {
-		return fmt.Errorf("writing %s: %w", path, err)
-	}
-	_, err = f.Write(text)
-	if err = errors.Join(err, f.Sync(), f.Close()); err == nil {
-		err = os.Rename(tmp, path)
-	}
-	if err == nil {
-		var d *os.File
-		if d, err = os.Open(filepath.Dir(path)); err == nil {
-			err = errors.Join(d.Sync(), d.Close())
-		}
-	}
-	if err != nil {
-		return fmt.Errorf("writing %s: %w", path, err)
-	}
 	return nil
 }
 

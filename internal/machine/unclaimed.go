@@ -20,6 +20,7 @@ import (
 	"lazaret/appliance/seed"
 	"lazaret/appliance/supervise"
 	"lazaret/internal/daemon"
+	"lazaret/internal/durable"
 )
 
 // beClaimed returns when the machine is somebody's. A door that dies is opened again, and a
@@ -240,7 +241,7 @@ func (m *Machine) keepGateway(made daemon.Made, s appliance.Setup) error {
 	if err := m.saveNetwork(n); err != nil {
 		return err
 	}
-	if err := writeFile(timeServersPath, []byte(strings.Join(append(slices.Clone(s.TimeServers), ""), "\n")), 0o644); err != nil {
+	if err := durable.Write(timeServersPath, []byte(strings.Join(append(slices.Clone(s.TimeServers), ""), "\n")), 0o644); err != nil {
 		return err
 	}
 	if err := m.updates().SetSettings(s.Updates); err != nil {

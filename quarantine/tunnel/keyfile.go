@@ -5,8 +5,9 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"strings"
+
+	"lazaret/internal/durable"
 )
 
 // LoadOrCreateKey reads the private key at path, one line as wg(8) writes it, or
@@ -21,7 +22,7 @@ func LoadOrCreateKey(path string) (PrivateKey, error) {
 	if k, err = GeneratePrivateKey(); err != nil {
 		return PrivateKey{}, err
 	}
-	if err := createKey(path, k); err != nil && !errors.Is(err, fs.ErrExist) {
+	if err := durable.Create(path, []byte(k.Text()+"\n"), 0o600); err != nil && !errors.Is(err, fs.ErrExist) {
 		return PrivateKey{}, fmt.Errorf("keeping the private key %s: %w", path, err)
 	}
 	return loadKey(path)
@@ -50,26 +51,4 @@ func loadKey(path string) (PrivateKey, error) {
 		return PrivateKey{}, fmt.Errorf("reading the private key %s: %w", path, err)
 	}
 	return k, nil
-}
-
-// createKey links a finished file into place, which fails if path exists.
-func createKey(path string, k PrivateKey) (err error) {
-	dir := filepath.Dir(path)
-	f, err := os.CreateTemp(dir, ".key-*") // mode 0600
-	if err != nil {
-		return err
-	}
-	defer os.Remove(f.Name())
-	_, err = f.WriteString(k.Text() + "\n")
-	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return err
-	}
-	if err := os.Link(f.Name(), path); err != nil {
-		return err
-	}
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }
