@@ -25,7 +25,7 @@ func (m *Machine) startUpdates(dir string) error {
 		return err
 	}
 	u, err := update.New(update.Config{
-		WithESP: m.withESP, LookESP: m.lookESP, BootPath: m.bootPath, Keys: keys, Version: version.Number, Architecture: runtime.GOARCH, Flavour: release["VARIANT_ID"],
+		WithESP: m.withESP, LookESP: m.lookESP, BootPath: m.bootPath, Startable: m.startable, Keys: keys, Version: version.Number, Architecture: runtime.GOARCH, Flavour: release["VARIANT_ID"],
 		Dir: dir, State: []string{appliance.ControlState}, Log: m.log,
 	})
 	if err != nil {
