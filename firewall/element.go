@@ -116,7 +116,7 @@ func (b batch) room(set string, n int) {
 // mark of r, or contradicts another one. in is what was written.
 func (b batch) routed(r Ruleset, list []Routed, now Deadline, slack time.Duration) (in map[netip.Addr]lease, faults []error) {
 	full := r.full()
-	list, in = once(list)
+	list, in = unique(list)
 	four := 0
 	for i := range list {
 		if list[i].Addr.Is4() {
@@ -152,9 +152,9 @@ func (b batch) routed(r Ruleset, list []Routed, now Deadline, slack time.Duratio
 	return in, faults
 }
 
-// once is list with each address once; where it is given different things, neither of them is
+// unique is list with each address once; where it is given different things, neither of them is
 // right, and its mark is zero, which is no pool's.
-func once(list []Routed) ([]Routed, map[netip.Addr]lease) {
+func unique(list []Routed) ([]Routed, map[netip.Addr]lease) {
 	in := make(map[netip.Addr]lease, len(list))
 	for _, x := range list {
 		in[x.Addr] = lease{x.Mark, x.Until}

@@ -94,11 +94,17 @@ func queue(add func(*nftables.Set, []nftables.SetElement) error, s *nftables.Set
 }
 
 // write queues all of l. Sets and chains that exist are left in place and brought up
-// to date; rules must have been flushed before.
-func (l layout) write(c *nftables.Conn) error {
+// to date; rules must have been flushed before. Those of made are no sets that exist.
+func (l layout) write(c *nftables.Conn, made rooms) error {
 	t := c.AddTable(kernelTable(l.table))
 	for _, s := range l.sets {
 		k := s.kernel(t)
+		if n := made[s.name]; n > 0 {
+			if err := makeRoom(c, s.kernel(t), n); err != nil {
+				return err
+			}
+			continue
+		}
 		if err := c.AddSet(k, nil); err != nil {
 			return err
 		}

@@ -39,6 +39,9 @@ type Table struct {
 	memory  *memory // what flows may be remembered by
 	numbers numbers
 
+	rooms  rooms // what sets of held were made for
+	narrow bool  // sets are made for no number of elements: the kernel does not lift their size
+
 	pace  time.Duration // what an element of the last slow Fill took
 	limit int           // this many elements do not fit in one transaction; zero: not known yet
 }
@@ -76,7 +79,7 @@ func (t *Table) Adopt(r Ruleset) error {
 	defer t.mu.Unlock()
 	t.held = nil
 	t.memory.lose()
-	if err := t.constant(r); err != nil {
+	if err := t.constant(r, nil); err != nil {
 		return fmt.Errorf("adopting table %s: %w", r.Table, t.discard(err))
 	}
 	if err := t.commit(); err != nil {
@@ -88,16 +91,17 @@ func (t *Table) Adopt(r Ruleset) error {
 }
 
 // constant queues what turns the table into r with empty sets: nothing but that when
-// the kernel is known to hold r; the rules, when it is known to hold another ruleset;
-// else a new table in place of whatever is there.
-func (t *Table) constant(r Ruleset) error {
+// the kernel is known to hold r; the rules, when it is known to hold another ruleset, or when
+// sets are made anew for what they are to hold; else a new table in place of whatever is there.
+func (t *Table) constant(r Ruleset, made rooms) error {
 	l := r.layout()
 	switch {
 	case t.held == nil:
 		t.next.build.DestroyTable(kernelTable(r.Table))
+		t.rooms = nil
 	case t.held.Table != r.Table:
 		return errors.New("a table cannot change its name")
-	case t.held.Text(Elements{}) == r.Text(Elements{}):
+	case len(made) == 0 && t.held.Text(Elements{}) == r.Text(Elements{}):
 		for _, s := range l.sets {
 			if s.changes() {
 				t.next.build.FlushSet(s.kernel(kernelTable(r.Table)))
@@ -106,8 +110,13 @@ func (t *Table) constant(r Ruleset) error {
 		return nil
 	default:
 		l.remove(t.next.build, t.held.layout())
+		for _, s := range t.held.sets() {
+			if len(made) > 0 { // all of them, so that they stay in their order
+				t.next.build.DelSet(s.kernel(kernelTable(r.Table)))
+			}
+		}
 	}
-	return l.write(t.next.build)
+	return l.write(t.next.build, made)
 }
 
 // changes says whether the set holds elements that come and go.
@@ -150,6 +159,11 @@ func (t *Table) Fill(r Ruleset, e Elements) error {
 	for range 3 {
 		start := Now()
 		left, err := t.fill(r, e, start, need)
+		if errors.Is(err, errSize) {
+			t.log.Warn("sets are made without room", "reason", err)
+			t.narrow, t.held = true, nil
+			left, err = t.fill(r, e, start, need)
+		}
 		if err != nil {
 			return fmt.Errorf("filling table %s: %w", r.Table, err)
 		}
@@ -174,40 +188,41 @@ func (t *Table) fill(r Ruleset, e Elements, now Deadline, need time.Duration) (l
 	left = append(left, b.quarantined(r, e.Quarantined)...)
 	b.freshness(r, e.Fresh, e.Alive, now, need)
 	m := newMemory(leases, r.freshness(e.Fresh, e.Alive, now))
+	made := t.outgrown(b)
 	n := len(e.Routed) + len(e.Quarantined)
 	if t.limit != 0 && n >= t.limit {
 		t.log.Debug("filling in steps: one transaction is more than a socket may hold", "elements", n)
-		err := t.steps(r, b)
-		if err == nil {
-			t.memory = m
+		err = t.steps(r, b, made)
+	} else {
+		b.remember(t.renew(m, r, now, need))
+		err = t.atOnce(r, b, made)
+		if errors.Is(err, unix.EMSGSIZE) {
+			t.limit = n
+			t.log.Warn("socket buffer too small for one transaction, filling in steps", "elements", n)
+			m.forget()
+			err = t.steps(r, b, made)
 		}
-		return left, err
 	}
-	b.remember(t.renew(m, r, now, need))
-	if err := t.constant(r); err != nil {
-		return nil, t.discard(err)
-	}
-	t.add(r, b)
-	if err = t.commit(); !errors.Is(err, unix.EMSGSIZE) {
-		if err == nil {
-			t.memory = m
-		}
-		return left, err
-	}
-	t.limit = n
-	t.log.Warn("socket buffer too small for one transaction, filling in steps", "elements", n)
-	m.forget()
-	err = t.steps(r, b)
 	if err == nil {
 		t.memory = m
+		err = t.lifted(r, made)
 	}
 	return left, err
 }
 
+// atOnce fills in one transaction.
+func (t *Table) atOnce(r Ruleset, b batch, made rooms) error {
+	if err := t.constant(r, made); err != nil {
+		return t.discard(err)
+	}
+	t.add(r, b)
+	return t.commit()
+}
+
 // steps empties everything and then adds, a few messages at a time, freshness last. Nothing is
 // remembered until the next Refresh.
-func (t *Table) steps(r Ruleset, b batch) error {
-	if err := t.constant(r); err != nil {
+func (t *Table) steps(r Ruleset, b batch, made rooms) error {
+	if err := t.constant(r, made); err != nil {
 		return t.discard(err)
 	}
 	if err := t.commit(); err != nil {

@@ -1,0 +1,145 @@
+package firewall
+
+import (
+	"errors"
+	"net/netip"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
+
+	"lazaret/internal/testneed"
+)
+
+var sizeLine = regexp.MustCompile(`(?m)^\t\tsize (\d+)\n`)
+
+// TestRooms makes sets for many elements, of a table that is empty, in use, of another
+// ruleset and in doubt: each time it is the table that few elements have, but for the size of
+// two sets, and holds what it should.
+func TestRooms(t *testing.T) {
+	testneed.Program(t, "nft")
+	if !inNamespace(t) {
+		return
+	}
+	terse := func() string { return nft(t, "--terse", "list", "table", "inet", "lazaret") }
+	few, many := 100, manyElements+1
+	table := open(t)
+	r, small := crowd(few)
+	other := r
+	other.Outside = append(other.Outside[:1:1], Service{Protocol: "tcp", Port: 8443})
+	texts := map[string]string{}
+	for name, x := range map[string]Ruleset{"first": r, "other": other} {
+		must(t, table.Fill(x, small))
+		if texts[name] = terse(); sizeLine.MatchString(texts[name]) {
+			t.Fatalf("a set of %d elements has a size:\n%s", few, texts[name])
+		}
+	}
+	for _, x := range []struct {
+		name  string
+		rules Ruleset
+		text  string
+		n     int
+		made  bool // anew
+		begin func()
+	}{
+		{"adopted", r, "first", many, true, func() { must(t, table.Adopt(r)) }},
+		{"as many again", r, "first", many, false, func() {}},
+		{"twice as many", r, "first", 2 * many, false, func() {}},
+		{"in use", r, "first", 2*many + 1, true, func() {}},
+		{"another ruleset", other, "other", 2*many + 1, false, func() {}},
+		{"another ruleset and more", r, "first", 4*many + 3, true, func() {}},
+		{"in doubt", r, "first", many, true, func() { table.held = nil }},
+	} {
+		x.begin()
+		_, e := crowd(x.n)
+		set := handle(t, "routed4")
+		must(t, table.Fill(x.rules, e))
+		listing := terse()
+		if diff := cmp.Diff(texts[x.text], sizeLine.ReplaceAllString(listing, "")); diff != "" {
+			t.Errorf("%s: %s", x.name, diff)
+		}
+		if n := len(sizeLine.FindAllString(listing, -1)); n != 2 || strings.Count(listing, "\t\tsize 1048576\n") != 2 {
+			t.Errorf("%s: %d sets have a size, want 2 of 1048576:\n%s", x.name, n, listing)
+		}
+		if now := handle(t, "routed4"); (now != set) != x.made {
+			t.Errorf("%s: the set was %s and is %s, made anew should be %v", x.name, set, now, x.made)
+		}
+		for _, i := range []int{0, manyElements, x.n - 1, x.n} {
+			for f, name := range []string{"routed4", "routed6"} {
+				if a := device(x.rules.Pools[1], i)[f]; table.has(name, a) != (i < x.n) {
+					t.Errorf("%s: device %d in %s: %v", x.name, i, name, i >= x.n)
+				}
+			}
+		}
+		if err := table.Verify(); err != nil {
+			t.Errorf("%s: %v", x.name, err)
+		}
+	}
+}
+
+// handle is the kernel's number of a set, which no other one ever has.
+func handle(t *testing.T, set string) string {
+	t.Helper()
+	_, found, ok := strings.Cut(nft(t, "-a", "--terse", "list", "set", "inet", "lazaret", set), "# handle ")
+	if !ok {
+		t.Fatalf("no handle of %s", set)
+	}
+	return strings.Fields(found)[0]
+}
+
+// TestRoomEnds has a set's size reached, which only lifts when the table is filled again; and
+// a kernel that lifts none.
+func TestRoomEnds(t *testing.T) {
+	if !inNamespace(t) {
+		return
+	}
+	table := open(t)
+	r, e := crowd(manyElements)
+	must(t, table.Fill(r, e))
+	size := func() uint32 {
+		s, err := table.conn.GetSetByName(kernelTable("lazaret"), "routed4")
+		must(t, err)
+		return s.Size
+	}
+	if got := size(); got != bound(manyElements) {
+		t.Fatalf("the set has room for %d", got)
+	}
+	next := func(i int) []Routed {
+		return []Routed{{device(r.Pools[1], manyElements+i)[0], 1, After(time.Hour)}}
+	}
+	must(t, table.Apply(Change{AddRouted: next(0)}))
+	for _, s := range r.sets() {
+		if s.name == "routed4" {
+			k := s.kernel(kernelTable("lazaret"))
+			k.Size = manyElements + 2
+			must(t, table.conn.AddSet(k, nil))
+			must(t, table.conn.Flush())
+		}
+	}
+	must(t, table.Apply(Change{AddRouted: next(1)}))
+	err := table.Apply(Change{AddRouted: next(2)})
+	if !errors.Is(err, ErrDoubt) || !errors.Is(err, unix.ENFILE) {
+		t.Fatalf("one more than the set may hold: %v, want doubt", err)
+	}
+	e.Routed = append(e.Routed, next(2)...)
+	must(t, table.Fill(r, e))
+	if got := size(); got != bound(manyElements+1) || !table.has("routed4", next(2)[0].Addr) || table.has("routed4", next(1)[0].Addr) {
+		t.Errorf("filled after doubt: room for %d, or not what it should hold", got)
+	}
+	must(t, table.Apply(Change{DelRouted: []netip.Addr{next(2)[0].Addr}, AddRouted: next(1)}))
+
+	if err := table.lifted(r, rooms{"routed4": bigger}); !errors.Is(err, errSize) {
+		t.Errorf("a set without the size that it should have: %v", err)
+	}
+	table.narrow, table.held = true, nil
+	must(t, table.Fill(r, e))
+	if got := size(); got != 0 || !table.has("routed4", next(2)[0].Addr) {
+		t.Errorf("a kernel that lifts no size, and a set of %d", got)
+	}
+}
+
+// bigger has another bound than the sets of these tests.
+const bigger = 1 << 20
