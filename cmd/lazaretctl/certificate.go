@@ -42,7 +42,7 @@ var sources = map[string]string{"own": "the gateway's own", "file": "brought wit
 
 func printCertificate(w io.Writer, c api.Certificate) {
 	line := func(name, format string, args ...any) {
-		fmt.Fprintf(w, "%-9s %s\n", name, fmt.Sprintf(format, args...))
+		fmt.Fprintf(w, "%-9s %s\n", name, printable(fmt.Sprintf(format, args...)))
 	}
 	one := func(name string, i api.CertificateInfo) {
 		line(name, "%s, issued by %s", sources[i.Source], i.Issuer)

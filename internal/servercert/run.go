@@ -90,7 +90,7 @@ func (k *Keeper) attempt(ctx context.Context, was *account) error {
 	if err != nil || a == nil {
 		return err
 	}
-	b, account, err := k.obtain(ctx, *a)
+	b, account, err := k.ask(ctx, *a)
 	if ctx.Err() != nil {
 		return ctx.Err() // the next start goes on when the pause is over
 	}

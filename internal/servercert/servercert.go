@@ -78,6 +78,7 @@ type Keeper struct {
 	broken  atomic.Pointer[string] // what is kept and cannot be read
 	proofs  proofs
 	kick    chan struct{}
+	ask     func(ctx context.Context, a account) (Bundle, string, error) // obtain
 }
 
 // New loads what is kept. What cannot be read is logged and told by State, and not replaced.
@@ -93,6 +94,7 @@ func New(ctx context.Context, c Config) (*Keeper, error) {
 	}
 	c.Names = lower(c.Names)
 	k := &Keeper{config: c, kick: make(chan struct{}, 1)}
+	k.ask = k.obtain
 	if err := k.load(ctx); err != nil {
 		c.Log.Error("the server certificate that was brought or obtained cannot be read: the gateway's own is shown", "err", err)
 		text := err.Error()
