@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"path"
+	"slices"
 	"strings"
 
 	"github.com/klauspost/compress/zstd"
@@ -80,6 +81,16 @@ func unpack(name string, data []byte) ([]byte, error) {
 		err = errors.New("it is too large")
 	}
 	return raw, err
+}
+
+// buses are those on which a machine finds its devices, as aliases begin.
+var buses = []string{"pci:", "usb:", "vmbus:", "xen:"}
+
+// drives says whether a module is a driver of devices that a machine may have.
+func (i Info) drives() bool {
+	return slices.ContainsFunc(i.Aliases, func(alias string) bool {
+		return slices.ContainsFunc(buses, func(bus string) bool { return strings.HasPrefix(alias, bus) })
+	})
 }
 
 // Plain is the path of a module's file once it is unpacked.

@@ -58,7 +58,7 @@ func TestChoosesWhatIsNeeded(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := strings.Join(index.Needs("a"), " "); got != "kernel/c.ko kernel/d.ko kernel/s.ko kernel/b.ko kernel/a.ko" {
+	if got := strings.Join(index.Needs("a"), " "); got != "kernel/c.ko kernel/d.ko kernel/s.ko kernel/b.ko.xz kernel/a.ko" {
 		t.Error(got)
 	}
 	if len(files) != 6 || files["kernel/x.ko"] != nil || !index.Builtin("built-in") || !slices.Equal(index.Find("pci:v1d2"), []string{"b"}) {
@@ -66,31 +66,38 @@ func TestChoosesWhatIsNeeded(t *testing.T) {
 	}
 }
 
-// TestChosenAreAsSigned: what the kernel is to take is byte for byte what was packed, signature
-// and all, however the package has it.
+// TestChosenAreAsSigned: what every machine may load lies there unpacked, drivers as the package
+// has them, and both are what was signed, byte for byte.
 func TestChosenAreAsSigned(t *testing.T) {
-	signed := func(name string) []byte {
-		return append(fake.Module("name="+name), "signature~Module signature appended~\n"...)
+	signed := func(lines ...string) []byte {
+		return append(fake.Module(lines...), "signature~Module signature appended~\n"...)
 	}
 	e, err := zstd.NewWriter(nil)
 	if err != nil {
 		t.Fatal(err)
 	}
+	card := fake.XZ(signed("name=card", "alias=pci:v00008086d*", "depends=b"))
 	tree := NewTree("6.12.1-test")
-	tree.Add("kernel/a.ko", signed("a"))
-	tree.Add("kernel/b.ko.xz", fake.XZ(signed("b")))
-	tree.Add("kernel/c.ko.zst", e.EncodeAll(signed("c"), nil))
-	index, files, err := tree.Choose([]string{"a", "b", "c"})
+	tree.Add("kernel/a.ko", signed("name=a"))
+	tree.Add("kernel/b.ko.xz", fake.XZ(signed("name=b", "alias=net-pf-16-proto-12")))
+	tree.Add("kernel/c.ko.zst", e.EncodeAll(signed("name=c", "alias=virtio:d00000001v*"), nil))
+	tree.Add("kernel/card.ko.xz", card)
+	index, files, err := tree.Choose([]string{"a", "c", "card"})
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range []string{"a", "b", "c"} {
-		at := "kernel/" + name + ".ko"
-		if !bytes.Equal(files[at], signed(name)) || !slices.Equal(index.Needs(name), []string{at}) {
-			t.Errorf("%s is %q, and loaded from %v", name, files[at], index.Needs(name))
+	for name, want := range map[string][]byte{
+		"kernel/a.ko": signed("name=a"), "kernel/b.ko": signed("name=b", "alias=net-pf-16-proto-12"),
+		"kernel/c.ko": signed("name=c", "alias=virtio:d00000001v*"), "kernel/card.ko.xz": card,
+	} {
+		if !bytes.Equal(files[name], want) {
+			t.Errorf("%s is %q", name, files[name])
 		}
 	}
-	tree.Add("kernel/d.ko.gz", signed("d"))
+	if got := index.Needs("card"); len(files) != 4 || !slices.Equal(got, []string{"kernel/b.ko", "kernel/card.ko.xz"}) {
+		t.Errorf("%d files; the card is loaded from %v", len(files), got)
+	}
+	tree.Add("kernel/d.ko.gz", signed("name=d"))
 	if _, _, err := tree.Choose([]string{"d"}); err == nil {
 		t.Error("a module that cannot be unpacked")
 	}

@@ -47,9 +47,11 @@ func Wants(name string) bool {
 }
 
 // Choose returns the index of the wanted modules and all they need, and their files by
-// path: unpacked, so that the kernel need not do it at every start, and otherwise byte for
-// byte as they were signed. What they lie in is compressed as a whole. It is an error, naming
-// each, if a wanted one is neither there nor compiled in.
+// path. Those that every machine may load are unpacked, so that the kernel need not do it at
+// each start; what they lie in is compressed as a whole. Drivers of devices, of which a
+// machine has few, stay packed: the file system lies in memory. Either way the kernel gets
+// byte for byte what was signed. It is an error, naming each, if a wanted one is neither
+// there nor compiled in.
 func (t *Tree) Choose(wanted []string) (*appliance.ModuleIndex, map[string][]byte, error) {
 	c := choice{tree: t, infos: map[string]Info{}, raw: map[string][]byte{}}
 	for _, name := range wanted {
@@ -63,8 +65,11 @@ func (t *Tree) Choose(wanted []string) (*appliance.ModuleIndex, map[string][]byt
 	var modules []appliance.Module
 	files := map[string][]byte{}
 	for _, name := range slices.Sorted(maps.Keys(c.infos)) {
-		info, at := c.infos[name], Plain(t.files[name].Path)
-		files[at] = c.raw[name]
+		info, at, data := c.infos[name], t.files[name].Path, t.files[name].Data
+		if !info.drives() {
+			at, data = Plain(at), c.raw[name]
+		}
+		files[at] = data
 		modules = append(modules, appliance.Module{Name: name, Path: at, Needs: info.Depends, Wants: c.soft(info), Aliases: info.Aliases})
 	}
 	index, err := appliance.NewModuleIndex(t.Release, modules, slices.Sorted(maps.Keys(t.builtin)))
