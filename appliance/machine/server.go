@@ -9,14 +9,13 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"slices"
 	"strconv"
 	"time"
 
 	"golang.org/x/net/netutil"
-	"golang.org/x/sys/unix"
 
 	"lazaret/appliance"
+	"lazaret/internal/peer"
 )
 
 const (
@@ -62,26 +61,13 @@ func (d door) Accept() (net.Conn, error) {
 		if err != nil {
 			return nil, err
 		}
-		user, err := peer(conn)
-		if err == nil && slices.Contains(d.allowed, user) {
+		user, err := peer.Admit(conn, d.allowed...)
+		if err == nil {
 			return conn, nil
 		}
 		d.log.Warn("a stranger asked at the machine's socket", "user", user, "err", err)
 		conn.Close()
 	}
-}
-
-// peer is the user at the other end.
-func peer(conn *net.UnixConn) (uint32, error) {
-	raw, err := conn.SyscallConn()
-	if err != nil {
-		return 0, err
-	}
-	var who *unix.Ucred
-	if e := raw.Control(func(fd uintptr) { who, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) }); e != nil || err != nil {
-		return 0, errors.Join(e, err)
-	}
-	return who.Uid, nil
 }
 
 // trial is the body of TryNetwork.

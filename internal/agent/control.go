@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"lazaret/internal/agentapi"
+	"lazaret/internal/peer"
 )
 
 // Request is one order to a running agent.
@@ -100,11 +101,11 @@ func (a *Agent) answer(ctx context.Context, conn *net.UnixConn) {
 	out := State{}
 	var r Request
 	bad := json.NewDecoder(io.LimitReader(conn, 4096)).Decode(&r) // read even what is refused: else the asker cannot read why
-	uid, err := peerUID(conn)
+	uid, err := peer.User(conn)
 	switch {
 	case err != nil:
 		out.Error = "who asks cannot be told"
-	case uid != 0 && uid != a.snapshot().User:
+	case uid != 0 && int(uid) != a.snapshot().User:
 		out.Error = "only root and the user who enrolled this device may drive the agent"
 	case bad != nil:
 		out.Error = "the order cannot be read"

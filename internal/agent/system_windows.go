@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"net"
 	"os"
 )
 
@@ -17,5 +16,3 @@ func ownDirectory(dir string, _ fs.FileInfo) error {
 }
 
 func lockFile(*os.File) error { return errNotHere }
-
-func peerUID(*net.UnixConn) (int, error) { return -1, errNotHere }

@@ -15,10 +15,9 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"lazaret/firewall"
 	"lazaret/internal/config"
+	"lazaret/internal/peer"
 )
 
 // hostSocket is the data plane's administrative socket, beside that for control planes.
@@ -44,7 +43,7 @@ type hostDoor struct {
 	guard *hostGuard
 	held  func() (firewall.Ruleset, bool) // what the kernel holds for certain
 	look  []uint32
-	who   func(*net.UnixConn) (uint32, error) // peerOf when nil
+	who   func(*net.UnixConn) (uint32, error) // peer.User when nil
 	log   *slog.Logger
 }
 
@@ -127,7 +126,7 @@ func (u *hostUsers) leave(user uint32) {
 func (d hostDoor) admit(conn *net.UnixConn) (uint32, error) {
 	who := d.who
 	if who == nil {
-		who = peerOf
+		who = peer.User
 	}
 	user, err := who(conn)
 	if err == nil && !mayChange(user) && !slices.Contains(d.look, user) {
@@ -188,19 +187,6 @@ func (d hostDoor) do(r hostRequest) (*firewall.Ruleset, error) {
 	default:
 		return nil, fmt.Errorf("unknown request %.32q", r.Do)
 	}
-}
-
-// peerOf asks the kernel whose a connection is.
-func peerOf(conn *net.UnixConn) (uint32, error) {
-	raw, err := conn.SyscallConn()
-	if err != nil {
-		return 0, err
-	}
-	var who *unix.Ucred
-	if e := raw.Control(func(fd uintptr) { who, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) }); e != nil || err != nil {
-		return 0, errors.Join(e, err)
-	}
-	return who.Uid, nil
 }
 
 // TryHost puts the host rules of c in force at the running data plane, which takes them

@@ -8,12 +8,10 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"slices"
 	"sync"
 	"time"
 
-	"golang.org/x/sys/unix"
-
+	"lazaret/internal/peer"
 	"lazaret/quarantine"
 )
 
@@ -74,7 +72,7 @@ func (p *Plane) accept(ctx context.Context, l *net.UnixListener) error {
 		if err != nil {
 			return fmt.Errorf("taking connections: %w", err)
 		}
-		if err := p.admitUser(conn); err != nil {
+		if _, err := peer.Admit(conn, p.config.UIDs...); err != nil {
 			conn.Close()
 			refused++
 			if time.Since(logged) >= time.Minute { // anybody may try, and fill the log
@@ -85,22 +83,6 @@ func (p *Plane) accept(ctx context.Context, l *net.UnixListener) error {
 		}
 		p.talks.Go(func() { p.talk(conn) })
 	}
-}
-
-// admitUser asks the kernel who connected.
-func (p *Plane) admitUser(conn *net.UnixConn) error {
-	raw, err := conn.SyscallConn()
-	if err != nil {
-		return err
-	}
-	var who *unix.Ucred
-	if e := raw.Control(func(fd uintptr) { who, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) }); e != nil || err != nil {
-		return errors.Join(e, err)
-	}
-	if !slices.Contains(p.config.UIDs, who.Uid) {
-		return fmt.Errorf("user %d (process %d) may not give orders", who.Uid, who.Pid)
-	}
-	return nil
 }
 
 // session is one connection of a control plane.
