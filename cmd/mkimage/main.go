@@ -21,7 +21,7 @@ func main() {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.AddCommand(buildCommand(log), fetchCommand(log), debCommand(), convertCommand(), bundleCommand(), channelCommand(), releaseCommand(), verifyCommand(), keyCommand(), signCommand())
+	root.AddCommand(buildCommand(log), fetchCommand(log), pinCommand(), debCommand(), convertCommand(), bundleCommand(), channelCommand(), releaseCommand(), verifyCommand(), keyCommand(), signCommand())
 	if err := root.ExecuteContext(ctx); err != nil {
 		log.Error(err.Error())
 		os.Exit(1)
