@@ -136,9 +136,26 @@ func TestEnrollmentIsBoundedPerHost(t *testing.T) {
 	}
 }
 
-// TestOneAddressLeavesEnrollmentToOthers: who holds all connections that one may have is
-// refused the next, and another is answered.
+// TestOneAddressLeavesEnrollmentToOthers: who holds all connections to the enrollment
+// listener that one may have is refused the next, and another is answered.
 func TestOneAddressLeavesEnrollmentToOthers(t *testing.T) {
+	leavesToOthers(t, func(at netip.AddrPort) site {
+		return enrollSite(config.Config{Enroll: config.Enroll{Listen: []netip.AddrPort{at}}})
+	})
+}
+
+// TestOneAddressLeavesTheAPIToOthers is the same of the API, which one address could shut
+// administrators out of.
+func TestOneAddressLeavesTheAPIToOthers(t *testing.T) {
+	if apiEach == 0 || apiEach > 512/4 {
+		t.Errorf("one address holds %d of 512 connections", apiEach)
+	}
+	leavesToOthers(t, func(at netip.AddrPort) site {
+		return apiSite(config.Config{API: config.API{Listen: []netip.AddrPort{at}}})
+	})
+}
+
+func leavesToOthers(t *testing.T, of func(netip.AddrPort) site) {
 	l, err := net.Listen("tcp4", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -148,7 +165,7 @@ func TestOneAddressLeavesEnrollmentToOthers(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	group, ctx := errgroup.WithContext(ctx)
 	defer func() { cancel(); _ = group.Wait() }()
-	s := enrollSite(config.Config{Enroll: config.Enroll{Listen: []netip.AddrPort{at}}})
+	s := of(at)
 	s.handler = http.NotFoundHandler()
 	if err := s.serve(ctx, group, slog.New(slog.DiscardHandler)); err != nil {
 		t.Fatal(err)
@@ -166,7 +183,7 @@ func TestOneAddressLeavesEnrollmentToOthers(t *testing.T) {
 		return c
 	}
 	var held []net.Conn
-	for range enrollEach {
+	for range s.most { // as many as there are: those beyond are closed
 		held = append(held, dial(2))
 	}
 	if _, err := dial(2).Read(make([]byte, 1)); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {

@@ -360,6 +360,15 @@ func enrollSite(c config.Config) site {
 	return site{name: "enroll", most: 2048, each: enrollEach, holder: outside(c.Enroll.TrustedProxies), idle: 15 * time.Second, at: c.Enroll.Listen}
 }
 
+// apiEach is likewise of the API's listener: enough for a management server that sends its
+// reports side by side, and administrators behind the same address.
+const apiEach = 128
+
+// apiSite is the API's listener without what answers on it.
+func apiSite(c config.Config) site {
+	return site{name: "api", most: 512, each: apiEach, holder: outside(nil), idle: 2 * time.Minute, at: c.API.Listen}
+}
+
 // sites are the three HTTPS services that there always are.
 func (k *control) sites() []site {
 	c := k.config
@@ -371,11 +380,12 @@ func (k *control) sites() []site {
 	}
 	enroll := enrollSite(c)
 	enroll.tls, enroll.handler = k.trusted.Challenged(k.openTLS()), k.public()
-	administration := k.openTLS()
-	administration.ClientAuth = tls.RequestClientCert
+	api := apiSite(c)
+	api.tls, api.handler = k.openTLS(), k.console.API()
+	api.tls.ClientAuth = tls.RequestClientCert
 	return []site{
 		enroll,
-		{name: "api", most: 512, idle: 2 * time.Minute, at: c.API.Listen, tls: administration, handler: k.console.API()},
+		api,
 		{name: "agent", most: 1 << 16, each: 16, idle: 2 * time.Minute, at: inside, free: true, tls: agent, handler: k.console.Agent()},
 	}
 }
