@@ -152,7 +152,7 @@ func (t *terminal) swallow(ctx context.Context) error {
 // above draws what stands above a question, if there is something new in it.
 func (t *terminal) above(st appliance.Status) (drawn bool, err error) {
 	now := time.Now()
-	if !t.stale(st, now) || t.pace.wait(now) > 0 {
+	if !t.stale(st, now) || t.due(st, now) > 0 {
 		return false, nil
 	}
 	if t.console.Serial {

@@ -5,6 +5,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"lazaret/appliance"
 )
 
 func TestKeyboard(t *testing.T) {
@@ -80,5 +82,54 @@ func TestPace(t *testing.T) {
 		if (&pace{}).wait(at) != 0 {
 			t.Error("the zero pace bounds something")
 		}
+	}
+}
+
+// TestNewsIsWrittenAtOnce: a serial line whose burst is spent takes a code, a fingerprint and
+// a stage that are new within the second; those it had before, and what else changes, wait.
+func TestNewsIsWrittenAtOnce(t *testing.T) {
+	term := &terminal{pace: serial()}
+	now := at
+	st := appliance.Status{Stage: appliance.Unclaimed, Code: "FIRST"}
+	for term.due(st, now) == 0 { // something else in it is new every second
+		now = now.Add(time.Second)
+	}
+	if d := term.due(st, now); d <= time.Second {
+		t.Fatalf("the burst is never spent: %v", d)
+	}
+	for _, change := range []func(*appliance.Status){
+		func(st *appliance.Status) { st.Code = "SECOND" },
+		func(st *appliance.Status) { st.Print = "0123" },
+		func(st *appliance.Status) { st.Stage, st.Code, st.Print = appliance.Running, "", "" },
+	} {
+		change(&st)
+		if d := term.due(st, now); d != 0 {
+			t.Errorf("%+v waits for %v", gistOf(st), d)
+		}
+		if d := term.due(st, now); d != time.Second {
+			t.Errorf("and again at once: %v", d)
+		}
+		now = now.Add(time.Second)
+		if d := term.due(st, now); d <= time.Second {
+			t.Errorf("%+v a second time waits for %v only", gistOf(st), d)
+		}
+	}
+	st = appliance.Status{Stage: appliance.Unclaimed, Code: "FIRST"}
+	if d := term.due(st, now); d <= time.Second {
+		t.Errorf("what was written before waits for %v only", d)
+	}
+	st.Code = "THIRD"
+	if d := term.due(st, now); d != 0 {
+		t.Errorf("a third code waits for %v", d)
+	}
+	written := 0
+	for end := now.Add(time.Hour); now.Before(end); now = now.Add(250 * time.Millisecond) { // to and fro
+		st.Stage = []appliance.Stage{appliance.Failed, appliance.Running}[now.Unix()%2]
+		if term.due(st, now) == 0 {
+			written++
+		}
+	}
+	if written > 2*60+20 {
+		t.Errorf("a stage that flaps is printed %d times an hour", written)
 	}
 }

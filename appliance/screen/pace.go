@@ -1,6 +1,11 @@
 package screen
 
-import "time"
+import (
+	"slices"
+	"time"
+
+	"lazaret/appliance"
+)
 
 // pace bounds how often something is written: not twice within gap, and where a burst is
 // given not more often than that many times in a row, once for each refill from then on.
@@ -39,4 +44,47 @@ func (p *pace) wait(now time.Time) time.Duration {
 	}
 	p.last = now
 	return 0
+}
+
+// news is wait for what was never written before: it need not wait for the burst, though it
+// counts as part of it.
+func (p *pace) news(now time.Time) time.Duration {
+	free := *p
+	free.burst = 0
+	if d := free.wait(now); d > 0 {
+		return d
+	}
+	if p.wait(now) > 0 {
+		p.last = now
+	}
+	return 0
+}
+
+// gist is what of a status somebody may be waiting for at the console: a new one is written
+// at once. What comes again, as of a machine that goes to and fro, has the pace of all else.
+type gist struct {
+	stage       appliance.Stage
+	code, print string
+}
+
+func gistOf(st appliance.Status) gist { return gist{st.Stage, st.Code, st.Print} }
+
+// mostGists bounds what is remembered of them.
+const mostGists = 16
+
+// due says how long to wait before st is written, which has something new; 0 is now, and
+// counts as written.
+func (t *terminal) due(st appliance.Status, now time.Time) time.Duration {
+	g := gistOf(st)
+	if slices.Contains(t.gists, g) {
+		return t.pace.wait(now)
+	}
+	wait := t.pace.news(now)
+	if wait == 0 {
+		t.gists = append(t.gists, g)
+		if n := len(t.gists); n > mostGists {
+			t.gists = slices.Clone(t.gists[n-mostGists:])
+		}
+	}
+	return wait
 }

@@ -27,6 +27,7 @@ type terminal struct {
 	shown    []string  // what the last page or block said, without what changes all the time
 	line     string    // the Line written last
 	minute   int64     // for which the clock was drawn
+	gists    []gist    // that were written, the last ones
 	declined *question // the one that was left with Esc
 }
 
@@ -137,7 +138,7 @@ func (t *terminal) draw(st appliance.Status) (time.Duration, error) {
 	if !t.stale(st, now) {
 		return next, nil
 	}
-	if wait := t.pace.wait(now); wait > 0 {
+	if wait := t.due(st, now); wait > 0 {
 		return wait, nil
 	}
 	if t.console.Serial {
