@@ -108,7 +108,10 @@ func value(r rune) (byte, error) {
 }
 
 // check is the sum of alpha^i * v_i over GF(32) = GF(2)[x]/(x^5+x^2+1), alpha = x. alpha
-// has order 31, above the 25 places, so one wrong symbol or one swap of two always shows.
+// has order 31, above the 24 places, so one wrong symbol always shows, and so does every swap
+// of two but one: the check symbol's own weight is 1, as the first symbol's is, and nobody who
+// types swaps the first with the last. Weights that begin at alpha, as shifted has them, would
+// show that too, but agents in the field would refuse the codes of newer gateways for it.
 func check(values []byte) byte {
 	var sum byte
 	for i := len(values) - 1; i >= 0; i-- { // Horner's rule
