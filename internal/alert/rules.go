@@ -160,7 +160,7 @@ func policyFaults(v View) []Condition {
 	var out []Condition
 	for name, n := range devices {
 		out = append(out, Condition{PolicyFault, name, Critical,
-			fmt.Sprintf("rule %s cannot be evaluated for %s, which are not compliant for that: %s", name, plural(n, "device"), example[name].Text),
+			fmt.Sprintf("rule %s cannot be evaluated for %s, and counts as failing there, but for grace and waivers: %s", name, plural(n, "device"), example[name].Text),
 			"mend the policy set: lazaretctl policy check"})
 	}
 	return sorted(out)

@@ -142,8 +142,9 @@ func (s *settling) look(now time.Time, status quarantine.Status) *quarantine.Sta
 }
 
 // faults remembers which rules cannot be evaluated for which devices. Asking for all devices
-// each time would cost more than it tells, so each round asks for some: whom such a rule
-// concerns is not routed for it, sooner or later.
+// each time would cost more than it tells, so each round asks for some: of those in
+// quarantine, and of those that some rule fails for, though they are routed, as while a grace
+// or a waiver runs.
 type faults struct {
 	next  int
 	known map[quarantine.ID][]quarantine.Reason
@@ -152,6 +153,11 @@ type faults struct {
 // mostAsked is how many devices one round asks for.
 const mostAsked = 2000
 
+// mayHaveFault says whether a rule that cannot be evaluated may concern a device: it fails.
+func mayHaveFault(r quarantine.Record) bool {
+	return r.Stage == quarantine.Quarantined || r.Stage == quarantine.Routed && len(r.Failing) > 0
+}
+
 // look puts what is known of rules' faults into devices, after asking for some more.
 func (f *faults) look(devices []quarantine.Record, explain func(string) (quarantine.Explanation, error)) {
 	held := map[quarantine.ID][]quarantine.Reason{}
@@ -159,7 +165,7 @@ func (f *faults) look(devices []quarantine.Record, explain func(string) (quarant
 	for n := range devices {
 		i := (first + n) % len(devices)
 		d := &devices[i]
-		if d.Stage != quarantine.Quarantined {
+		if !mayHaveFault(*d) {
 			continue
 		}
 		if asked == mostAsked {

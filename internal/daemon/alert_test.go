@@ -69,3 +69,32 @@ func TestFaultsAreAskedForInTurn(t *testing.T) {
 		t.Errorf("asked for %d devices, want each of %d that are not routed", len(asked), devices)
 	}
 }
+
+// TestFaultsBehindGraceAreSeen: a rule that cannot be evaluated is told of while those whom it
+// concerns are still routed, by a grace, a waiver or because the rule only reports: that is
+// when there is time to mend it. Those for whom every rule holds are not asked for.
+func TestFaultsBehindGraceAreSeen(t *testing.T) {
+	fault := quarantine.Reason{Set: "s", Rule: "r", Fault: true}
+	all := []quarantine.Record{
+		{Device: quarantine.Device{ID: "graced", Stage: quarantine.Routed}, Failing: map[string]time.Time{"s/r": time.Unix(1, 0)}},
+		{Device: quarantine.Device{ID: "well", Stage: quarantine.Routed}},
+		{Device: quarantine.Device{ID: "revoked", Stage: quarantine.Revoked}, Failing: map[string]time.Time{"s/r": time.Unix(1, 0)}},
+		{Device: quarantine.Device{ID: "quarantined", Stage: quarantine.Quarantined}},
+	}
+	var f faults
+	f.look(all, func(id string) (quarantine.Explanation, error) {
+		if id == "well" || id == "revoked" {
+			t.Errorf("asked for %s", id)
+		}
+		return quarantine.Explanation{Decided: quarantine.Placement{Reasons: []quarantine.Reason{{Rule: "other", Holds: true}, fault}}}, nil
+	})
+	for _, r := range all {
+		want := 0
+		if r.ID == "graced" || r.ID == "quarantined" {
+			want = 1
+		}
+		if len(r.Reasons) != want || want == 1 && r.Reasons[0] != fault {
+			t.Errorf("%s: %v", r.ID, r.Reasons)
+		}
+	}
+}
