@@ -130,19 +130,21 @@ func (m *mirror) through(to string) http.Handler {
 	})
 }
 
-// built makes an image of a version that believes the mirror's authority.
-func (m *mirror) built(t *testing.T, version string) image.Result {
+// imageOf makes an image of a version of the program, with the packages that make image has
+// fetched, and its slot.
+func imageOf(t *testing.T, version string, authorities []byte, flags ...string) image.Result {
 	t.Helper()
+	built(t, ".raw") // or skip: the packages were fetched with that
 	list, err := packages.Pinned()
 	keys, err2 := os.ReadFile(updateKey() + release.PublicSuffix)
 	cache, err3 := os.UserCacheDir()
 	if err := errors.Join(err, err2, err3); err != nil {
 		t.Fatal(err)
 	}
+	flags = append([]string{"-buildvcs=false", "-ldflags", "-s -w -X lazaret/internal/version.Number=" + version}, flags...)
 	r, err := image.Build(t.Context(), image.Config{
-		Arch: "amd64", Flavour: "cloud", Version: version, Packages: list, Keys: keys, Out: t.TempDir(), Log: slog.New(slog.DiscardHandler), Authorities: m.authority,
-		Program: program(t, "./cmd/lazaretd", "-buildvcs=false", "-ldflags", "-s -w -X lazaret/internal/version.Number="+version),
-		Store:   &packages.Store{Dir: filepath.Join(cache, "lazaret", "packages"), Log: slog.New(slog.DiscardHandler)},
+		Arch: "amd64", Flavour: "cloud", Version: version, Program: program(t, "./cmd/lazaretd", flags...), Packages: list, Keys: keys, Authorities: authorities,
+		Out: t.TempDir(), Log: slog.New(slog.DiscardHandler), Store: &packages.Store{Dir: filepath.Join(cache, "lazaret", "packages"), Log: slog.New(slog.DiscardHandler)},
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -200,9 +202,8 @@ func TestChannel(t *testing.T) {
 	if _, err := release.LoadKey(key); err != nil {
 		t.Skipf("needs the key that the image takes updates from: %v", err)
 	}
-	built(t, ".raw") // or skip: the packages are fetched with that
 	m := newMirror(t)
-	before, after := m.built(t, "0.1.0"), m.built(t, "0.1.1")
+	before, after := imageOf(t, "0.1.0", m.authority), imageOf(t, "0.1.1", m.authority)
 	c := &channel{mirror: m, mkimage: program(t, "./cmd/mkimage"), bundle: "lazaret-0.1.1-amd64-cloud.update"}
 	cmd := exec.CommandContext(t.Context(), c.mkimage, "bundle", "--uki", after.UKI, "--key", key, "--version", "0.1.1", "-o", filepath.Join(m.dir, c.bundle))
 	if text, err := cmd.CombinedOutput(); err != nil {
