@@ -10,6 +10,8 @@ import (
 
 	"github.com/pelletier/go-toml/v2"
 	"github.com/pelletier/go-toml/v2/unstable"
+
+	"lazaret/internal/form"
 )
 
 // document is a parsed file whose keys are asked for one by one, so that every fault
@@ -201,35 +203,8 @@ func (d *document) unknown() {
 }
 
 func remedyFor(key string, known []string) string {
-	best, at := "", 4 // a typing error is at most three letters away
-	for _, k := range known {
-		if n := distance(key, k); n < at {
-			best, at = k, n
-		}
-	}
-	if best != "" {
+	if best := form.Meant(key, known); best != "" {
 		return "did you mean " + best + "?"
 	}
 	return "remove it, or see reference.toml for the keys there are"
-}
-
-// distance is the Levenshtein distance of two short texts.
-func distance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		corner := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			step := corner
-			if a[i] != b[j] {
-				step++
-			}
-			corner = row[j+1]
-			row[j+1] = min(step, row[j+1]+1, row[j]+1)
-		}
-	}
-	return row[len(b)]
 }

@@ -13,6 +13,7 @@ import (
 	"cel.dev/cel-go/common/ast"
 	"cel.dev/cel-go/common/cost"
 
+	"lazaret/internal/form"
 	"lazaret/quarantine"
 )
 
@@ -195,37 +196,15 @@ func typeName(t *cel.Type) string {
 
 // meant suggests the fact whose name is nearest.
 func meant(name string) string {
-	best, at := "", 4 // a typing error is at most three letters away
+	var names []string
 	for _, f := range vocabulary {
-		if n := distance(name, f.Name); n < at {
-			best, at = f.Name, n
-		}
+		names = append(names, f.Name)
 	}
+	best := form.Meant(name, names)
 	if best == "" {
 		return ""
 	}
 	return fmt.Sprintf(" (did you mean %q?)", best)
-}
-
-// distance is the Levenshtein distance of two short texts.
-func distance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		corner := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			step := corner
-			if a[i] != b[j] {
-				step++
-			}
-			corner = row[j+1]
-			row[j+1] = min(step, row[j+1]+1, row[j]+1)
-		}
-	}
-	return row[len(b)]
 }
 
 // Asks are the facts that an expression can look at, by name; none where it does not compile.
