@@ -23,15 +23,25 @@ func (k *Keeper) Challenged(base *tls.Config) *tls.Config {
 	return t
 }
 
-// GetCertificate is for tls.Config. What it shows depends on the hello:
+// GetCertificate is for tls.Config. Whom it shows the certificate that was brought or obtained
+// is told by the hello. Devices that are enrolled cannot be changed: they are known by what
+// they always sent, and are shown the gateway's own, whose keys or root they hold.
 //
-//   - The gateway's own certificate to devices, which hold its keys or the organization's
-//     root, and to whoever asks for an address, or for a name that the other does not bear.
-//   - The certificate that was brought or obtained to all others, while it is valid.
+//   - The agent offers TLS 1.3 and nothing else, and HTTP/1.1 and nothing else.
+//   - CMP and EST clients of others (OpenSSL's, strongSwan's) send no ALPN, and neither does
+//     lazaretctl; browsers, curl and most HTTP libraries do. A name that the gateway's own does
+//     not bear is nothing that one of them could verify.
+//
+// The gateway's own is shown, too, to whoever asks for an address, or for a name that the other
+// does not bear.
 func (k *Keeper) GetCertificate(h *tls.ClientHelloInfo) (*tls.Certificate, error) {
+	own, err := k.config.Own(h)
 	s := k.shown.Load()
-	if s == nil || !s.goodAt(k.config.Now()) || !s.shownFor(h.ServerName) || deviceSays(h) || h.SupportsCertificate(s.certificate) != nil {
-		return k.config.Own(h)
+	if s == nil || !s.goodAt(k.config.Now()) || !s.shownFor(h.ServerName) || isAgent(h) || h.SupportsCertificate(s.certificate) != nil {
+		return own, err
+	}
+	if len(h.SupportedProtos) == 0 && err == nil && own.Leaf != nil && own.Leaf.VerifyHostname(h.ServerName) == nil {
+		return own, nil
 	}
 	return s.certificate, nil
 }
@@ -39,16 +49,8 @@ func (k *Keeper) GetCertificate(h *tls.ClientHelloInfo) (*tls.Certificate, error
 // http11 is the ALPN name of HTTP/1.1 (RFC 7301).
 const http11 = "http/1.1"
 
-// deviceSays tells a device's hello from those of browsers and of programs that send reports.
-// Enrolled devices cannot be changed: they are known by what they always sent.
-//
-//   - The agent offers TLS 1.3 and nothing else, and HTTP/1.1 and nothing else.
-//   - CMP and EST clients of others (OpenSSL's, strongSwan's) send no ALPN, and neither does
-//     lazaretctl; browsers, curl and HTTP libraries do.
-func deviceSays(h *tls.ClientHelloInfo) bool {
-	if len(h.SupportedProtos) == 0 {
-		return true
-	}
+// isAgent says whether a hello is like those of our agent.
+func isAgent(h *tls.ClientHelloInfo) bool {
 	return slices.Equal(h.SupportedProtos, []string{http11}) && only13(h.SupportedVersions)
 }
 

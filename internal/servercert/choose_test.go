@@ -62,6 +62,9 @@ func TestWhoIsShownWhat(t *testing.T) {
 	try("a browser that asks for an address", "own", &tls.Config{NextProtos: browser})
 	try("a browser that asks for a name of our own certificate alone", "own", &tls.Config{ServerName: "only-ours.example.test", NextProtos: browser})
 
+	try("a program without ALPN at a name that only the certificate bears", "other", &tls.Config{ServerName: "portal.example.test"})
+	try("the agent there", "own", &tls.Config{ServerName: "portal.example.test", MinVersion: tls.VersionTLS13, NextProtos: []string{http11}})
+
 	l.now = l.shown.Load().leaf().NotAfter
 	try("a browser when it is over", "own", &tls.Config{ServerName: name, NextProtos: browser})
 	l.now = l.shown.Load().leaf().NotBefore.Add(-time.Second)
