@@ -3,8 +3,14 @@ package console
 import (
 	"cmp"
 	"fmt"
+	"go/ast"
+	"go/parser"
+	"go/token"
 	"maps"
 	"os"
+	"path/filepath"
+	"reflect"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -96,4 +102,80 @@ func besidesPage() string {
 		fmt.Fprintf(&b, "| `%s` | %s |\n", pattern, strings.Join(parts, ", "))
 	}
 	return b.String()
+}
+
+// TestHandlersNeedWhatIsListed reads the handlers: one that asks for a permission by way of
+// any function of this package has it in its route, or in more, from which the page and the
+// API's description are made.
+func TestHandlersNeedWhatIsListed(t *testing.T) {
+	asked := map[string]Permission{"GrantRelease": GrantRelease, "WipeDevices": WipeDevices}
+	mentions := map[string][]string{} // by function: what it calls of this package, and asks for
+	files, err := filepath.Glob("*.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range files {
+		if strings.HasSuffix(path, "_test.go") {
+			continue
+		}
+		f, err := parser.ParseFile(token.NewFileSet(), path, nil, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, d := range f.Decls {
+			if fn, ok := d.(*ast.FuncDecl); ok && fn.Body != nil {
+				mentions[fn.Name.Name] = append(mentions[fn.Name.Name], asks(fn.Body)...)
+			}
+		}
+	}
+	found := 0
+	for _, r := range (&Server{}).routes() {
+		name := runtime.FuncForPC(reflect.ValueOf(r.handle).Pointer()).Name()
+		reached := []string{name[strings.LastIndexByte(name, '.')+1:]}
+		for i := 0; i < len(reached); i++ {
+			for _, next := range mentions[reached[i]] {
+				if !slices.Contains(reached, next) {
+					reached = append(reached, next)
+				}
+			}
+		}
+		for constant, need := range asked {
+			if !slices.Contains(reached, constant) {
+				continue
+			}
+			found++
+			if r.need != need && !slices.ContainsFunc(more[r.pattern], func(b besides) bool { return b.need == need }) {
+				t.Errorf("%s asks for %s, and does not say so", r.pattern, need)
+			}
+		}
+	}
+	if found < 8 {
+		t.Errorf("only %d handlers were found to ask for anything", found)
+	}
+}
+
+// asks are the names that a body calls, by themselves, of the server or of whoever asks, and
+// hands to those it calls.
+func asks(body *ast.BlockStmt) (names []string) {
+	ast.Inspect(body, func(n ast.Node) bool {
+		call, ok := n.(*ast.CallExpr)
+		if !ok {
+			return true
+		}
+		switch of := call.Fun.(type) {
+		case *ast.Ident:
+			names = append(names, of.Name)
+		case *ast.SelectorExpr:
+			if x, ok := of.X.(*ast.Ident); ok && (x.Name == "s" || x.Name == "who") {
+				names = append(names, of.Sel.Name)
+			}
+		}
+		for _, arg := range call.Args {
+			if id, ok := arg.(*ast.Ident); ok {
+				names = append(names, id.Name)
+			}
+		}
+		return true
+	})
+	return names
 }

@@ -123,9 +123,11 @@ var more = map[string][]besides{
 	"PUT /api/v1/sources/{name}/ssf":      {{WriteReports, ""}, {GrantRelease, "the source may release"}},
 	"PUT /api/v1/sources/{name}/settings": {{WriteReports, ""}, {GrantRelease, "the source may release"}},
 	"PUT /api/v1/sources/{name}":          {{GrantRelease, "the source may release"}},
-	"PUT /api/v1/policies/{name}":         {{GrantRelease, "the agent's word releases"}, {WipeDevices, "a rule wipes"}},
-	"PUT /api/v1/profiles/{name}":         {{GrantRelease, "the profile skips quarantine"}},
-	"PUT /api/v1/conduct":                 {{WipeDevices, "inactive devices are wiped"}},
+	// What stands against an account keeps its devices from being released.
+	"DELETE /api/v1/sources/{name}/ssf/accounts/{account}": {{GrantRelease, "the source may release"}},
+	"PUT /api/v1/policies/{name}":                          {{GrantRelease, "the agent's word releases"}, {WipeDevices, "a rule wipes"}},
+	"PUT /api/v1/profiles/{name}":                          {{GrantRelease, "the profile skips quarantine"}},
+	"PUT /api/v1/conduct":                                  {{WipeDevices, "inactive devices are wiped"}},
 
 	"POST /api/v1/devices/{device}/commands":             {{WipeDevices, "the command is wipe or erase"}},
 	"DELETE /api/v1/devices/{device}/commands/{command}": {{WipeDevices, "the command is wipe or erase"}},
