@@ -101,7 +101,7 @@ func (l *life) unasked(t *testing.T) {
 // shows reads a file of the guest's.
 func (l *life) shows(t *testing.T, path string) string {
 	t.Helper()
-	l.order(t, "release") // takes what the firmware said on that line before
+	l.order(t, "show /proc/version") // takes what the firmware said on that line before
 	return strings.TrimSpace(l.order(t, "show "+path))
 }
 

@@ -5,6 +5,7 @@ import (
 	"crypto"
 	"crypto/x509"
 	"encoding/binary"
+	"fmt"
 	"log/slog"
 	"os"
 	"os/exec"
@@ -151,19 +152,20 @@ func TestSecureBoot(t *testing.T) {
 		step{"SwitchedOff", l.switchedOff})
 }
 
-// untrusted are systems that the firmware is not to start, by their versions.
+// untrusted are systems that the firmware is not to start, by why.
 func untrusted(t *testing.T, ours signer) map[string][]byte {
 	t.Helper()
-	tampered, err := ours.sign(panicking(t, "0.1.3"))
+	plain := panicking(t, "0.1.1")
+	tampered, err := ours.sign(plain)
 	if err != nil {
 		t.Fatal(err)
 	}
 	tampered[len(tampered)/2] ^= 1
-	strange, err := stranger(t).sign(panicking(t, "0.1.2"))
+	strange, err := stranger(t).sign(plain)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return map[string][]byte{"0.1.1": panicking(t, "0.1.1"), "0.1.2": strange, "0.1.3": tampered}
+	return map[string][]byte{"it is not signed": plain, "the firmware does not know who signed it": strange, "it was changed after it was signed": tampered}
 }
 
 // uploaded: as updates, signed as updates are, they are refused before anything is tried,
@@ -173,17 +175,15 @@ func (l *sealed) uploaded(t *testing.T, slots map[string][]byte) {
 	if err != nil {
 		t.Skipf("needs the key that the image takes updates from: %v", err)
 	}
-	for version, why := range map[string]string{"0.1.1": "it is not signed", "0.1.2": "does not know who signed it", "0.1.3": "it was changed after it was signed"} {
+	for why, b := range slots {
 		path := filepath.Join(t.TempDir(), "slot.efi")
-		if err := os.WriteFile(path, slots[version], 0o600); err != nil {
+		if err := os.WriteFile(path, b, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		b := bundle(t, update.Manifest{Version: version, Architecture: "amd64"}, path, key)
+		b := bundle(t, update.Manifest{Version: "0.1.1", Architecture: "amd64"}, path, key)
 		code, err := l.ask(soon(t), l.admin, "POST", "/api/v1/machine/update", bytes.NewReader(b), nil)
 		if err == nil || code >= 500 || !strings.Contains(err.Error(), why) {
-			t.Errorf("%s: %d, %v", version, code, err)
-		} else {
-			t.Logf("%s: %v", version, err)
+			t.Errorf("%s: %d, %v", why, code, err)
 		}
 	}
 	if m := l.machine(t); m.Update.Staged != "" || len(m.Slots) != 1 {
@@ -195,26 +195,33 @@ func (l *sealed) uploaded(t *testing.T, slots map[string][]byte) {
 // them, and the loader comes back to the one that is ours.
 func (l *sealed) putOnDisk(t *testing.T, slots map[string][]byte) {
 	l.v.Kill()
-	for name, b := range slots {
-		path := filepath.Join(t.TempDir(), "slot.efi")
+	names := map[string]bool{}
+	for _, b := range slots {
+		name := fmt.Sprintf("lazaret_0.1.%d+1.efi", len(names)+1)
+		names[strings.TrimSuffix(name, "+1.efi")] = true
+		path := filepath.Join(t.TempDir(), name)
 		if err := os.WriteFile(path, b, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if out, err := exec.Command(testneed.Program(t, "mcopy"), "-i", l.config.Disks[0].Path+"@@1M", path, "::EFI/Linux/lazaret_"+name+"+1.efi").CombinedOutput(); err != nil {
+		if out, err := exec.Command(testneed.Program(t, "mcopy"), "-i", l.config.Disks[0].Path+"@@1M", path, "::EFI/Linux/"+name).CombinedOutput(); err != nil {
 			t.Fatalf("mcopy: %v %s", err, out)
 		}
 	}
-	denied := func(version string) {
-		l.asked(t, `Error loading [^\r\n]*lazaret_`+regexp.QuoteMeta(version)+`\+0-1\.efi: Access Denied`)
-		t.Logf("%s: Access Denied", version)
+	denied := func() {
+		name := l.asked(t, `Error loading [^\r\n]*(lazaret_[0-9.]+)\+0-1\.efi: Access Denied`)[1]
+		t.Logf("%s: Access Denied", name)
+		delete(names, name)
 	}
 	l.turnsOn()
-	denied("0.1.3")
-	denied("0.1.2") // the firmware has started the loader once more
+	denied()
+	denied() // the firmware has started the loader once more
 	l.asked(t, `No bootable option or device was found`)
 	l.v.Kill()
 	l.turnsOn()
-	denied("0.1.1")
+	denied()
+	if len(names) != 0 {
+		t.Errorf("not tried: %v", names)
+	}
 	l.unasked(t)
 	if m := l.machine(t); !strings.HasPrefix(m.Version, "0.1.0") {
 		t.Errorf("%s runs", m.Version)
