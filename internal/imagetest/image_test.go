@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os/exec"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -39,11 +40,11 @@ func (l *life) explain(t *testing.T) {
 
 // claim has lazaretctl make the machine a gateway, with the code that the serial line shows.
 func (l *life) claim(t *testing.T) {
+	ctl := program(t, "./cmd/lazaretctl") // while it starts
 	said, at := awaits(t, l.v, "unclaimed", func(w map[string]string) bool {
 		return w["stage"] == "unclaimed" && w["code"] != "" && w["ready"] == "claim"
 	})
 	t.Logf("power-on to unclaimed: %v", at)
-	ctl := program(t, "./cmd/lazaretctl")
 	web := l.v.Port("tcp", 443).String()
 	args := []string{
 		"--dir", l.dir, "claim", web, "--code-file", "-", "--name", "gateway-1", "--enroll-name", gatewayName,
@@ -149,14 +150,18 @@ func (l *life) quarantined(t *testing.T) {
 func (l *life) forbidden(t *testing.T) {
 	t.Helper()
 	before := l.intranet.count()
+	var both sync.WaitGroup
 	for name, from := range map[string]*netstack.Net{"quarantine": l.phone.quarantine, "pool": l.phone.full} {
-		ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
-		if c, err := dial(ctx, from, l.intranet.at()); err == nil {
-			t.Errorf("the intranet is reached from the %s address", name)
-			c.Close()
-		}
-		cancel()
+		both.Go(func() {
+			ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+			defer cancel()
+			if c, err := dial(ctx, from, l.intranet.at()); err == nil {
+				t.Errorf("the intranet is reached from the %s address", name)
+				c.Close()
+			}
+		})
 	}
+	both.Wait()
 	if got := l.intranet.count(); got != before {
 		t.Errorf("%d connections got to the intranet", got-before)
 	}
@@ -190,20 +195,25 @@ func (l *life) cut(t *testing.T) {
 
 // closed: of the ports that are forwarded, those nobody serves answer nothing.
 func (l *life) closed(t *testing.T) {
+	var both sync.WaitGroup
 	for _, port := range []uint16{22, 2379} {
-		c, err := net.DialTimeout("tcp", l.v.Port("tcp", port).String(), 5*time.Second)
-		if err != nil {
-			continue
-		}
-		// QEMU takes the connection itself, and gives it up when the guest does not answer.
-		if err := c.SetReadDeadline(time.Now().Add(3 * time.Second)); err != nil {
-			t.Error(err)
-		}
-		if n, err := c.Read(make([]byte, 1)); n > 0 {
-			t.Errorf("port %d answers (%v)", port, err)
-		}
-		c.Close()
+		at := l.v.Port("tcp", port).String()
+		both.Go(func() {
+			c, err := net.DialTimeout("tcp", at, 5*time.Second)
+			if err != nil {
+				return
+			}
+			defer c.Close()
+			// QEMU takes the connection itself, and gives it up when the guest does not answer.
+			if err := c.SetReadDeadline(time.Now().Add(3 * time.Second)); err != nil {
+				t.Error(err)
+			}
+			if n, err := c.Read(make([]byte, 1)); n > 0 {
+				t.Errorf("port %d answers (%v)", port, err)
+			}
+		})
 	}
+	both.Wait()
 }
 
 // restart keeps everything, and leaves a slot that has proven itself.
@@ -212,9 +222,15 @@ func (l *life) restart(t *testing.T) {
 	l.startsAgain(t)
 	_, at := awaits(t, l.v, "enforcing again", ready)
 	t.Logf("power-on to enforcing: %v", at)
+	l.kept(t)
+	awaitsBlessed(t, l, "")
+}
+
+// kept: after a start the gateway enforces, and knows its device as it was.
+func (l *life) kept(t *testing.T) {
+	t.Helper()
 	l.enforces(t)
 	l.connect(t)
-	awaitsBlessed(t, l, "")
 	var d api.Device
 	l.must(t, "GET", "/api/v1/devices/"+l.device.ID, nil, &d)
 	if d.Key != l.device.Key || d.Stage != "quarantined" {
@@ -247,15 +263,13 @@ func (l *life) powerCut(t *testing.T) {
 	l.turnsOn()
 	_, at := awaits(t, l.v, "enforcing after a power cut", ready)
 	t.Logf("power-on to enforcing: %v", at)
-	l.enforces(t)
-	l.connect(t)
-	var d api.Device
-	l.must(t, "GET", "/api/v1/devices/"+l.device.ID, nil, &d)
-	if d.Key != l.device.Key || d.Stage != "quarantined" {
-		t.Errorf("the device is %+v, and was %+v", d, l.device)
+	if l.orders {
+		said := strings.Fields(l.order(t, "show /proc/uptime")) // after what the firmware said on that line
+		if n := len(said); n >= 2 {
+			t.Logf("seconds since the kernel started: %.12s, of them idle: %s", said[n-2], said[n-1])
+		}
 	}
-	until(t, "the management server answers again", func() error { return echoes(t, l.phone.quarantine, l.management) })
-	l.forbidden(t)
+	l.kept(t)
 }
 
 // awaitsBlessed waits until the slot that runs is blessed, and of this version if one is given.

@@ -1,6 +1,7 @@
 package imagetest
 
 import (
+	"context"
 	"os"
 	"path/filepath"
 	"testing"
@@ -14,7 +15,8 @@ import (
 // before.
 type life struct {
 	*operator
-	v      *vm.VM
+	v      *vm.VM     // the last time it was turned on
+	all    []*vm.VM   // each time
 	top    *testing.T // of the whole life
 	config vm.Config  // of each time it is turned on
 	dir    string     // of the administrator's credential
@@ -22,6 +24,8 @@ type life struct {
 	phone  *phone
 	device api.Device
 	orders bool // the version that runs takes orders; LAZARET_ORDERS says that the image's does
+
+	next, bad func(testing.TB) string // slots that are made meanwhile, for the updates
 
 	management, intranet *echo
 }
@@ -37,7 +41,10 @@ func newLife(t *testing.T, change func(*vm.Config)) *life {
 		},
 	}
 	if kept := os.Getenv("LAZARET_KEEP"); kept != "" { // for whoever looks into a failure
-		l.config.Dir, l.config.Capture = kept, true
+		l.config.Dir, l.config.Capture = filepath.Join(kept, t.Name()), true
+		if err := os.MkdirAll(l.config.Dir, 0o700); err != nil {
+			t.Fatal(err)
+		}
 	}
 	if change != nil {
 		change(&l.config)
@@ -45,10 +52,15 @@ func newLife(t *testing.T, change func(*vm.Config)) *life {
 	if len(l.config.Disks) == 0 {
 		l.config.Disks = []vm.Disk{{Path: vm.Copy(t, built(t, ".raw"), 0)}}
 	}
-	t.Cleanup(func() {
+	t.Cleanup(func() { // after what each machine cleans up
 		if l.phone != nil {
 			l.phone.close()
 		}
+		var took time.Duration
+		for _, v := range l.all {
+			took += v.CPU()
+		}
+		t.Logf("turned on %d times, QEMU took %v of a processor", len(l.all), took.Round(100*time.Millisecond))
 	})
 	return l
 }
@@ -71,14 +83,36 @@ func (l *life) live(t *testing.T, steps ...step) {
 
 // turnOn gives the machine power. A restart ends it: startsAgain gives it power again, which
 // QEMU's emulation is quicker at than at a reset.
-func (l *life) turnOn() { l.v = vm.Start(l.top, l.config) }
+func (l *life) turnOn() {
+	l.v = vm.Start(l.top, l.config)
+	l.all = append(l.all, l.v)
+}
 
-// TestLife takes one machine through its life.
+// TestLife takes one machine through its life, with an update on its way. Much of it is
+// waiting, which TestUpdates fills with a machine of its own.
 func TestLife(t *testing.T) {
+	t.Parallel()
 	l := newLife(t, nil)
 	l.turnOn()
+	l.next = meanwhile(t, func(ctx context.Context) (string, error) {
+		return newSlot(ctx, t.TempDir(), "0.1.1", "./cmd/lazaretd", "-buildvcs=false", "-ldflags", "-s -w -X lazaret/internal/version.Number=0.1.1", "-tags", "lazarettest")
+	})
 	l.live(t,
 		step{"Claim", l.claim}, step{"Enroll", l.enroll}, step{"Quarantine", l.quarantined}, step{"Release", l.released}, step{"Cut", l.cut},
-		step{"Closed", l.closed}, step{"Restart", l.restart}, step{"Update", l.update}, step{"Inside", l.inside}, step{"Killed", l.killed},
-		step{"BadUpdate", l.badUpdate}, step{"PowerCut", l.powerCut}, step{"AtRest", l.atRest})
+		step{"Closed", l.closed}, step{"Update", l.update}, step{"Inside", l.inside}, step{"Killed", l.killed},
+		step{"PowerCut", l.powerCut}, step{"AtRest", l.atRest})
+}
+
+// TestUpdates has a machine start again, refuse what is no update for it, and survive one that
+// does not start.
+func TestUpdates(t *testing.T) {
+	t.Parallel()
+	l := newLife(t, nil)
+	l.turnOn()
+	l.bad = meanwhile(t, func(ctx context.Context) (string, error) {
+		return newSlot(ctx, t.TempDir(), "0.1.2", "./internal/imagetest/testdata/panics")
+	})
+	l.live(t,
+		step{"Claim", l.claim}, step{"Enroll", l.enroll}, step{"Quarantine", l.quarantined},
+		step{"Restart", l.restart}, step{"Refused", l.refusals}, step{"BadUpdate", l.badUpdate})
 }

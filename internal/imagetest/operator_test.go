@@ -131,11 +131,19 @@ func (o *operator) place(ctx context.Context, device, verdict string) (stage str
 // program builds one of our programs.
 func program(t testing.TB, of string, flags ...string) string {
 	t.Helper()
-	out := filepath.Join(t.TempDir(), filepath.Base(of))
-	c := exec.Command("go", append(append([]string{"build", "-trimpath"}, flags...), "-o", out, of)...)
+	path, err := buildProgram(t.Context(), t.TempDir(), of, flags...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func buildProgram(ctx context.Context, dir, of string, flags ...string) (string, error) {
+	out := filepath.Join(dir, filepath.Base(of))
+	c := exec.CommandContext(ctx, "go", append(append([]string{"build", "-trimpath"}, flags...), "-o", out, of)...)
 	c.Dir, c.Env = "../..", append(os.Environ(), "CGO_ENABLED=0")
 	if text, err := c.CombinedOutput(); err != nil {
-		t.Fatalf("building %s: %v %s", of, err, text)
+		return "", fmt.Errorf("building %s: %w %s", of, err, text)
 	}
-	return out
+	return out, nil
 }

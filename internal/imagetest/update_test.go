@@ -3,8 +3,10 @@ package imagetest
 import (
 	"bytes"
 	"cmp"
+	"context"
 	"crypto/ed25519"
 	"crypto/rand"
+	"errors"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -29,26 +31,56 @@ func updateKey() string {
 // slot builds a slot of a version, with the packages that make image has fetched.
 func slot(t testing.TB, version, program string) string {
 	t.Helper()
-	list, err := packages.Pinned()
-	if err != nil {
-		t.Fatal(err)
-	}
-	keys, err := os.ReadFile(updateKey() + release.PublicSuffix)
-	if err != nil {
+	if _, err := os.Stat(updateKey() + release.PublicSuffix); err != nil {
 		t.Skipf("needs the public key of updates: %v", err)
 	}
-	cache, err := os.UserCacheDir()
+	path, err := buildSlot(t.Context(), t.TempDir(), version, program)
 	if err != nil {
 		t.Fatal(err)
 	}
-	r, err := image.Build(t.Context(), image.Config{
-		Arch: "amd64", Flavour: "cloud", Version: version, Program: program, Packages: list, Keys: keys, Out: t.TempDir(), Log: slog.New(slog.DiscardHandler),
+	return path
+}
+
+func buildSlot(ctx context.Context, dir, version, program string) (string, error) {
+	list, err := packages.Pinned()
+	keys, err2 := os.ReadFile(updateKey() + release.PublicSuffix)
+	cache, err3 := os.UserCacheDir()
+	if err := errors.Join(err, err2, err3); err != nil {
+		return "", err
+	}
+	r, err := image.Build(ctx, image.Config{
+		Arch: "amd64", Flavour: "cloud", Version: version, Program: program, Packages: list, Keys: keys, Out: dir, Log: slog.New(slog.DiscardHandler),
 		Store: &packages.Store{Dir: filepath.Join(cache, "lazaret", "packages"), Log: slog.New(slog.DiscardHandler)},
 	})
+	return r.UKI, err
+}
+
+// newSlot builds a program of ours, and a slot of it.
+func newSlot(ctx context.Context, dir, version, of string, flags ...string) (string, error) {
+	program, err := buildProgram(ctx, dir, of, flags...)
 	if err != nil {
-		t.Fatal(err)
+		return "", err
 	}
-	return r.UKI
+	return buildSlot(ctx, dir, version, program)
+}
+
+// meanwhile makes something while the test goes on, and returns what waits for it.
+func meanwhile(t testing.TB, do func(context.Context) (string, error)) func(testing.TB) string {
+	var made string
+	var err error
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		made, err = do(t.Context())
+	}()
+	t.Cleanup(func() { <-done })
+	return func(t testing.TB) string {
+		t.Helper()
+		if <-done; err != nil {
+			t.Fatal(err)
+		}
+		return made
+	}
 }
 
 // bundle signs a slot as an update.
@@ -68,29 +100,32 @@ func bundle(t testing.TB, m update.Manifest, uki string, key ed25519.PrivateKey)
 	return b.Bytes()
 }
 
-// update refuses what is no update, and takes one that is. The new version is one that takes
-// orders on the second serial line, for the steps after this.
-func (l *life) update(t *testing.T) {
+// signingKey is the private key that the image takes updates from.
+func signingKey(t testing.TB) ed25519.PrivateKey {
+	t.Helper()
 	key, err := release.LoadKey(updateKey())
 	if err != nil {
 		t.Skipf("needs the key that the image takes updates from: %v", err)
 	}
-	if running := awaitsVersion(t, l); running == "" || strings.HasPrefix(running, "0.1.1") {
-		t.Errorf("it runs %q before the update", running)
-	}
-	next := slot(t, "0.1.1", program(t, "./cmd/lazaretd", "-buildvcs=false", "-ldflags", "-s -w -X lazaret/internal/version.Number=0.1.1", "-tags", "lazarettest"))
-	good := bundle(t, update.Manifest{Version: "0.1.1", Architecture: "amd64"}, next, key)
+	return key
+}
+
+// refusals: what is no update for this machine is not taken, and nothing is left of it.
+func (l *life) refusals(t *testing.T) {
+	key, path := signingKey(t), l.bad(t)
 	_, stranger, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {
 		t.Fatal(err)
 	}
+	good := bundle(t, update.Manifest{Version: "0.1.2", Architecture: "amd64"}, path, key)
 	tampered := bytes.Clone(good)
 	tampered[len(tampered)/2] ^= 1
 	for name, b := range map[string][]byte{
 		"tampered": tampered, "truncated": good[:len(good)-1000],
-		"of a stranger":        bundle(t, update.Manifest{Version: "0.1.1", Architecture: "amd64"}, next, stranger),
-		"older":                bundle(t, update.Manifest{Version: "0.0.9", Architecture: "amd64"}, next, key),
-		"of another processor": bundle(t, update.Manifest{Version: "0.1.1", Architecture: "arm64"}, next, key),
+		"of a stranger":        bundle(t, update.Manifest{Version: "0.1.2", Architecture: "amd64"}, path, stranger),
+		"older":                bundle(t, update.Manifest{Version: "0.0.9", Architecture: "amd64"}, path, key),
+		"of another processor": bundle(t, update.Manifest{Version: "0.1.2", Architecture: "arm64"}, path, key),
+		"another than it says": bundle(t, update.Manifest{Version: "0.1.3", Architecture: "amd64"}, path, key),
 	} {
 		if code, err := l.ask(soon(t), l.admin, "POST", "/api/v1/machine/update", bytes.NewReader(b), nil); err == nil || code >= 500 {
 			t.Errorf("an update that is %s: %d, %v", name, code, err)
@@ -98,26 +133,36 @@ func (l *life) update(t *testing.T) {
 			t.Logf("an update that is %s: %v", name, err)
 		}
 	}
+	var m api.Machine
+	l.must(t, "GET", "/api/v1/machine", nil, &m)
+	if len(m.Slots) != 1 || !m.Slots[0].Booted {
+		t.Errorf("the slots are %+v", m.Slots)
+	}
+}
+
+// update takes an update. The new version is one that takes orders on the second serial
+// line, for the steps after this.
+func (l *life) update(t *testing.T) {
+	key := signingKey(t)
+	if running := awaitsVersion(t, l); running == "" || strings.HasPrefix(running, "0.1.1") {
+		t.Errorf("it runs %q before the update", running)
+	}
+	good := bundle(t, update.Manifest{Version: "0.1.1", Architecture: "amd64"}, l.next(t), key)
 	begin := time.Now()
 	l.must(t, "POST", "/api/v1/machine/update?reboot=true", bytes.NewReader(good), nil)
+	t.Logf("from the upload to its answer: %v", time.Since(begin).Round(time.Second))
 	l.startsAgain(t)
 	awaits(t, l.v, "the new slot enforces", func(w map[string]string) bool { return ready(w) && w["version"] == "0.1.1" })
-	l.enforces(t)
+	l.orders = true
+	l.kept(t)
 	awaitsBlessed(t, l, "0.1.1")
 	t.Logf("from the upload to the new slot blessed: %v", time.Since(begin).Round(time.Second))
-	l.orders = true
-	l.connect(t)
-	until(t, "the management server answers the new slot's device", func() error { return echoes(t, l.phone.quarantine, l.management) })
 }
 
 // badUpdate: a version that does not start is left, and the one before runs as it did.
 func (l *life) badUpdate(t *testing.T) {
-	l.needsOrders(t)
-	key, err := release.LoadKey(updateKey())
-	if err != nil {
-		t.Fatal(err)
-	}
-	bad := bundle(t, update.Manifest{Version: "0.1.2", Architecture: "amd64"}, slot(t, "0.1.2", program(t, "./internal/imagetest/testdata/panics")), key)
+	bad := bundle(t, update.Manifest{Version: "0.1.2", Architecture: "amd64"}, l.bad(t), signingKey(t))
+	before := awaitsVersion(t, l)
 	begin := time.Now()
 	l.must(t, "POST", "/api/v1/machine/update?reboot=true", bytes.NewReader(bad), nil)
 	for range update.Tries { // it panics each time, and is left then
@@ -128,11 +173,9 @@ func (l *life) badUpdate(t *testing.T) {
 		}
 	}
 	l.startsAgain(t)
-	awaits(t, l.v, "the slot before it is back", func(w map[string]string) bool { return ready(w) && w["version"] == "0.1.1" })
+	awaits(t, l.v, "the slot before it is back", func(w map[string]string) bool { return ready(w) && w["version"] == before })
 	t.Logf("from the upload of a bad slot to the good one: %v", time.Since(begin).Round(time.Second))
-	l.enforces(t)
-	l.connect(t)
-	l.forbidden(t)
+	l.kept(t)
 }
 
 // awaitsVersion is the version that runs, by the API.

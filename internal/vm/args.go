@@ -109,7 +109,7 @@ func networkArguments(c Config) []string {
 	for _, p := range c.Forward {
 		net += fmt.Sprintf(",hostfwd=%s:127.0.0.1:0-:%d", p.Network, p.Number) // port 0: QEMU takes a free one
 	}
-	a := []string{"-netdev", net, "-device", c.Card + ",netdev=net0"}
+	a := []string{"-netdev", net, "-device", c.Card + ",netdev=net0,romfile="} // nothing starts from the network
 	if c.Capture {
 		a = append(a, "-object", "filter-dump,id=dump0,netdev=net0,file="+comma(filepath.Join(c.Dir, "net.pcap")))
 	}

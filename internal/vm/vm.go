@@ -158,6 +158,20 @@ func (v *VM) Port(network string, number uint16) netip.AddrPort {
 // PID is QEMU's process.
 func (v *VM) PID() int { return v.qemu.cmd.Process.Pid }
 
+// CPU is the processor time that QEMU took, once it has ended: what other jobs do meanwhile
+// changes it less than the clock on the wall.
+func (v *VM) CPU() time.Duration {
+	select {
+	case <-v.qemu.done:
+	default:
+		return 0
+	}
+	if s := v.qemu.cmd.ProcessState; s != nil {
+		return s.UserTime() + s.SystemTime()
+	}
+	return 0
+}
+
 // Capture is the path of the pcap file of its network card.
 func (v *VM) Capture() string { return filepath.Join(v.config.Dir, "net.pcap") }
 
