@@ -94,7 +94,7 @@ func queue(add func(*nftables.Set, []nftables.SetElement) error, s *nftables.Set
 }
 
 // write queues all of l. Sets and chains that exist are left in place and brought up
-// to date; rules must have been flushed before. Those of made are no sets that exist.
+// to date; rules must have been flushed before. Sets that are made for some elements do not exist.
 func (l layout) write(c *nftables.Conn, made rooms) error {
 	t := c.AddTable(kernelTable(l.table))
 	for _, s := range l.sets {

@@ -147,11 +147,17 @@ func TestGenerations(t *testing.T) {
 		"not alive":                    {func() error { return g.table.Refresh(hour, 0) }, true},
 		"adopted":                      {func() error { return g.table.Adopt(r) }, true},
 	} {
-		must(t, g.table.Fill(r, e))
-		g.remember()
-		was := g.generation()
-		must(t, x.do())
-		if now := g.generation(); (now != was) != x.ends || now != g.table.memory.number {
+		var was, now Mark
+		for range 20 { // a transaction that took long is done again, with nothing remembered
+			must(t, g.table.Fill(r, e))
+			g.remember()
+			was = g.generation()
+			must(t, x.do())
+			if now = g.generation(); now != 0 || x.ends {
+				break
+			}
+		}
+		if (now != was) != x.ends || now != g.table.memory.number {
 			t.Errorf("%s: from generation %d to %d, the table says %d, want it to end: %v", name, was, now, g.table.memory.number, x.ends)
 		}
 	}

@@ -2,6 +2,7 @@ package firewall
 
 import (
 	"errors"
+	"fmt"
 	"net/netip"
 	"regexp"
 	"strings"
@@ -55,7 +56,7 @@ func TestRooms(t *testing.T) {
 	} {
 		x.begin()
 		_, e := crowd(x.n)
-		set := handle(t, "routed4")
+		was := table.handle()
 		must(t, table.Fill(x.rules, e))
 		listing := terse()
 		if diff := cmp.Diff(texts[x.text], sizeLine.ReplaceAllString(listing, "")); diff != "" {
@@ -64,8 +65,8 @@ func TestRooms(t *testing.T) {
 		if n := len(sizeLine.FindAllString(listing, -1)); n != 2 || strings.Count(listing, "\t\tsize 1048576\n") != 2 {
 			t.Errorf("%s: %d sets have a size, want 2 of 1048576:\n%s", x.name, n, listing)
 		}
-		if now := handle(t, "routed4"); (now != set) != x.made {
-			t.Errorf("%s: the set was %s and is %s, made anew should be %v", x.name, set, now, x.made)
+		if now := table.handle(); (now != was) != x.made {
+			t.Errorf("%s: the table was %x and is %x, made anew should be %v", x.name, was, now, x.made)
 		}
 		for _, i := range []int{0, manyElements, x.n - 1, x.n} {
 			for f, name := range []string{"routed4", "routed6"} {
@@ -80,14 +81,13 @@ func TestRooms(t *testing.T) {
 	}
 }
 
-// handle is the kernel's number of a set, which no other one ever has.
-func handle(t *testing.T, set string) string {
-	t.Helper()
-	_, found, ok := strings.Cut(nft(t, "-a", "--terse", "list", "set", "inet", "lazaret", set), "# handle ")
-	if !ok {
-		t.Fatalf("no handle of %s", set)
+// handle is the kernel's number of the table, which no other one ever has.
+func (t *Table) handle() string {
+	list, err := dump{conn: t.next.socket}.list(unix.NFT_MSG_GETTABLE, unix.NFPROTO_INET)
+	if err != nil || len(list) != 1 {
+		return fmt.Sprint(len(list), err)
 	}
-	return strings.Fields(found)[0]
+	return string(list[0].attrs[4]) // NFTA_TABLE_HANDLE
 }
 
 // TestRoomEnds has a set's size reached, which only lifts when the table is filled again; and

@@ -91,17 +91,17 @@ func (t *Table) Adopt(r Ruleset) error {
 }
 
 // constant queues what turns the table into r with empty sets: nothing but that when
-// the kernel is known to hold r; the rules, when it is known to hold another ruleset, or when
-// sets are made anew for what they are to hold; else a new table in place of whatever is there.
+// the kernel is known to hold r; the rules, when it is known to hold another ruleset; else, and
+// when sets are to be made anew, a new table in place of whatever is there.
 func (t *Table) constant(r Ruleset, made rooms) error {
 	l := r.layout()
 	switch {
-	case t.held == nil:
+	case t.held != nil && t.held.Table != r.Table:
+		return errors.New("a table cannot change its name")
+	case t.held == nil || len(made) > 0:
 		t.next.build.DestroyTable(kernelTable(r.Table))
 		t.rooms = nil
-	case t.held.Table != r.Table:
-		return errors.New("a table cannot change its name")
-	case len(made) == 0 && t.held.Text(Elements{}) == r.Text(Elements{}):
+	case t.held.Text(Elements{}) == r.Text(Elements{}):
 		for _, s := range l.sets {
 			if s.changes() {
 				t.next.build.FlushSet(s.kernel(kernelTable(r.Table)))
@@ -110,11 +110,6 @@ func (t *Table) constant(r Ruleset, made rooms) error {
 		return nil
 	default:
 		l.remove(t.next.build, t.held.layout())
-		for _, s := range t.held.sets() {
-			if len(made) > 0 { // all of them, so that they stay in their order
-				t.next.build.DelSet(s.kernel(kernelTable(r.Table)))
-			}
-		}
 	}
 	return l.write(t.next.build, made)
 }
