@@ -21,6 +21,8 @@ var (
 	ErrNotOwner      = errors.New("the user is not the device's owner")
 	ErrNotReady      = errors.New("the store has not been read yet")
 	ErrNotEnforced   = errors.New("recorded, not enforced yet")
+	// ErrNoRoom is a Store's word that it keeps what little room is left for tightenings.
+	ErrNoRoom = errors.New("the gateway's disk is full: what is left is kept for what tightens")
 
 	// ErrPeer is an Enforcer's word that a device is placed as it should be but has no
 	// peer on the tunnel: it can send nothing. It concerns that device alone, and nothing

@@ -72,6 +72,7 @@ var public = []struct {
 	{quarantine.ErrMalformed, http.StatusUnprocessableEntity, "see /api/v1/openapi.json for the form"},
 	{quarantine.ErrBlocked, http.StatusConflict, "unblock it first: lazaretctl device unblock"},
 	{quarantine.ErrNotReady, http.StatusServiceUnavailable, "the gateway is starting: try again in a few seconds"},
+	{quarantine.ErrNoRoom, http.StatusInsufficientStorage, "make room on the gateway's disk, or give it a larger one; see lazaretctl alert list"},
 	{quarantine.ErrConflict, http.StatusConflict, "read it again, then repeat the change"},
 	{enroll.ErrNoOTP, http.StatusNotFound, "list them with: lazaretctl otp list"},
 	{enroll.ErrUsed, http.StatusConflict, "it is used, cancelled or expired: create a new one"},

@@ -192,6 +192,9 @@ func (s *Store) rewrite(ctx context.Context, c quarantine.Change, next quarantin
 	if prev.Seat != next.Seat {
 		return fmt.Errorf("seat %d became %d, but a device keeps its seat: %w", prev.Seat, next.Seat, ErrInvalid)
 	}
+	if err := s.mayOpen(prev, next); err != nil {
+		return err
+	}
 	value, err := encodeRecord(next)
 	if err != nil {
 		return err
@@ -203,6 +206,18 @@ func (s *Store) rewrite(ctx context.Context, c quarantine.Change, next quarantin
 	}
 	ch.put(deviceKey(next.ID), value)
 	s.reindex(prev, next, ch)
+	return nil
+}
+
+// mayOpen refuses what gives a device a way that it did not have, on a disk so full that the
+// ballast is to go: what is left is for tightenings, and for their audit entries.
+func (s *Store) mayOpen(prev, next quarantine.Record) error {
+	if next.Stage != quarantine.Routed || prev.Stage == quarantine.Routed && prev.Pool == next.Pool {
+		return nil
+	}
+	if free, err := s.free(); err != nil || free < s.cfg.Ballast/2 {
+		return errors.Join(quarantine.ErrNoRoom, err)
+	}
 	return nil
 }
 
