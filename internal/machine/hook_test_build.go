@@ -23,9 +23,10 @@ import (
 
 // An image built with the tag lazarettest takes orders on its second serial line, one to a
 // line: kill PART, hold PART (kill it, and stop whatever is started in its place), release,
-// freshness DURATION (into the configuration, for who starts next), and show PATH. Each is
-// answered with a line "done", or one that begins with "error: "; show prints the file first.
-// No image that is shipped has any of this.
+// freshness DURATION (into the configuration, for who starts next), fill MIB (all of the data
+// partition but so much; none: nothing), and show PATH. Each is answered with a line "done",
+// or one that begins with "error: "; show prints the file first. No image that is shipped has
+// any of this.
 func init() {
 	if os.Getpid() == 1 {
 		go takeOrders("/dev/ttyS1")
@@ -87,6 +88,8 @@ func (h *hook) obey(w io.Writer, words []string) error {
 			text = fmt.Appendf(text, "\n[quarantine]\nfreshness = %q\n", words[1])
 		}
 		return os.WriteFile(appliance.ConfigPath, text, 0o644)
+	case len(words) == 2 && words[0] == "fill":
+		return fill(words[1])
 	case len(words) == 2 && words[0] == "show":
 		text, err := os.ReadFile(words[1])
 		if err == nil {
