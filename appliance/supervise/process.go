@@ -131,7 +131,7 @@ func (s *Supervisor) launch(part Part, l launch) (_ *process, err error) {
 	for _, f := range pipes.theirs {
 		attr.Files = append(attr.Files, f.Fd())
 	}
-	argv := append([]string{"lazaretd"}, part.Args...)
+	argv := append([]string{prefix + part.Name}, part.Args...)
 	p.pid, p.ended, err = s.family.bear(func() (int, error) { return fork(s.c.Program, argv, attr) })
 	if err != nil {
 		pipes.close()

@@ -29,6 +29,7 @@ func TestMain(m *testing.M) {
 		os.Exit(0)
 	}
 	if len(os.Args) > 2 && os.Args[1] == "part" {
+		TakeName()
 		os.Exit(play(os.Args[2:]))
 	}
 	os.Exit(m.Run())
@@ -69,7 +70,8 @@ func play(args []string) int {
 		status, _ := os.ReadFile("/proc/self/status")
 		var files unix.Rlimit
 		_ = unix.Getrlimit(unix.RLIMIT_NOFILE, &files)
-		fmt.Printf("%sfiles %d\nenv %q\nin %q\n", status, files.Max, os.Environ(), in)
+		called, _ := os.ReadFile("/proc/self/cmdline")
+		fmt.Printf("%sfiles %d\nenv %q\nin %q\ncalled %q\n", status, files.Max, os.Environ(), in, called)
 		handed, _ := io.ReadAll(os.NewFile(3, "handed"))
 		fmt.Printf("handed %q\n", handed)
 		fmt.Fprintln(os.Stderr, "shown")
@@ -298,7 +300,7 @@ func TestOnce(t *testing.T) {
 	if err := s.Once(t.Context(), p, strings.NewReader("given"), &out); err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"files 64\n", "env [\"A=b\"]\n", "in \"given\"\n"} {
+	for _, want := range []string{"files 64\n", "env [\"A=b\"]\n", "in \"given\"\n", "Name:\tlazaretd-once\n", `called "lazaretd-once\x00part\x00show\x00"`} {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("%q is not in %s", want, &out)
 		}
@@ -336,7 +338,7 @@ func TestOtherUser(t *testing.T) {
 	if err := s.Once(t.Context(), p, nil, &out); err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"Uid:\t902\t902\t902\t902\n", "Gid:\t902\t902\t902\t902\n", "Groups:\t \n", "CapEff:\t0000000000001000\n", "CapPrm:\t0000000000001000\n", "CapBnd:\t0000000000001000\n", "NoNewPrivs:\t1\n", "handed \"over\"\n"} {
+	for _, want := range []string{"Uid:\t902\t902\t902\t902\n", "Gid:\t902\t902\t902\t902\n", "Groups:\t \n", "CapEff:\t0000000000001000\n", "CapPrm:\t0000000000001000\n", "CapBnd:\t0000000000001000\n", "NoNewPrivs:\t1\n", "Name:\tlazaretd-other\n", "handed \"over\"\n"} {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("%q is not in %s", want, &out)
 		}

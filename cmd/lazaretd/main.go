@@ -13,6 +13,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"lazaret/appliance/supervise"
 	"lazaret/internal/config"
 	"lazaret/internal/daemon"
 	"lazaret/internal/machine"
@@ -24,6 +25,7 @@ func main() {
 		fmt.Fprintln(os.Stderr, "lazaretd:", machine.Run(version.Number))
 		select {} // the watchdog ends this; process number 1 may not
 	}
+	supervise.TakeName()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 	if err := root().ExecuteContext(ctx); err != nil {
