@@ -105,7 +105,7 @@ var (
 	// ErrInvalid reports a value that cannot stand beside the others.
 	ErrInvalid = errors.New("not acceptable")
 	// ErrPace refuses what was asked for a moment ago.
-	ErrPace = errors.New("asked a moment ago")
+	ErrPace = errors.New("too soon")
 	// ErrInUse reports a named thing that others still refer to.
 	ErrInUse = errors.New("still in use")
 )

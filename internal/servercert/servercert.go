@@ -46,7 +46,7 @@ var (
 	// ErrInvalid reports what cannot be taken as it is: every *Faults is one.
 	ErrInvalid = errors.New("not acceptable")
 	// ErrSoon refuses to ask an ACME server again so soon.
-	ErrSoon = errors.New("asked a moment ago")
+	ErrSoon = errors.New("the last attempt was less than a minute ago")
 )
 
 // Note writes an audit entry of a change, before that is made.
