@@ -56,7 +56,7 @@ var rules = map[string]struct {
 	"enroll":                     {[]string{"enroll/cmp", "enroll/code", "quarantine", "quarantine/tunnel", "pki", "firewall"}, "the desk admits; stores and consoles are adapters"},
 	"quarantine/dataplane":       {[]string{"quarantine", "firewall", "quarantine/tunnel", "internal/peer"}, "it applies what quarantine decides"},
 	"quarantine/source/polltest": {[]string{"quarantine", "quarantine/source", "quarantine/source/poll", "quarantine/source/sourcetest"}, "it stands in for a product"},
-	"quarantine/source":          {[]string{"quarantine", "quarantine/source", "quarantine/source/poll", "quarantine/source/set", "internal/durable"}, "it turns what comes from outside into reports, and decides nothing"},
+	"quarantine/source":          {[]string{"quarantine", "quarantine/source", "quarantine/source/door", "quarantine/source/poll", "quarantine/source/set", "internal/durable"}, "it turns what comes from outside into reports, and decides nothing"},
 	"quarantine/policy":          {[]string{"quarantine", "quarantine/policy/sets", "internal/form"}, "it judges facts, and moves nobody"},
 	"quarantine/storetest":       {[]string{"quarantine", "quarantine/tunnel", "firewall"}, "a conformance suite"},
 	"quarantine/tunnel":          {[]string{"internal/dump", "internal/durable"}, "keys and addresses only"},

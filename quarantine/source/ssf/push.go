@@ -73,7 +73,7 @@ func (r *Receiver) push(w http.ResponseWriter, req *http.Request, places chan st
 
 // pushed is the token of a request.
 func (r *Receiver) pushed(w http.ResponseWriter, req *http.Request, st *stream) (string, error) {
-	leave := r.door.enter(req.RemoteAddr)
+	leave := r.door.Enter(req.RemoteAddr)
 	if leave == nil {
 		return "", errors.New("too many are being read")
 	}

@@ -18,6 +18,7 @@ import (
 
 	"lazaret/quarantine"
 	"lazaret/quarantine/source"
+	"lazaret/quarantine/source/door"
 	"lazaret/quarantine/source/set"
 )
 
@@ -52,7 +53,7 @@ type Receiver struct {
 	cfg       Config
 	nudge     chan struct{} // capacity 1: settings changed
 	strangers *pace         // entries about those whom no signature vouches for
-	door      door          // of pushes that are being read
+	door      door.Door     // of pushes that are being read
 
 	mu      sync.Mutex
 	loaded  bool
@@ -109,7 +110,7 @@ func New(c Config) (*Receiver, error) {
 	if c.Now == nil {
 		c.Now = time.Now
 	}
-	return &Receiver{cfg: c, nudge: make(chan struct{}, 1), strangers: &pace{now: c.Now},
+	return &Receiver{cfg: c, door: door.Door{Total: doorTotal, Each: doorEach}, nudge: make(chan struct{}, 1), strangers: &pace{now: c.Now},
 		streams: map[string]*stream{}, memory: map[string]*memory{}}, nil
 }
 

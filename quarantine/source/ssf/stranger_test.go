@@ -197,25 +197,8 @@ func TestBodiesAreBounded(t *testing.T) {
 			t.Errorf("one that was read: %d", code)
 		}
 	}
-	if l.door.total != 0 || len(l.door.by) != 0 {
-		t.Errorf("places not given back: %d, %v", l.door.total, l.door.by)
-	}
-}
-
-// TestDoor: who counts as one, and that all together are bounded.
-func TestDoor(t *testing.T) {
-	var d door
-	for range doorEach {
-		d.enter("[2001:db8::1]:9")
-	}
-	if d.enter("[2001:db8::ffff]:1") != nil || d.enter("[2001:db8:0:1::1]:1") == nil {
-		t.Error("an IPv6 /64 is not one")
-	}
-	for i := range doorTotal {
-		d.enter(fmt.Sprintf("10.0.%d.%d:1", i>>8, i&255))
-	}
-	if d.total != doorTotal || d.enter("192.0.2.200:1") != nil {
-		t.Errorf("%d at once", d.total)
+	if places, addresses := l.door.Held(); places != 0 || addresses != 0 {
+		t.Errorf("places not given back: %d, of %d addresses", places, addresses)
 	}
 }
 

@@ -1,7 +1,6 @@
 package webhook
 
 import (
-	"net/netip"
 	"sync"
 	"time"
 )
@@ -37,50 +36,9 @@ func (b *budget) entry(now time.Time) (ok bool, left int) {
 	return true, left
 }
 
-// door bounds how many messages are read at once, together and of one address: each takes
-// up to maxBody of memory before anything is known of its sender.
-type door struct {
-	mu    sync.Mutex
-	total int
-	by    map[netip.Prefix]int
-}
-
+// Bounds of messages that are read at once, each up to maxBody: of all, and of one IPv4
+// address or /64.
 const (
 	doorTotal = 64
-	doorEach  = 4 // of one IPv4 address, or /64
+	doorEach  = 4
 )
-
-// enter takes a place; nil: there is none. leave gives it back.
-func (d *door) enter(remote string) (leave func()) {
-	from := prefix(remote)
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.total >= doorTotal || d.by[from] >= doorEach {
-		return nil
-	}
-	if d.by == nil {
-		d.by = map[netip.Prefix]int{}
-	}
-	d.total++
-	d.by[from]++
-	return func() {
-		d.mu.Lock()
-		defer d.mu.Unlock()
-		d.total--
-		if d.by[from]--; d.by[from] == 0 {
-			delete(d.by, from)
-		}
-	}
-}
-
-func prefix(remote string) netip.Prefix {
-	at, err := netip.ParseAddrPort(remote)
-	if err != nil {
-		return netip.Prefix{} // all of them together
-	}
-	a, bits := at.Addr().Unmap().WithZone(""), 64
-	if a.Is4() {
-		bits = 32
-	}
-	return netip.PrefixFrom(a, bits).Masked()
-}

@@ -19,6 +19,7 @@ import (
 
 	"lazaret/quarantine"
 	"lazaret/quarantine/source"
+	"lazaret/quarantine/source/door"
 )
 
 // Pattern is where messages are posted, for http.ServeMux.
@@ -42,7 +43,7 @@ type Handler struct {
 	cfg  Config
 	seen *seen
 	// Two, so that those who know of no source take no place of those who do.
-	door, decoys door
+	door, decoys door.Door
 	// Two, so that no stranger uses up what is for those who hold a key.
 	strangers, holders budget
 }
@@ -67,7 +68,7 @@ func New(ctx context.Context, c Config) (*Handler, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Handler{cfg: c, seen: s,
+	return &Handler{cfg: c, seen: s, door: door.Door{Total: doorTotal, Each: doorEach}, decoys: door.Door{Total: doorTotal, Each: doorEach},
 		strangers: budget{most: 30, window: 10 * time.Minute}, holders: budget{most: 600, window: 10 * time.Minute}}, nil
 }
 
@@ -100,11 +101,11 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		busy(w, "the gateway cannot look up keys at this moment")
 		return
 	}
-	door := &h.door
+	places := &h.door
 	if !known {
-		door = &h.decoys
+		places = &h.decoys
 	}
-	leave := door.enter(r.RemoteAddr)
+	leave := places.Enter(r.RemoteAddr)
 	if leave == nil {
 		busy(w, "too many messages at once")
 		return

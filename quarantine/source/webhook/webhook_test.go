@@ -304,12 +304,12 @@ func TestSizeIsBounded(t *testing.T) {
 	}
 	var leave []func()
 	for range doorEach {
-		leave = append(leave, l.door.enter("192.0.2.1:9"))
+		leave = append(leave, l.door.Enter("192.0.2.1:9"))
 	}
 	if got := l.send("mdm", l.signed(good), good); got.Code != 503 || got.Header().Get("Retry-After") == "" {
 		t.Errorf("one address too often at once: %d", got.Code)
 	}
-	if l.door.enter("192.0.2.2:9") == nil || l.door.enter("[2001:db8::1]:9") == nil {
+	if l.door.Enter("192.0.2.2:9") == nil || l.door.Enter("[2001:db8::1]:9") == nil {
 		t.Error("one address keeps out others")
 	}
 	for _, f := range leave {
