@@ -91,6 +91,10 @@ func (m *Manager) clear(n appliance.Network, cards map[string]netlink.Link) erro
 	return errors.Join(errs...)
 }
 
+// idleBond is a bond that the kernel's module makes when it is loaded, down and without
+// members (max_bonds in Documentation/networking/bonding.rst).
+const idleBond = "bond0"
+
 // find returns a link of ours, nil where there is none, and an error where it is somebody else's.
 func find(name string) (netlink.Link, error) {
 	l, err := netlink.LinkByName(name)
@@ -98,7 +102,7 @@ func find(name string) (netlink.Link, error) {
 		return nil, nil
 	}
 	if err == nil && l.Type() == "bond" && l.Attrs().Alias == "" && l.Attrs().Flags&net.FlagUp == 0 {
-		return nil, netlink.LinkDel(l) // the module makes an idle bond0 when it is loaded
+		return nil, netlink.LinkDel(l) // see idleBond
 	}
 	if err == nil && l.Attrs().Alias != alias {
 		return nil, errors.New("there is another link of that name")
@@ -111,6 +115,11 @@ func (m *Manager) create(l netlink.Link, module string) (netlink.Link, error) {
 	if m.config.Load != nil {
 		if err := m.config.Load(module); err != nil {
 			return nil, err
+		}
+		if module == "bonding" {
+			if _, err := find(idleBond); err != nil {
+				m.config.Log.Warn("removing the bond that the module made", "error", err)
+			}
 		}
 	}
 	if err := netlink.LinkAdd(l); err != nil {

@@ -31,10 +31,17 @@ func (m *Machine) beClaimed(ctx context.Context) error {
 		return err
 	}
 	code, fromSeed := m.firstCode(s)
+	devices := m.loader.Changed()
 	for {
-		err := m.offer(ctx, code, fromSeed, s)
+		err := m.offer(ctx, code, fromSeed, s, devices)
 		if err == nil {
 			break
+		}
+		if late, ok := errors.AsType[*lateSeed](err); ok && ctx.Err() == nil {
+			s = late.Seed
+			m.useSeedNetwork(ctx, s)
+			code, fromSeed = m.firstCode(s)
+			continue
 		}
 		if ctx.Err() != nil || !errors.Is(err, claim.ErrLapsed) {
 			return err
@@ -71,10 +78,12 @@ func (m *Machine) firstCode(s seed.Seed) (code claim.Code, fromSeed bool) {
 }
 
 // offer shows a code and runs doors until the claim with it is kept. It ends with
-// claim.ErrLapsed when the code is of no use any more.
-func (m *Machine) offer(ctx context.Context, code claim.Code, fromSeed bool, s seed.Seed) error {
-	ctx, stop := context.WithCancel(ctx)
-	defer stop()
+// claim.ErrLapsed when the code is of no use any more, and with a *lateSeed where there was
+// no seed and one came.
+func (m *Machine) offer(ctx context.Context, code claim.Code, fromSeed bool, s seed.Seed, devices <-chan struct{}) error {
+	ctx, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	var late seedWatch
 	var made daemon.Made // what the keeper has made last; it makes and keeps one after the other
 	var setup appliance.Setup
 	keeper, err := claim.NewKeeper(claim.KeeperConfig{
@@ -82,7 +91,10 @@ func (m *Machine) offer(ctx context.Context, code claim.Code, fromSeed bool, s s
 		About:   func() claim.About { return m.about(s) },
 		Serving: func(print string) { m.show(func(st *state) { st.print = print }) },
 		Make: func(ctx context.Context, r claim.Request, step func(string)) (claim.Answer, error) {
-			var err error
+			err := late.begin()
+			if err != nil {
+				return claim.Answer{}, err
+			}
 			if made, err = m.makeGateway(ctx, r, step); err == nil {
 				setup = r.Setup
 			}
@@ -99,6 +111,9 @@ func (m *Machine) offer(ctx context.Context, code claim.Code, fromSeed bool, s s
 			st.code = "" // whoever made the seed has it
 		}
 	})
+	if s.Instance == "" {
+		go m.awaitSeed(ctx, devices, &late, stop)
+	}
 	return m.serveDoor(ctx, keeper)
 }
 
