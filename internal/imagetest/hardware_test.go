@@ -55,7 +55,7 @@ func TestMetal(t *testing.T) {
 	l := newLife(t, func(c *vm.Config) { c.Card, c.Disks = "e1000e", []vm.Disk{{Path: disk, Bus: "nvme"}} })
 	l.turnOn()
 	l.live(t, step{"Claim", l.claim}, step{"Enroll", l.enroll}, step{"Quarantine", l.quarantined})
-	l.moves(t, machineOf{"e1000", "ahci"}, machineOf{"rtl8139", "mptsas"}, machineOf{"pcnet", "megasas"}, machineOf{"vmxnet3", "pvscsi"}, machineOf{"virtio-net-pci", "virtio"})
+	l.moves(t, machineOf{"e1000", "ahci"}, machineOf{"rtl8139", "usb"}, machineOf{"pcnet", "virtio"})
 }
 
 // TestCloudHardware is TestMetal of the image for virtual machines, with what hypervisors show
@@ -75,7 +75,7 @@ func TestCloudHardware(t *testing.T) {
 		})
 		l.takeSeeded(t, ctl, code)
 	}}, step{"Enroll", l.enroll}, step{"Quarantine", l.quarantined})
-	l.moves(t, machineOf{"vmxnet3", "pvscsi"}, machineOf{"virtio-net-pci", "nvme"})
+	l.moves(t, machineOf{"vmxnet3", "nvme"})
 }
 
 // plugIn attaches a CD to a machine that runs and has a SCSI controller.

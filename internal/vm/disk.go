@@ -17,7 +17,7 @@ import (
 type Disk struct {
 	Path     string
 	Format   string // optional: by the name's end, .qcow2, .vmdk, .vhdx or raw
-	Bus      string // optional: virtio (also scsi, pvscsi, mptsas, megasas, nvme, ahci, usb, cdrom)
+	Bus      string // optional: virtio (also scsi, nvme, ahci, usb, cdrom)
 	ReadOnly bool
 	// Faults is a file of rules for QEMU's blkdebug driver, which fails chosen reads and
 	// writes. Optional.
@@ -43,16 +43,13 @@ func diskArguments(disks []Disk) ([]string, error) {
 			drive += "file=blkdebug:" + comma(d.Faults) + ":" + comma(d.Path)
 		}
 		a = append(a, "-drive", drive)
-		controller := map[string]string{
-			"scsi": "virtio-scsi-pci", "pvscsi": "pvscsi", "mptsas": "mptsas1068", "megasas": "megasas", "usb": "qemu-xhci",
-		}[d.Bus]
+		controller := map[string]string{"scsi": "virtio-scsi-pci", "usb": "qemu-xhci"}[d.Bus]
 		if controller != "" && !controllers[d.Bus] {
 			controllers[d.Bus] = true
 			a = append(a, "-device", controller+",id="+d.Bus+"0")
 		}
 		device, ok := map[string]string{
-			"": "virtio-blk-pci", "virtio": "virtio-blk-pci", "scsi": "scsi-hd,bus=scsi0.0", "pvscsi": "scsi-hd,bus=pvscsi0.0",
-			"mptsas": "scsi-hd,bus=mptsas0.0", "megasas": "scsi-hd,bus=megasas0.0", "usb": "usb-storage,bus=usb0.0",
+			"": "virtio-blk-pci", "virtio": "virtio-blk-pci", "scsi": "scsi-hd,bus=scsi0.0", "usb": "usb-storage,bus=usb0.0",
 			"nvme": "nvme,serial=" + id, "ahci": "ide-hd", "cdrom": "ide-cd",
 		}[d.Bus]
 		if !ok {
