@@ -4,6 +4,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"testing"
 
@@ -151,5 +152,24 @@ func TestLeastMemory(t *testing.T) {
 		if p.Restarts > 0 {
 			t.Errorf("%s was started again %d times: %s", p.Name, p.Restarts, p.Last)
 		}
+	}
+	l.live(t, step{"TooLittle", l.tooLittle})
+}
+
+// tooLittle: with less memory than its system takes, a gateway does not start, and lets
+// nothing through.
+func (l *life) tooLittle(t *testing.T) {
+	l.v.Kill()
+	l.config.Memory = 192
+	l.turnsOn()
+	l.v.Alarm(nil)
+	if _, err := l.v.Expect(soon(t), regexp.MustCompile(`Initramfs unpacking failed[\s\S]*Kernel panic - not syncing: No working init found`)); err != nil {
+		t.Fatal(err)
+	}
+	management, intranet := l.management.count(), l.intranet.count()
+	l.connect(t)
+	if echoes(t, l.phone.quarantine, l.management) == nil || echoes(t, l.phone.full, l.intranet) == nil ||
+		l.management.count() != management || l.intranet.count() != intranet {
+		t.Error("a machine that did not start lets something through")
 	}
 }
