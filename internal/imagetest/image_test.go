@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"os/exec"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -264,10 +265,8 @@ func (l *life) powerCut(t *testing.T) {
 	_, at := awaits(t, l.v, "enforcing after a power cut", ready)
 	t.Logf("power-on to enforcing: %v", at)
 	if l.orders {
-		said := strings.Fields(l.order(t, "show /proc/uptime")) // after what the firmware said on that line
-		if n := len(said); n >= 2 {
-			t.Logf("seconds since the kernel started: %.12s, of them idle: %s", said[n-2], said[n-1])
-		}
+		// Behind what the firmware said on that line.
+		t.Logf("seconds since the kernel started, and of them idle: %s", regexp.MustCompile(`[\d.]+ [\d.]+\s*$`).FindString(l.order(t, "show /proc/uptime")))
 	}
 	l.kept(t)
 }
