@@ -110,13 +110,18 @@ func selection(pcrs []uint) tpm2.TPMLPCRSelection {
 	return tpm2.TPMLPCRSelection{PCRSelections: []tpm2.TPMSPCRSelection{{Hash: tpm2.TPMAlgSHA256, PCRSelect: tpm2.PCClientCompatible.PCRs(pcrs...)}}}
 }
 
-// auth is what the TPM takes for a PIN. It drops zeros at the end of what it takes, so that
-// there is none.
+// auth is what the TPM takes for a PIN, without a zero in it: the TPM drops those at its end,
+// and go-tpm 0.9.8 takes it to end before the first, so that its proofs would be wrong.
 func auth(pin []byte) []byte {
 	if len(pin) == 0 {
 		return nil
 	}
 	sum := sha256.Sum256(pin)
+	for i, c := range sum {
+		if c == 0 {
+			sum[i] = 1
+		}
+	}
 	sum[31] |= 1
 	return sum[:]
 }

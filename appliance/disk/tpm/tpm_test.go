@@ -2,10 +2,12 @@ package tpm
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"io"
 	"net"
+	"strconv"
 	"testing"
 
 	"github.com/google/go-tpm/tpm2"
@@ -129,6 +131,38 @@ func TestSeal(t *testing.T) {
 	b.Private[len(b.Private)-1] ^= 1
 	if _, err := c.Unseal(b, nil); !errors.Is(err, ErrOther) {
 		t.Error("an altered blob:", err)
+	}
+}
+
+// TestEveryPIN: each PIN that is sealed with is good for what it sealed, whatever bytes come of
+// it. Of these, some hash to a zero at the beginning, within, or at the end.
+func TestEveryPIN(t *testing.T) {
+	c, _ := start(t, t.TempDir())
+	zeros := map[string]int{}
+	for i := range 1200 {
+		pin := strconv.Itoa(482000 + i)
+		sum := sha256.Sum256([]byte(pin))
+		at := bytes.IndexByte(sum[:], 0)
+		where := "within"
+		switch at {
+		case -1:
+			where = "none"
+		case 0, 31:
+			where = strconv.Itoa(at)
+		}
+		if zeros[where]++; zeros[where] > 3 {
+			continue
+		}
+		b, err := c.Seal(secret, []uint{7}, []byte(pin))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := c.Unseal(b, []byte(pin)); err != nil || !bytes.Equal(got, secret) {
+			t.Errorf("PIN %s, zero %s: %v", pin, where, err)
+		}
+	}
+	if len(zeros) != 4 {
+		t.Errorf("tried %v", zeros)
 	}
 }
 
