@@ -55,6 +55,14 @@ type full struct {
 	slot string // of a newer version
 }
 
+// fill leaves so many MiB of the data partition. What the firmware wrote on the line of orders
+// has no end of its own: an order to show something takes it in.
+func (f *full) fill(t *testing.T, leave string) {
+	t.Helper()
+	f.order(t, "show /proc/version")
+	f.order(t, "fill "+leave)
+}
+
 // alarmed waits until an alert of the store is raised that says so.
 func (f *full) alarmed(t *testing.T, severity, says string) {
 	t.Helper()
@@ -121,7 +129,7 @@ func (f *full) outsiders(t *testing.T) {
 		}
 		return nil
 	})
-	f.order(t, "fill 150")
+	f.fill(t, "150")
 	f.alarmed(t, "critical", "nearly full")
 	before := f.strangers(t)
 	for range 3 {
@@ -136,7 +144,7 @@ func (f *full) outsiders(t *testing.T) {
 
 // ballast: what is kept aside is given up when nothing is left, and a device is cut.
 func (f *full) ballast(t *testing.T) {
-	f.order(t, "fill 0")
+	f.fill(t, "0")
 	f.cutOff(t)
 	until(t, "the ballast is given up", func() error {
 		_, err := f.said(t, "gave up the disk ballast")
@@ -194,7 +202,7 @@ func (f *full) releases(t *testing.T) {
 
 // full: nothing is left at all, also no ballast.
 func (f *full) full(t *testing.T) {
-	f.order(t, "fill 0")
+	f.fill(t, "0")
 	f.cutOff(t)
 	var last error
 	for range 5 {
@@ -227,7 +235,7 @@ func (f *full) restarted(t *testing.T) {
 
 // room: all is as it was.
 func (f *full) room(t *testing.T) {
-	f.order(t, "fill none")
+	f.fill(t, "none")
 	f.enforces(t)
 	var d api.Device
 	f.must(t, "GET", "/api/v1/devices/"+f.device.ID, nil, &d)
