@@ -273,11 +273,8 @@ claim_code: ABC-DEF
 	l.turnOn()
 	l.live(t, step{"Claim", l.claim}, step{"Told", func(t *testing.T) {
 		// Independently of how the seed is read: each line with a fault is named.
-		for _, where := range []string{
-			"meta-data:2:", "user-data:2:", "user-data:4:", "user-data:5:", "user-data:6:", "user-data:8:", "user-data:9:", "user-data:10:", "user-data:11:", "network-config:",
-		} {
-			told = append(told, where)
-		}
+		told = append(told, "meta-data:2:", "user-data:2:", "user-data:4:", "user-data:5:", "user-data:6:",
+			"user-data:8:", "user-data:9:", "user-data:10:", "user-data:11:", "network-config:")
 		screen := unwrapped(l.v.Transcript())
 		for _, fault := range told {
 			if !strings.Contains(screen, unwrapped(fault)) {
