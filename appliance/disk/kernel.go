@@ -264,12 +264,21 @@ func (k *kernel) WriteKey(key []byte) error {
 	})
 }
 
+// RemoveKey overwrites the file first: what is removed from a FAT file system stays on the disk.
 func (k *kernel) RemoveKey() error {
 	return k.withESP(true, func(path string) error {
-		err := os.Remove(path)
+		f, err := os.OpenFile(path, os.O_WRONLY, 0)
 		if errors.Is(err, fs.ErrNotExist) {
 			return nil
 		}
+		if err != nil {
+			return err
+		}
+		info, err := f.Stat()
+		if err == nil {
+			_, err = f.Write(make([]byte, info.Size()))
+		}
+		err = errors.Join(err, f.Sync(), f.Close(), os.Remove(path))
 		unix.Sync()
 		return err
 	})

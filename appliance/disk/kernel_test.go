@@ -1,6 +1,8 @@
 package disk
 
 import (
+	"bytes"
+	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -33,5 +35,32 @@ func TestKernelNames(t *testing.T) {
 		if got := k.partition(disk, 2); got != want {
 			t.Errorf("%s: %s", disk, got)
 		}
+	}
+}
+
+// TestKeyFileIsOverwritten: nothing of a key file that was removed stays on the disk.
+func TestKeyFileIsOverwritten(t *testing.T) {
+	dir := t.TempDir()
+	k := &kernel{shared: func(_ string, _ bool, do func(dir string) error) error { return do(dir) }, log: slog.New(slog.DiscardHandler)}
+	key := bytes.Repeat([]byte("secret"), 100)
+	if err := k.WriteKey(key); err != nil {
+		t.Fatal(err)
+	}
+	still, err := os.Open(filepath.Join(dir, keyPath)) // its sectors, as somebody else would read them
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer still.Close()
+	if err := k.RemoveKey(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := k.ReadKey(); err == nil {
+		t.Error("the file is there")
+	}
+	if got, err := io.ReadAll(still); err != nil || !bytes.Equal(got, make([]byte, len(key))) {
+		t.Errorf("what was its content is %.30q (%v)", got, err)
+	}
+	if err := k.RemoveKey(); err != nil {
+		t.Error("one that is not there:", err)
 	}
 }
