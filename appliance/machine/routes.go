@@ -5,6 +5,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"sync/atomic"
 	"time"
 
 	"lazaret/appliance"
@@ -81,16 +82,37 @@ func (m router) network(h Host) {
 	m.plain("POST /v1/clock/accept", h.AcceptTime)
 }
 
+// whole notes whether all of a body was read.
+type whole struct {
+	r     io.Reader
+	ended atomic.Bool
+}
+
+// Read implements io.Reader.
+func (b *whole) Read(p []byte) (int, error) {
+	n, err := b.r.Read(p)
+	if err == io.EOF {
+		b.ended.Store(true)
+	}
+	return n, err
+}
+
 // stage takes in a bundle. Staging may end before the bundle does, with a read under way of
 // a peer that says nothing: neither that nor the answer waits for it.
 func (m router) stage(h Host) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		o, err := options(r)
 		var out Staged
+		body := &whole{r: r.Body}
 		if err == nil {
-			out, err = h.StageUpdate(r.Context(), io.LimitReader(r.Body, MaxBundle+1), o)
+			out, err = h.StageUpdate(r.Context(), io.LimitReader(body, MaxBundle+1), o)
+		}
+		if err != nil && body.ended.Load() { // nobody reads, and the next request may come
+			fail(w, r, m.log, err)
+			return
 		}
 		if err != nil {
+			w.Header().Set("Connection", "close") // it is good for nothing after that
 			if err := http.NewResponseController(w).SetReadDeadline(time.Unix(1, 0)); err != nil {
 				m.log.Error("ending an update's connection", "err", err)
 			}
