@@ -131,7 +131,7 @@ func (l *life) stillQuarantined(t *testing.T) {
 
 // leastMemory is what a machine can do with, in MiB; LAZARET_MEMORY tries another size. The
 // documentation asks for more, as what runs may grow.
-const leastMemory = 384
+const leastMemory = 256
 
 // TestLeastMemory: a machine of so little memory becomes a gateway, enrolls and enforces.
 func TestLeastMemory(t *testing.T) {
