@@ -3,7 +3,6 @@ package servercert
 import (
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"encoding/base64"
 	"net/mail"
 	"net/url"
@@ -92,8 +91,12 @@ func (s ACMESettings) check() error {
 	if mac, err := decodeMAC(s.MAC); (s.KeyID == "") != (s.MAC == "") || err != nil || len(s.MAC) > maxMAC || len(s.KeyID) > maxMAC || s.KeyID != "" && len(mac) < 16 {
 		f.add("the external account's key id and key do not belong together", "give both as the authority gave them, the key in base64url, or neither")
 	}
-	if s.Roots != "" && (len(s.Roots) > MaxText || !x509.NewCertPool().AppendCertsFromPEM([]byte(s.Roots))) {
-		f.add("the file of the server's authorities holds no certificate", "give it as PEM")
+	if len(s.Roots) > MaxText {
+		f.add("the file of the server's authorities has more than %d KiB", "give those of this server alone", MaxText>>10)
+	} else if s.Roots != "" {
+		if _, err := parsePool(s.Roots); err != nil {
+			f.add("the file of the server's authorities holds no certificate that can be used: %v", "give it as PEM", err)
+		}
 	}
 	if s.Key != "" && !slices.Contains(KeyKinds, s.Key) {
 		f.add("key %.20q is none of %v", "choose one of them", s.Key, KeyKinds)

@@ -139,8 +139,8 @@ func signatures(f *Faults, chain []*x509.Certificate, root *x509.Certificate) {
 		if x != root && !slices.Contains(good, x.SignatureAlgorithm) {
 			f.add("the certificate of %s is signed with %s", "ask for one that is signed with SHA-256 or better", who(x), x.SignatureAlgorithm)
 		}
-		if k, ok := x.PublicKey.(*rsa.PublicKey); i > 0 && ok && (k.N.BitLen() < 2048 || k.N.BitLen() > 8192) {
-			f.add("the authority %s has an RSA key of %d bits", "ask an authority that has one of 2048 to 8192 bits", who(x), k.N.BitLen())
+		if k, ok := x.PublicKey.(*rsa.PublicKey); i > 0 && ok && k.N.BitLen() < 2048 {
+			f.add("the authority %s has an RSA key of %d bits", "ask an authority that has one of 2048 to %d bits", who(x), k.N.BitLen(), maxRSA)
 		}
 	}
 }
@@ -149,9 +149,6 @@ func signatures(f *Faults, chain []*x509.Certificate, root *x509.Certificate) {
 func order(f *Faults, chain []*x509.Certificate) bool {
 	for i := range chain[:len(chain)-1] {
 		child, parent := chain[i], chain[i+1]
-		if k, ok := parent.PublicKey.(*rsa.PublicKey); ok && k.N.BitLen() > 8192 {
-			return false // told already
-		}
 		if bytes.Equal(child.RawIssuer, parent.RawSubject) && child.CheckSignatureFrom(parent) == nil {
 			continue
 		}

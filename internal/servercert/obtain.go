@@ -3,7 +3,6 @@ package servercert
 import (
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -152,12 +151,15 @@ func (k *Keeper) fetch(ctx context.Context, c *acme.Client, order *acme.Order, n
 	if err != nil {
 		return Bundle{}, fmt.Errorf("fetching the certificate: %w", err)
 	}
-	b := Bundle{Key: key}
+	b, size := Bundle{Key: key}, 0
 	if len(ders) > MaxCertificates {
 		return Bundle{}, fmt.Errorf("fetching the certificate: %s", errMany)
 	}
 	for _, der := range ders {
-		x, err := x509.ParseCertificate(der)
+		if size += len(der); size > MaxText {
+			return Bundle{}, fmt.Errorf("fetching the certificate: it has more than %d KiB", MaxText>>10)
+		}
+		x, err := parseCertificate(der)
 		if err != nil {
 			return Bundle{}, fmt.Errorf("fetching the certificate: %w", err)
 		}
@@ -172,10 +174,11 @@ func (k *Keeper) fetch(ctx context.Context, c *acme.Client, order *acme.Order, n
 func (k *Keeper) transport(s ACMESettings) (*http.Transport, error) {
 	t := &tls.Config{MinVersion: tls.VersionTLS12}
 	if s.Roots != "" {
-		t.RootCAs = x509.NewCertPool()
-		if !t.RootCAs.AppendCertsFromPEM([]byte(s.Roots)) {
-			return nil, errors.New("reading the server's authorities: there is no certificate")
+		pool, err := parsePool(s.Roots)
+		if err != nil {
+			return nil, fmt.Errorf("reading the server's authorities: %w", err)
 		}
+		t.RootCAs = pool
 	}
 	return &http.Transport{Proxy: k.config.Proxy, TLSClientConfig: t, ForceAttemptHTTP2: true, MaxResponseHeaderBytes: 64 << 10,
 		TLSHandshakeTimeout: 30 * time.Second, ResponseHeaderTimeout: 30 * time.Second}, nil

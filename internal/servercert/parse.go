@@ -3,6 +3,7 @@ package servercert
 import (
 	"bytes"
 	"crypto"
+	"crypto/rsa"
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
@@ -15,6 +16,7 @@ const (
 	MaxText         = 64 << 10 // bytes of a file
 	MaxCertificates = 10
 	maxKey          = 4 << 10 // bytes of a key's DER; RSA of 4096 bits has 2.4 KiB
+	maxRSA          = 8192    // bits of a certificate's key: verifying takes the square of it
 )
 
 // Bundle is a certificate with its issuers, and its key where that is known.
@@ -73,12 +75,49 @@ func (b *Bundle) take(faults *Faults, block *pem.Block) {
 		}
 		return
 	}
-	c, err := x509.ParseCertificate(block.Bytes)
+	c, err := parseCertificate(block.Bytes)
 	if err != nil {
 		faults.add("certificate %d of the file cannot be read: %v", "ask for it again, and copy it whole", len(b.Chain)+1, err)
 		return
 	}
 	b.Chain = append(b.Chain, c)
+}
+
+// parseCertificate refuses a key with which a signature would take long to verify, before
+// anything is verified with it.
+func parseCertificate(der []byte) (*x509.Certificate, error) {
+	c, err := x509.ParseCertificate(der)
+	if err != nil {
+		return nil, err
+	}
+	if k, ok := c.PublicKey.(*rsa.PublicKey); ok && k.N.BitLen() > maxRSA {
+		return nil, fmt.Errorf("its RSA key has %d bits, more than %d", k.N.BitLen(), maxRSA)
+	}
+	return c, nil
+}
+
+// parsePool reads the authorities of a private server, PEM.
+func parsePool(text string) (*x509.CertPool, error) {
+	pool, found := x509.NewCertPool(), false
+	for rest := []byte(text); ; {
+		var block *pem.Block
+		if block, rest = pem.Decode(rest); block == nil {
+			break
+		}
+		if block.Type != "CERTIFICATE" {
+			continue
+		}
+		c, err := parseCertificate(block.Bytes)
+		if err != nil {
+			return nil, err
+		}
+		pool.AddCert(c)
+		found = true
+	}
+	if !found {
+		return nil, errors.New("there is none")
+	}
+	return pool, nil
 }
 
 var errMany = fmt.Sprintf("there are more than %d certificates", MaxCertificates)
