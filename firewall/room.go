@@ -68,17 +68,26 @@ func makeRoom(c *nftables.Conn, s *nftables.Set, n int) error {
 // lifted looks whether the sets that were made for some elements take more than those.
 func (t *Table) lifted(r Ruleset, made rooms) error {
 	for name, n := range made {
-		s, err := t.conn.GetSetByName(kernelTable(r.Table), name)
+		size, err := t.sizeOf(r.Table, name)
 		if err != nil {
 			t.held = nil
 			return fmt.Errorf("%w: reading the size of %s: %w", ErrDoubt, name, err)
 		}
-		if s.Size != bound(n) {
-			return fmt.Errorf("%w: %s has %d, want %d", errSize, name, s.Size, bound(n))
+		if size != bound(n) {
+			return fmt.Errorf("%w: %s has %d, want %d", errSize, name, size, bound(n))
 		}
 	}
 	if len(made) > 0 {
 		t.rooms = made
 	}
 	return nil
+}
+
+// kernelSize is what sizeOf is outside of tests; zero is no bound.
+func (t *Table) kernelSize(table, name string) (uint32, error) {
+	s, err := t.conn.GetSetByName(kernelTable(table), name)
+	if err != nil {
+		return 0, err
+	}
+	return s.Size, nil
 }

@@ -39,6 +39,8 @@ type Table struct {
 	memory  *memory // what flows may be remembered by
 	numbers numbers
 
+	sizeOf func(table, set string) (uint32, error) // reads how many elements a set may hold
+
 	rooms  rooms // what sets of held were made for
 	narrow bool  // sets are made for no number of elements: the kernel does not lift their size
 
@@ -64,6 +66,7 @@ func Open(c Config) (*Table, error) {
 		return nil, fmt.Errorf("opening the firewall table: %w", errors.Join(err, conn.CloseLasting()))
 	}
 	t := &Table{log: c.Log, conn: conn, next: next, memory: &memory{}, numbers: newNumbers(), limit: sendLimit()}
+	t.sizeOf = t.kernelSize
 	t.memory.lose()
 	return t, nil
 }
@@ -99,19 +102,19 @@ func (t *Table) constant(r Ruleset, made rooms) error {
 	case t.held != nil && t.held.Table != r.Table:
 		return errors.New("a table cannot change its name")
 	case t.held == nil || len(made) > 0:
-		t.next.build.DestroyTable(kernelTable(r.Table))
+		t.next.library().DestroyTable(kernelTable(r.Table))
 		t.rooms = nil
 	case t.held.Text(Elements{}) == r.Text(Elements{}):
 		for _, s := range l.sets {
 			if s.changes() {
-				t.next.build.FlushSet(s.kernel(kernelTable(r.Table)))
+				t.next.library().FlushSet(s.kernel(kernelTable(r.Table)))
 			}
 		}
 		return nil
 	default:
-		l.remove(t.next.build, t.held.layout())
+		l.remove(t.next.library(), t.held.layout())
 	}
-	return l.write(t.next.build, made)
+	return l.write(t.next.library(), made)
 }
 
 // changes says whether the set holds elements that come and go.
@@ -374,7 +377,7 @@ func (t *Table) Remove() error {
 	name := t.held.Table
 	t.held = nil
 	t.memory.lose()
-	t.next.build.DestroyTable(kernelTable(name))
+	t.next.library().DestroyTable(kernelTable(name))
 	if err := t.commit(); err != nil {
 		return fmt.Errorf("removing table %s: %w", name, err)
 	}

@@ -2,6 +2,7 @@ package firewall
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"os"
 
@@ -17,7 +18,8 @@ import (
 // allocations and half a kilobyte for each, which was most of what filling a table cost this process.
 type transaction struct {
 	socket *netlink.Conn
-	build  *nftables.Conn    // makes messages, and sends nothing
+	build  *nftables.Conn    // makes messages, and sends nothing; see library
+	asked  bool              // it was asked for messages that are not in made yet
 	made   []netlink.Message // what it made, between the begin and the end of a batch
 	bulk   []byte            // messages with elements, which follow those
 	count  int               // of messages in bulk
@@ -26,24 +28,33 @@ type transaction struct {
 // newTransaction is an empty one that is to be sent over a socket.
 func newTransaction(socket *netlink.Conn) (*transaction, error) {
 	x := &transaction{socket: socket}
-	var err error
-	x.build, err = nftables.New(nftables.WithTestDial(func(m []netlink.Message) ([]netlink.Message, error) {
-		if len(m) > 2 {
-			x.made = m[1 : len(m)-1]
-		}
-		return nil, nil // no answers
-	}))
-	return x, err
+	return x, x.discard()
 }
 
 // discard throws away what was gathered.
 func (x *transaction) discard() error {
-	empty, err := newTransaction(x.socket)
-	if err == nil {
-		*x = *empty
-	}
+	x.asked, x.made, x.bulk, x.count = false, nil, nil, 0
+	var err error
+	x.build, err = nftables.New(nftables.WithTestDial(x.take))
 	return err
 }
+
+// take is what the library hands a batch to instead of the kernel.
+func (x *transaction) take(m []netlink.Message) ([]netlink.Message, error) {
+	if len(m) > 2 {
+		x.made = m[1 : len(m)-1]
+	}
+	return nil, nil // no answers
+}
+
+// library is for who queues something about tables, sets, chains or rules with it at once.
+func (x *transaction) library() *nftables.Conn {
+	x.asked = true
+	return x.build
+}
+
+// errLost says that the library did not hand over what was queued with it.
+var errLost = errors.New("messages about the table were queued, and none is there to be sent")
 
 // From linux/netfilter/nf_tables.h, where x/sys lacks it.
 const destroyElements = 30 // NFT_MSG_DESTROYSETELEM
@@ -74,8 +85,11 @@ func (x *transaction) put(kind uint16, table string, s set, list []element) {
 // told, or refused all of it, when this returns: without an error, or with its first one.
 func (x *transaction) send() error {
 	err := x.build.Flush()
-	made, bulk, count := x.made, x.bulk, x.count
-	x.made, x.bulk, x.count = nil, nil, 0
+	asked, made, bulk, count := x.asked, x.made, x.bulk, x.count
+	x.asked, x.made, x.bulk, x.count = false, nil, nil, 0
+	if err == nil && asked && len(made) == 0 {
+		err = errLost
+	}
 	if err != nil || len(made)+count == 0 {
 		return err
 	}
