@@ -9,6 +9,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash"
 	"slices"
 )
 
@@ -117,12 +118,14 @@ func (p *program) readSections(at, count int) error {
 }
 
 // digest is the Authenticode digest: of everything but what signing changes.
-func (p program) digest() [sha256.Size]byte {
-	h := sha256.New()
+func (p program) digest() [sha256.Size]byte { return [sha256.Size]byte(p.hashed(sha256.New())) }
+
+// hashed is the Authenticode digest by another hash, which must be new.
+func (p program) hashed(h hash.Hash) []byte {
 	h.Write(p.bytes[:p.checksum])
 	h.Write(p.bytes[p.checksum+4 : p.security])
 	h.Write(p.bytes[p.security+8:])
-	return [sha256.Size]byte(h.Sum(nil))
+	return h.Sum(nil)
 }
 
 // Digest is the SHA-256 Authenticode digest of an unsigned PE file, as it will be signed:

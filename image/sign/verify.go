@@ -18,34 +18,41 @@ var errUnsigned = errors.New("it is not signed")
 
 // Verify says whether firmware that trusts db, and not what is in dbx, would start an EFI
 // program (UEFI 2.10, section 32.5.3.3): nil, or why not. It is as strict as the strictest
-// firmware: a signature of another kind than Sign's is none.
+// firmware: what dbx has against any of its signatures counts against the program, whoever
+// else signed it, and a program with a signature of another kind than Sign's is refused,
+// since nobody here can say what dbx has against that.
 func Verify(pe []byte, db, dbx Database) error {
 	p, certificates, err := parseSigned(pe)
 	if errors.Is(err, errUnsigned) {
-		if p, err = parse(padded(pe)); err == nil && db.hasHash(p.digest()) && !dbx.hasHash(p.digest()) {
-			return nil
-		}
-		err = errUnsigned
+		p, err = parse(padded(pe))
 	}
 	if err != nil {
 		return err
 	}
-	digest := p.digest()
-	if dbx.hasHash(digest) {
+	if dbx.names(p) {
 		return errors.New("the firmware has it among those that it never starts")
 	}
-	if db.hasHash(digest) {
-		return nil
-	}
+	digest := p.digest()
+	starts := db.hasHash(digest)
 	err = errUnsigned
 	for len(certificates) > 0 {
 		var one []byte
 		if one, certificates, err = nextCertificate(certificates); err != nil {
 			return err
 		}
-		if err = verifyOne(one, digest, db, dbx); err == nil {
-			return nil
+		m, e := readSigned(one)
+		if e != nil {
+			return fmt.Errorf("its signature: %w", e)
 		}
+		if e := m.refused(db, dbx); e != nil {
+			return e
+		}
+		if err = m.verify(digest, db, dbx); err == nil {
+			starts = true
+		}
+	}
+	if starts {
+		return nil
 	}
 	return err
 }
@@ -57,21 +64,35 @@ func nextCertificate(table []byte) (signature, rest []byte, err error) {
 		return nil, nil, errors.New("its certificate table is cut off")
 	}
 	length := int64(le.Uint32(table))
-	if length < 8 || length > int64(len(table)) {
+	end := (length + 7) / 8 * 8 // firmware wants the last one filled up, too
+	if length < 8 || end > int64(len(table)) {
 		return nil, nil, errors.New("its certificate table is malformed")
 	}
 	if le.Uint16(table[4:]) != 0x0200 || le.Uint16(table[6:]) != 0x0002 {
 		return nil, nil, errors.New("it is signed in another way than firmware knows")
 	}
-	return table[8:length], table[min(int64(len(table)), (length+7)/8*8):], nil
+	return table[8:length], table[end:], nil
 }
 
-// verifyOne verifies a PKCS #7 signature over a program with that digest.
-func verifyOne(der []byte, digest [sha256.Size]byte, db, dbx Database) error {
-	m, err := readSigned(der)
-	if err != nil {
-		return fmt.Errorf("its signature: %w", err)
+// refused says what dbx has against a signature: against any certificate in it, or of db
+// that issued one of those.
+func (m message) refused(db, dbx Database) error {
+	all := append([]*x509.Certificate{m.signer}, m.others...)
+	for i := 0; i < len(all); i++ {
+		if dbx.refuses(all[i]) {
+			return fmt.Errorf("the firmware never starts what %q has signed", all[i].Subject.CommonName)
+		}
+		for _, t := range db.Certs {
+			if issued(t, all[i]) && !slices.ContainsFunc(all, t.Equal) {
+				all = append(all, t)
+			}
+		}
 	}
+	return nil
+}
+
+// verify says whether it is a signature over a program with that digest, by whom db trusts.
+func (m message) verify(digest [sha256.Size]byte, db, dbx Database) error {
 	want, err := indirect(digest)
 	if err != nil {
 		return err
@@ -91,12 +112,7 @@ func verifyOne(der []byte, digest [sha256.Size]byte, db, dbx Database) error {
 	if err := m.signer.CheckSignature(x509.SHA256WithRSA, m.attributes, m.signature); err != nil {
 		return errors.New("its signature is wrong")
 	}
-	for _, c := range append([]*x509.Certificate{m.signer}, m.others...) {
-		if dbx.hasCert(c) {
-			return fmt.Errorf("the firmware never starts what %q has signed", c.Subject.CommonName)
-		}
-	}
-	if !db.vouches(m.signer, m.others) {
+	if !db.vouches(m.signer, m.others, dbx) {
 		return fmt.Errorf("the firmware does not know who signed it (%q)", m.signer.Subject.CommonName)
 	}
 	return nil
@@ -198,7 +214,7 @@ func (m *message) readSigner(signers, certs cryptobyte.String) error {
 		}
 		c, err := x509.ParseCertificate(der)
 		if err != nil {
-			continue // it is not this one, and vouches for nothing
+			return errors.New("a certificate in it cannot be read")
 		}
 		var b cryptobyte.Builder
 		b.AddASN1BigInt(c.SerialNumber)
