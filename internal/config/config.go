@@ -41,6 +41,7 @@ type Config struct {
 	Firewall   Firewall
 	LogLevel   string
 	LogJSON    bool
+	Doubts     []Fault // what a new gateway's file may not say, and this one goes on with
 }
 
 // Enroll is the listener that faces the Internet.
@@ -84,27 +85,32 @@ type Quarantine struct {
 	CertificateLife time.Duration
 }
 
-// Load reads and checks a file. The error is a *Faults with every fault in it.
+// Load reads and checks the file of a gateway that there is: what earlier versions took in
+// it is taken, and told in Doubts. The error is a *Faults with every fault in it.
 func Load(path string) (Config, error) {
 	text, err := os.ReadFile(path)
 	if err != nil {
 		return Config{}, fmt.Errorf("reading configuration: %w; make one with lazaretd init", err)
 	}
-	return Parse(path, text)
+	return read(path, text, true)
 }
 
-// Parse checks the text of a configuration file; name is for messages.
-func Parse(name string, text []byte) (Config, error) {
+// Parse checks the text of a new gateway's configuration file; name is for messages. The
+// error is a *Faults with every fault in it.
+func Parse(name string, text []byte) (Config, error) { return read(name, text, false) }
+
+func read(name string, text []byte, lenient bool) (Config, error) {
 	d, err := parse(name, text)
 	if err != nil {
 		return Config{}, err
 	}
+	d.lenient = lenient
 	c := Config{
 		Name:  d.text("name", "gateway"),
 		State: d.directory("state", "/var/lib/lazaret"),
 		Enroll: Enroll{
 			Listen:         d.addrPorts("enroll.listen", []string{"0.0.0.0:443", "[::]:443"}),
-			Names:          d.names("enroll.names"),
+			Names:          d.enrollNames(),
 			TrustedProxies: d.prefixes("enroll.trusted_proxies"),
 			ChannelBinding: d.boolean("enroll.channel_binding", true),
 			AllowSHA1:      d.boolean("enroll.allow_sha1", true),
@@ -131,12 +137,6 @@ func Parse(name string, text []byte) (Config, error) {
 	if !form.GatewayName(c.Name) {
 		d.fault("name", fmt.Sprintf("is %q", c.Name), "use "+form.GatewayNameIs)
 	}
-	switch n := len(c.Enroll.Names); {
-	case n == 0:
-		d.fault("enroll.names", "is empty", "name the host devices enroll at, like enroll.example.com")
-	case n > form.MaxEnrollNames:
-		d.fault("enroll.names", fmt.Sprintf("has %d names", n), fmt.Sprintf("write %d at most: one certificate holds them all", form.MaxEnrollNames))
-	}
 	for key, n := range map[string]int{"enroll.listen": len(c.Enroll.Listen), "api.listen": len(c.API.Listen)} {
 		if n == 0 {
 			d.fault(key, "lists no address", `write at least one, like "0.0.0.0:443"`)
@@ -147,6 +147,7 @@ func Parse(name string, text []byte) (Config, error) {
 	if err := d.faults.err(); err != nil {
 		return Config{}, err
 	}
+	c.Doubts = d.doubts.List
 	return c, nil
 }
 
@@ -154,7 +155,7 @@ func (d *document) tunnel() Tunnel {
 	t := Tunnel{
 		Interface: d.text("tunnel.interface", "lz0"),
 		Port:      uint16(d.number("tunnel.port", 51820, 1, 65535)),
-		Endpoints: each(d, "tunnel.endpoints", nil, `write host and port, like "gw.example.com:51820"`, same(form.Endpoint)),
+		Endpoints: each(d, "tunnel.endpoints", nil, `write host and port, like "gw.example.com:51820"`, d.same("tunnel.endpoints", form.Endpoint, earlierEndpoint)),
 		MTU:       int(d.number("tunnel.mtu", 1420, 1280, 9000)),
 		Userspace: d.boolean("tunnel.userspace", false),
 		AgentPort: uint16(d.number("tunnel.agent_port", 8444, 1, 65535)),
@@ -202,12 +203,12 @@ func (d *document) choice(key, def string, allowed ...string) string {
 }
 
 // same checks a text that stays as it is written.
-func same(check func(string) error) func(string) (string, error) {
-	return func(s string) (string, error) { return s, check(s) }
+func (d *document) same(key string, check func(string) error, earlier func(string) bool) func(string) (string, error) {
+	return func(s string) (string, error) { return s, d.tolerated(key, s, check, earlier) }
 }
 
 func (d *document) names(key string) []string {
-	return each(d, key, nil, "write host names or addresses without port", same(form.Host))
+	return each(d, key, nil, "write host names or addresses without port", d.same(key, form.Host, earlierHost))
 }
 
 // Logger returns the one logger, as the file says.

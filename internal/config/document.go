@@ -21,6 +21,9 @@ type document struct {
 	lines  map[string]int
 	asked  map[string]bool
 	faults *Faults
+
+	lenient bool   // the file may be an earlier version's
+	doubts  Faults // what was taken for that reason
 }
 
 func parse(name string, text []byte) (*document, error) {

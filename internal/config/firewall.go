@@ -32,7 +32,7 @@ func (d *document) firewall() Firewall {
 	if s := d.text("firewall.proxy", ""); s != "" {
 		proxy, err := form.Proxy(s)
 		if err != nil {
-			d.fault("firewall.proxy", fmt.Sprintf("%q: %v", s, err), "write "+form.ProxyIs)
+			d.fault("firewall.proxy", err.Error(), "write "+form.ProxyIs) // without s, which may hold a password
 		}
 		f.Proxy = proxy
 	}

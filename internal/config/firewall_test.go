@@ -150,3 +150,13 @@ func TestProxyIsTheOnlyWay(t *testing.T) {
 		t.Errorf("without a proxy: %+v, %v", c.Outgoing(), err)
 	}
 }
+
+// TestProxyKeepsItsPassword: what somebody wrote for a proxy is in no fault, which goes to logs.
+func TestProxyKeepsItsPassword(t *testing.T) {
+	for _, proxy := range []string{"http://user:geheim@192.0.2.3:3128", "geheim://192.0.2.3:1", "http://192.0.2.3:1/geheim"} {
+		_, err := Parse("x.toml", fmt.Appendf(nil, "enroll.names = [\"gw.example.com\"]\nfirewall.proxy = %q\n", proxy))
+		if err == nil || !strings.Contains(err.Error(), "firewall.proxy: ") || strings.Contains(err.Error(), "geheim") {
+			t.Errorf("%s: %v", proxy, err)
+		}
+	}
+}

@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"lazaret/firewall"
-	"lazaret/internal/form"
 )
 
 // Resolver is how names are resolved: those that pools reach, and those that devices ask for.
@@ -63,7 +62,8 @@ func (d *document) portal() Portal {
 		Help:      d.text("portal.help", ""),
 		Venue:     d.text("portal.venue", ""),
 	}
-	if !form.HostName(p.Name) || !strings.Contains(p.Name, ".") {
+	dotted := func(s string) bool { return earlierName(s) && strings.Contains(s, ".") }
+	if d.tolerated("portal.name", p.Name, portalName, dotted) != nil {
 		d.fault("portal.name", fmt.Sprintf("is %q", p.Name), "write a host name with a dot in it, like lazaret.internal")
 	}
 	if u, err := url.Parse(p.Venue); p.Venue != "" && (err != nil || u.Scheme != "https" || u.Host == "") {
