@@ -12,7 +12,7 @@ type CertificateHealth struct {
 	NotBefore time.Time
 	NotAfter  time.Time // zero: there is none
 	Uncovered []string  // enrollment names that it does not bear
-	Broken    string    // why what is kept cannot be read; empty: it can
+	Broken    string    // what is kept and cannot be read, and what to do; empty: all can
 	ACME      string    // the directory it is got from; empty: it was brought
 	Failures  int       // of ACME, in a row
 	Problem   string    // of the last attempt
@@ -44,8 +44,8 @@ func serverCertificate(v View) []Condition {
 	}
 	if c.Broken != "" {
 		out = append(out, Condition{ServerCertificate, certificateBroken, Critical,
-			"the server certificate cannot be read, and the gateway's own is shown: " + c.Broken,
-			"set it again: lazaretctl certificate set"})
+			"what the gateway keeps for its server certificate cannot be read: " + c.Broken,
+			"see lazaretctl certificate show; set anew what cannot be read, or forget it with certificate unset and certificate acme unset"})
 	}
 	return out
 }

@@ -120,10 +120,7 @@ func (c certificates) Renew(ctx context.Context, by quarantine.Actor) error {
 
 // Certificate implements console.Certificates.
 func (c certificates) Certificate(ctx context.Context) (api.Certificate, error) {
-	st, err := c.k.trusted.State(ctx)
-	if err != nil {
-		return api.Certificate{}, err
-	}
+	st := c.k.trusted.State(ctx)
 	now := time.Now()
 	out := api.Certificate{Names: append([]string{}, c.k.trusted.Names()...), Shown: showCertificate(servercert.Describe(servercert.Own, c.k.listener.Certificate()), now),
 		Uncovered: st.Uncovered, Problem: st.Problem}
@@ -155,11 +152,8 @@ func showCertificate(i servercert.Info, now time.Time) api.CertificateInfo {
 }
 
 // certificateHealth is what alerts look at.
-func (k *control) certificateHealth(ctx context.Context) (*alert.CertificateHealth, error) {
-	st, err := k.trusted.State(ctx)
-	if err != nil {
-		return nil, err
-	}
+func (k *control) certificateHealth(ctx context.Context) *alert.CertificateHealth {
+	st := k.trusted.State(ctx)
 	out := &alert.CertificateHealth{Broken: st.Problem, Uncovered: st.Uncovered}
 	if c := st.Certificate; c != nil {
 		out.Issuer, out.NotBefore, out.NotAfter = c.Issuer, c.NotBefore, c.NotAfter
@@ -167,5 +161,5 @@ func (k *control) certificateHealth(ctx context.Context) (*alert.CertificateHeal
 	if a := st.ACME; a != nil {
 		out.ACME, out.Failures, out.Problem = a.Directory, a.Failures, a.Problem
 	}
-	return out, nil
+	return out
 }

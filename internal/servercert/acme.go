@@ -57,6 +57,12 @@ type account struct {
 	Forced   bool         `json:"forced,omitempty"` // a person asks, whatever the certificate's life is
 }
 
+// asks says whether it is the same certificate of the same server that settings ask for.
+func (a *account) asks(s ACMESettings) bool {
+	is := a.Settings
+	return is.Directory == s.Directory && is.KeyID == s.KeyID && is.MAC == s.MAC && is.Roots == s.Roots && is.Key == s.Key && slices.Equal(is.Names, s.Names)
+}
+
 func (a *account) state() *ACMEState {
 	s := a.Settings
 	return &ACMEState{Directory: s.Directory, Contacts: s.Contacts, Names: s.Names, Agreed: s.Agreed, KeyID: s.KeyID, Roots: s.Roots != "", Key: s.Key,
@@ -111,9 +117,13 @@ func decodeMAC(s string) ([]byte, error) {
 
 // SetACME gets certificates by ACME from now on, and asks for the first at once. What is
 // shown stays until that has come. The MAC may be left out where directory and key id stay.
+// What is set again as it was is asked for no sooner: that is Renew's.
 func (k *Keeper) SetACME(ctx context.Context, note Note, s ACMESettings) error {
 	k.changes.Lock()
 	defer k.changes.Unlock()
+	if k.reload(ctx); k.noACME.Load().passing() {
+		return k.noACME.Load().err // its account would be lost
+	}
 	was := k.acme.Load()
 	same := was != nil && was.Settings.Directory == s.Directory && was.Settings.KeyID == s.KeyID && was.Settings.Roots == s.Roots
 	if same && s.MAC == "" {
@@ -131,8 +141,11 @@ func (k *Keeper) SetACME(ctx context.Context, note Note, s ACMESettings) error {
 	}
 	s.Names, s.For = lower(s.Names), lower(s.For)
 	next := account{Version: 1, Settings: s, Forced: !same}
+	if was != nil {
+		next.pauses(was, k.now())
+	}
 	if same {
-		next.Key, next.URL = was.Key, was.URL
+		next.Key, next.URL, next.Forced = was.Key, was.URL, was.Forced
 	} else {
 		key, err := pki.GenerateKey()
 		if err != nil {
@@ -152,8 +165,20 @@ func (k *Keeper) SetACME(ctx context.Context, note Note, s ACMESettings) error {
 		return err
 	}
 	k.acme.Store(&next)
+	k.noACME.Store(nil)
 	k.wake()
 	return nil
+}
+
+// pauses takes over how it went before: the same is not asked for any sooner because it is
+// set again, and other things a minute after the last attempt at the earliest.
+func (a *account) pauses(was *account, now time.Time) {
+	a.Tried = was.Tried
+	if was.asks(a.Settings) {
+		a.Next, a.Failures, a.Problem = was.Next, was.Failures, was.Problem
+	} else if !was.Tried.IsZero() && !was.Tried.After(now) {
+		a.Next = was.Tried.Add(sooner)
+	}
 }
 
 // showFor changes the names that a certificate obtained by ACME is shown for.
@@ -175,7 +200,7 @@ func (k *Keeper) showFor(ctx context.Context, names []string) error {
 func (k *Keeper) UnsetACME(ctx context.Context, note Note) error {
 	k.changes.Lock()
 	defer k.changes.Unlock()
-	if k.acme.Load() == nil {
+	if k.acme.Load() == nil && k.noACME.Load() == nil {
 		return ErrNone
 	}
 	if err := note(ctx, "certificate.acme.unset", nil); err != nil {
@@ -185,22 +210,24 @@ func (k *Keeper) UnsetACME(ctx context.Context, note Note) error {
 		return err
 	}
 	k.acme.Store(nil)
+	k.noACME.Store(nil)
 	return nil
 }
 
 // sooner is how long after an attempt a person may ask for the next.
 const sooner = time.Minute
 
-// Renew asks for a certificate now. ErrNone without ACME, ErrSoon after an attempt a moment ago.
+// Renew asks for a certificate now. ErrNone without ACME, ErrSoon while an attempt runs and a
+// moment after.
 func (k *Keeper) Renew(ctx context.Context, note Note) error {
 	k.changes.Lock()
 	defer k.changes.Unlock()
+	k.reload(ctx)
 	a := k.acme.Load()
 	if a == nil {
 		return ErrNone
 	}
-	now := k.config.Now()
-	if since := now.Sub(a.Tried); since >= 0 && since < sooner {
+	if since := k.now().Sub(a.Tried); k.asking.Load() || since >= 0 && since < sooner {
 		return ErrSoon
 	}
 	if err := note(ctx, "certificate.renew", nil); err != nil {

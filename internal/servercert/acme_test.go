@@ -44,8 +44,8 @@ func TestSettingsAreChecked(t *testing.T) {
 	if err := l.SetACME(t.Context(), l.note, good); err == nil {
 		t.Error("the key of the external account went to another server")
 	}
-	s, err := l.State(t.Context())
-	if err != nil || strings.Contains(fmt.Sprintf("%+v %+v", s, s.ACME), "c2VjcmV0") {
+	s := l.State(t.Context())
+	if strings.Contains(fmt.Sprintf("%+v %+v", s, s.ACME), "c2VjcmV0") {
 		t.Errorf("the state holds the key: %+v (%v)", s.ACME, err)
 	}
 }
@@ -135,9 +135,9 @@ func TestServersThatMeanNoGood(t *testing.T) {
 				t.Fatal(err)
 			}
 			l.tick(t.Context())
-			st, err := l.State(t.Context())
-			if err != nil || !strings.Contains(st.ACME.Problem, c.want) || st.Certificate != nil || e.asked.Load() > c.most {
-				t.Errorf("asked %d times: %q (%v); want %q", e.asked.Load(), st.ACME.Problem, err, c.want)
+			st := l.State(t.Context())
+			if !strings.Contains(st.ACME.Problem, c.want) || st.Certificate != nil || e.asked.Load() > c.most {
+				t.Errorf("asked %d times: %q; want %q", e.asked.Load(), st.ACME.Problem, c.want)
 			}
 			if !st.ACME.Next.After(time.Now().Add(firstWait / 2)) {
 				t.Errorf("the next attempt is at %s", st.ACME.Next)

@@ -126,14 +126,16 @@ func (k *Keeper) Request(ctx context.Context, note Note, names []string, kind st
 	}
 	k.changes.Lock()
 	defer k.changes.Unlock()
-	if k.acme.Load() != nil {
+	if k.byACME(ctx) {
 		return nil, nil, ErrACME
 	}
 	all, err := k.requests(ctx)
-	if err != nil {
+	if errors.Is(err, errForm) {
+		all = savedRequests{Version: 1} // those keys are lost; State tells
+	} else if err != nil {
 		return nil, nil, err
 	}
-	all.Requests = append(all.Requests, savedRequest{Key: pkcs8, Names: names, At: k.config.Now().UTC()})
+	all.Requests = append(all.Requests, savedRequest{Key: pkcs8, Names: names, At: k.now()})
 	all.Requests = all.Requests[max(0, len(all.Requests)-mostRequests):]
 	if err := note(ctx, "certificate.request", map[string]string{"names": clip(strings.Join(names, " "))}); err != nil {
 		return nil, nil, err
@@ -148,9 +150,12 @@ func (k *Keeper) requests(ctx context.Context) (savedRequests, error) {
 	all := savedRequests{Version: 1}
 	_, err := k.get(ctx, blobRequests, &all)
 	if err == nil && all.Version != 1 {
-		err = fmt.Errorf("reading %s: version %d is unknown", blobRequests, all.Version)
+		err = fmt.Errorf("reading %s: %w: version %d is unknown", blobRequests, errForm, all.Version)
 	}
-	return all, err
+	if err != nil {
+		return savedRequests{}, err
+	}
+	return all, nil
 }
 
 // Brought is what an administrator brings.
@@ -168,12 +173,12 @@ func (k *Keeper) Set(ctx context.Context, note Note, in Brought) error {
 	}
 	k.changes.Lock()
 	defer k.changes.Unlock()
-	if k.acme.Load() != nil {
+	if k.byACME(ctx) {
 		return ErrACME
 	}
 	source, waiting := File, savedRequests{}
 	if b.Key == nil {
-		if waiting, err = k.requests(ctx); err != nil {
+		if waiting, err = k.requests(ctx); err != nil && !errors.Is(err, errForm) {
 			return err
 		}
 		if b.Key, err = k.keyFor(b.Chain[0], waiting); err != nil {
@@ -198,7 +203,9 @@ func (k *Keeper) Set(ctx context.Context, note Note, in Brought) error {
 		return err
 	}
 	if source == Request {
-		return k.forget(ctx, b, waiting)
+		if err := k.forget(ctx, b, waiting); err != nil { // what was asked for is done
+			k.config.Log.Warn("a key whose certificate came is kept among those that wait", "err", err)
+		}
 	}
 	return nil
 }
@@ -276,11 +283,11 @@ func (k *Keeper) forget(ctx context.Context, b Bundle, waiting savedRequests) er
 func (k *Keeper) Unset(ctx context.Context, note Note) error {
 	k.changes.Lock()
 	defer k.changes.Unlock()
-	if k.acme.Load() != nil {
+	if k.byACME(ctx) {
 		return ErrACME
 	}
 	waiting, err := k.requests(ctx)
-	if err == nil && len(waiting.Requests) == 0 && k.shown.Load() == nil && k.broken.Load() == nil {
+	if err == nil && len(waiting.Requests) == 0 && k.shown.Load() == nil && k.noShown.Load() == nil {
 		return ErrNone
 	}
 	if err := note(ctx, "certificate.unset", nil); err != nil {
@@ -290,6 +297,6 @@ func (k *Keeper) Unset(ctx context.Context, note Note) error {
 		return err
 	}
 	k.shown.Store(nil)
-	k.broken.Store(nil)
+	k.noShown.Store(nil)
 	return k.config.Store.Delete(ctx, blobRequests)
 }

@@ -59,9 +59,9 @@ func only13(versions []uint16) bool {
 	return !slices.ContainsFunc(versions, func(v uint16) bool { return v >= ssl30 && v < tls.VersionTLS13 })
 }
 
-// goodAt says whether the certificate is valid at a time.
+// goodAt says whether the certificate and its issuers are valid at a time.
 func (s *kept) goodAt(now time.Time) bool {
-	return !now.Before(s.leaf().NotBefore) && now.Before(s.leaf().NotAfter)
+	return !now.Before(s.begin) && now.Before(s.end)
 }
 
 // shownFor says whether the certificate is shown to who asks for name.

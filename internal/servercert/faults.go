@@ -8,6 +8,9 @@ import (
 // Fault is one thing that is wrong, and what to do about it.
 type Fault struct{ What, Remedy string }
 
+// mostFaults bounds what is told of one file.
+const mostFaults = 20
+
 // Faults are all things wrong with a certificate, or with what is asked for.
 type Faults []Fault
 
@@ -25,6 +28,9 @@ func (f *Faults) Is(target error) bool { return target == ErrInvalid }
 
 // add notes a fault; what is a format for the arguments.
 func (f *Faults) add(what, remedy string, args ...any) {
+	if len(*f) == mostFaults {
+		return
+	}
 	*f = append(*f, Fault{fmt.Sprintf(what, args...), remedy})
 }
 

@@ -39,6 +39,19 @@ type saved struct {
 type kept struct {
 	saved       saved
 	certificate *tls.Certificate
+	begin, end  time.Time // of the whole chain
+}
+
+// span is when all certificates of a chain are valid.
+func span(chain []*x509.Certificate) (begin, end time.Time) {
+	begin, end = chain[0].NotBefore, chain[0].NotAfter
+	for _, c := range chain[1:] {
+		begin = latest(begin, c.NotBefore)
+		if c.NotAfter.Before(end) {
+			end = c.NotAfter
+		}
+	}
+	return begin, end
 }
 
 func (s *kept) leaf() *x509.Certificate { return s.certificate.Leaf }
@@ -87,43 +100,97 @@ func (k *Keeper) put(ctx context.Context, name string, v any) error {
 	return nil
 }
 
+// fault is why a blob is not in use.
+type fault struct{ err error }
+
+// passing says whether the blob itself may be well: the store did not give it.
+func (f *fault) passing() bool { return f != nil && !errors.Is(f.err, errForm) }
+
+// say is what a person is told, with what to do.
+func (f *fault) say(remedy string) string {
+	if f.passing() {
+		remedy = "it is tried again by itself; if this stays: " + remedy
+	}
+	return clip(f.err.Error()) + "; " + remedy
+}
+
 // load reads certificate and ACME account. What is whole is used, whatever the other is.
-func (k *Keeper) load(ctx context.Context) error {
+func (k *Keeper) load(ctx context.Context) {
+	k.loadShown(ctx)
+	k.loadACME(ctx)
+}
+
+// reload reads again what the store could not give.
+func (k *Keeper) reload(ctx context.Context) {
+	if k.noShown.Load().passing() {
+		k.loadShown(ctx)
+	}
+	if k.noACME.Load().passing() {
+		k.loadACME(ctx)
+	}
+}
+
+func (k *Keeper) loadShown(ctx context.Context) {
 	var s saved
+	var read *kept
 	ok, err := k.get(ctx, blobShown, &s)
 	if ok {
-		var read *kept
-		if read, err = s.open(); err == nil {
-			k.shown.Store(read)
-		}
+		read, err = s.open()
 	}
+	if err != nil {
+		k.config.Log.Error("the server certificate that was brought or obtained cannot be read: the gateway's own is shown", "err", err)
+		k.noShown.Store(&fault{err})
+		return
+	}
+	k.shown.Store(read)
+	k.noShown.Store(nil)
+}
+
+func (k *Keeper) loadACME(ctx context.Context) {
 	var a account
-	there, broken := k.get(ctx, blobACME, &a)
-	if there && a.Version != 1 {
-		broken = fmt.Errorf("reading %s: version %d is unknown", blobACME, a.Version)
+	ok, err := k.get(ctx, blobACME, &a)
+	if ok && a.Version != 1 {
+		err = fmt.Errorf("reading %s: %w: version %d is unknown", blobACME, errForm, a.Version)
 	}
-	if there && broken == nil {
+	if err != nil {
+		k.config.Log.Error("what is set for ACME cannot be read: no server certificate is asked for", "err", err)
+		k.noACME.Store(&fault{err})
+		return
+	}
+	if ok {
 		k.acme.Store(&a)
 	}
-	return errors.Join(err, broken)
+	k.noACME.Store(nil)
+}
+
+// byACME says whether it is ACME that certificates come by, or may be.
+func (k *Keeper) byACME(ctx context.Context) bool {
+	k.reload(ctx)
+	return k.acme.Load() != nil || k.noACME.Load() != nil
 }
 
 func (s saved) open() (*kept, error) {
 	if s.Version != 1 || len(s.Chain) == 0 {
-		return nil, fmt.Errorf("reading %s: version %d is unknown", blobShown, s.Version)
+		return nil, fmt.Errorf("reading %s: %w: version %d is unknown", blobShown, errForm, s.Version)
 	}
-	leaf, err := x509.ParseCertificate(s.Chain[0])
-	if err != nil {
-		return nil, fmt.Errorf("reading %s: %w", blobShown, err)
+	var chain []*x509.Certificate
+	for _, der := range s.Chain {
+		c, err := parseCertificate(der)
+		if err != nil {
+			return nil, fmt.Errorf("reading %s: %w: %w", blobShown, errForm, err)
+		}
+		chain = append(chain, c)
 	}
+	leaf := chain[0]
 	key, err := pki.ParseKey(s.Key)
 	if err != nil {
 		return nil, fmt.Errorf("reading %s: %w", blobShown, errForm)
 	}
 	if !fits(leaf, key) {
-		return nil, fmt.Errorf("reading %s: the key is another certificate's", blobShown)
+		return nil, fmt.Errorf("reading %s: %w: the key is another certificate's", blobShown, errForm)
 	}
-	return &kept{saved: s, certificate: &tls.Certificate{Certificate: s.Chain, PrivateKey: key, Leaf: leaf}}, nil
+	begin, end := span(chain)
+	return &kept{saved: s, begin: begin, end: end, certificate: &tls.Certificate{Certificate: s.Chain, PrivateKey: key, Leaf: leaf}}, nil
 }
 
 // fits says whether key is the certificate's.
@@ -138,7 +205,7 @@ func (k *Keeper) keep(ctx context.Context, b Bundle, s saved) error {
 	if err != nil {
 		return err
 	}
-	s.Version, s.Key, s.At = 1, key, k.config.Now().UTC()
+	s.Version, s.Key, s.At = 1, key, k.now()
 	for _, c := range b.Chain {
 		s.Chain = append(s.Chain, c.Raw)
 	}
@@ -150,6 +217,6 @@ func (k *Keeper) keep(ctx context.Context, b Bundle, s saved) error {
 		return err
 	}
 	k.shown.Store(next)
-	k.broken.Store(nil)
+	k.noShown.Store(nil)
 	return nil
 }

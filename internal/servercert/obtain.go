@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"slices"
+	"strings"
 	"time"
 
 	"golang.org/x/crypto/acme"
@@ -52,7 +53,7 @@ func (k *Keeper) obtain(ctx context.Context, a account) (Bundle, string, error) 
 		return Bundle{}, string(c.KID), fmt.Errorf("ordering a certificate: %w", err)
 	}
 	for _, u := range order.AuthzURLs {
-		if err := k.prove(ctx, c, u); err != nil {
+		if err := k.prove(ctx, c, u, names); err != nil {
 			return Bundle{}, string(c.KID), err
 		}
 	}
@@ -105,12 +106,15 @@ func follow(ctx context.Context, c *acme.Client, contacts []string) error {
 }
 
 // prove shows the server that a name leads here (RFC 8737).
-func (k *Keeper) prove(ctx context.Context, c *acme.Client, u string) error {
+func (k *Keeper) prove(ctx context.Context, c *acme.Client, u string, names []string) error {
 	z, err := c.GetAuthorization(ctx, u)
 	if err != nil {
 		return fmt.Errorf("asking for a challenge: %w", err)
 	}
-	name := z.Identifier.Value
+	name := strings.ToLower(z.Identifier.Value)
+	if !slices.Contains(names, name) {
+		return fmt.Errorf("proving %.80q: the gateway did not ask for it", name)
+	}
 	if z.Status == acme.StatusValid {
 		return nil
 	}

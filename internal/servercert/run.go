@@ -1,21 +1,28 @@
 package servercert
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"net/http"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
+	"unicode"
 
 	"golang.org/x/crypto/acme"
 )
 
-// maxWait is how long Run sleeps at most: timers stand still while a machine is paused, and
-// the wall clock does not.
-const maxWait = time.Hour
+// How long Run sleeps at most: timers stand still while a machine is paused, and the wall
+// clock does not.
+const (
+	maxWait   = time.Hour
+	storeWait = time.Minute // where the store is at fault
+)
 
 // Run asks for certificates by ACME when they are due, until ctx ends.
 func (k *Keeper) Run(ctx context.Context) error {
@@ -34,18 +41,59 @@ func (k *Keeper) Run(ctx context.Context) error {
 
 // tick makes an attempt if one is due, and returns how long to wait until the next look.
 func (k *Keeper) tick(ctx context.Context) time.Duration {
+	most := maxWait
+	if k.again(ctx) {
+		most = storeWait
+	}
+	if err := k.rectify(ctx); err != nil {
+		k.config.Log.Error("server certificate by ACME", "err", err)
+		return storeWait
+	}
 	a := k.acme.Load()
 	if a == nil {
-		return maxWait
+		return most
 	}
-	if wait := k.due(a).Sub(k.config.Now()); wait > 0 {
-		return min(wait, maxWait)
+	if wait := k.due(a).Sub(k.now()); wait > 0 {
+		return min(wait, most)
 	}
 	if err := k.attempt(ctx, a); err != nil && ctx.Err() == nil {
 		k.config.Log.Error("server certificate by ACME", "err", err)
-		return time.Minute // the store's fault: what the server is asked is bounded by Next
+		return storeWait // what the server is asked is bounded by Next
 	}
 	return 0
+}
+
+// again loads anew what the store could not give, and says whether it still cannot.
+func (k *Keeper) again(ctx context.Context) bool {
+	if !k.noShown.Load().passing() && !k.noACME.Load().passing() {
+		return false
+	}
+	k.changes.Lock()
+	defer k.changes.Unlock()
+	k.reload(ctx)
+	return k.noShown.Load().passing() || k.noACME.Load().passing()
+}
+
+// rectify counts a pause from now where the last attempt was made by a clock that was ahead:
+// else it would last for as long as that was.
+func (k *Keeper) rectify(ctx context.Context) error {
+	k.changes.Lock()
+	defer k.changes.Unlock()
+	a, now := k.acme.Load(), k.now()
+	if a == nil || !a.Tried.After(now) && !a.Next.After(now.Add(mostAfter)) {
+		return nil
+	}
+	next := *a
+	next.Tried = now
+	if !a.Next.IsZero() {
+		next.Next = now.Add(max(0, min(a.Next.Sub(a.Tried), mostAfter)))
+	}
+	k.config.Log.Warn("the last attempt to get a server certificate was made by a clock that was ahead", "tried", a.Tried, "next", next.Next)
+	if err := k.put(ctx, blobACME, next); err != nil {
+		return err
+	}
+	k.acme.Store(&next)
+	return nil
 }
 
 // due says when the next attempt is.
@@ -90,29 +138,33 @@ func (k *Keeper) attempt(ctx context.Context, was *account) error {
 	if err != nil || a == nil {
 		return err
 	}
+	defer k.asking.Store(false)
 	b, account, err := k.ask(ctx, *a)
 	if ctx.Err() != nil {
 		return ctx.Err() // the next start goes on when the pause is over
 	}
 	k.changes.Lock()
 	defer k.changes.Unlock()
-	if k.acme.Load() != a {
-		return nil // set otherwise meanwhile
+	now := k.acme.Load()
+	if now == nil || !now.asks(a.Settings) || !bytes.Equal(now.Key, a.Key) {
+		return nil // another certificate is wanted by now
 	}
-	next := *a
-	next.URL = account
+	next := *now
+	if account != "" {
+		next.URL = account
+	}
 	if err == nil {
-		err = k.taken(ctx, b, a.Settings)
+		err = k.taken(ctx, b, now.Settings)
 	}
 	if err != nil {
 		next.Problem = clip(err.Error())
-		if after := retryAfter(err); after > 0 {
-			next.Next = latest(next.Next, k.config.Now().Add(min(after, mostAfter)))
+		if after := k.retryAfter(err); after > 0 {
+			next.Next = latest(next.Next, k.now().Add(min(after, mostAfter)))
 		}
 		k.config.Log.Warn("server certificate not obtained", "directory", a.Settings.Directory, "err", err, "next", next.Next)
 	} else {
 		// Whatever life the server gives a certificate, it is not asked again at once.
-		next.Problem, next.Failures, next.Next, next.Forced = "", 0, k.config.Now().UTC().Add(firstWait), false
+		next.Problem, next.Failures, next.Next, next.Forced = "", 0, k.now().Add(firstWait), false
 	}
 	if err := k.put(ctx, blobACME, next); err != nil {
 		return err
@@ -137,17 +189,21 @@ func (k *Keeper) begin(ctx context.Context, was *account) (*account, error) {
 	}
 	next := *was
 	next.Failures++
-	next.Tried = k.config.Now().UTC()
+	next.Tried = k.now()
 	next.Next = next.Tried.Add(k.pause(next.Failures))
 	if next.Problem == "" {
-		next.Problem = "the attempt was not finished"
+		next.Problem = unfinished
 	}
 	if err := k.put(ctx, blobACME, next); err != nil {
 		return nil, err
 	}
 	k.acme.Store(&next)
+	k.asking.Store(true)
 	return &next, nil
 }
+
+// unfinished is the problem of an attempt that was never answered. While one runs, it is none.
+const unfinished = "the attempt was not finished"
 
 // taken keeps and shows what was obtained.
 func (k *Keeper) taken(ctx context.Context, b Bundle, s ACMESettings) error {
@@ -157,7 +213,7 @@ func (k *Keeper) taken(ctx context.Context, b Bundle, s ACMESettings) error {
 	if err := k.config.Note(ctx, "certificate.obtain", detail); err != nil {
 		return err
 	}
-	if err := k.keep(ctx, b, saved{Source: ACME, For: s.For, Renew: k.renewal(leaf)}); err != nil {
+	if err := k.keep(ctx, b, saved{Source: ACME, For: s.For, Renew: k.renewal(b.Chain)}); err != nil {
 		return err
 	}
 	k.config.Log.Info("server certificate obtained", "names", leaf.DNSNames, "issuer", leaf.Issuer.String(), "not_after", leaf.NotAfter)
@@ -173,31 +229,45 @@ func about(c *x509.Certificate) map[string]string {
 // renewal is when two thirds of a certificate's life are over, and a little more, so that
 // gateways that were made together do not ask together. At least half of what is left of it
 // goes by before.
-func (k *Keeper) renewal(leaf *x509.Certificate) time.Time {
-	life, now := leaf.NotAfter.Sub(leaf.NotBefore), k.config.Now()
-	at := leaf.NotBefore.Add(life*2/3 + time.Duration(k.config.Share()*float64(life)/24))
-	return latest(at, now.Add(leaf.NotAfter.Sub(now)/2)).UTC()
+func (k *Keeper) renewal(chain []*x509.Certificate) time.Time {
+	begin, end := span(chain)
+	life, now := end.Sub(begin), k.now()
+	at := begin.Add(life*2/3 + time.Duration(k.config.Share()*float64(life)/24))
+	return latest(at, now.Add(end.Sub(now)/2)).UTC()
 }
 
-// retryAfter is what the server asks for where it was asked too often.
-func retryAfter(err error) time.Duration {
+// retryAfter is how long the server asks to be left alone, whatever its reason: seconds or a
+// date (RFC 9110, section 10.2.3), and an hour where it was asked too often and names none.
+func (k *Keeper) retryAfter(err error) time.Duration {
 	e, ok := errors.AsType[*acme.Error](err)
 	if !ok {
 		return 0
 	}
-	after, limited := acme.RateLimit(e)
-	if limited && after <= 0 {
+	said := e.Header.Get("Retry-After")
+	if n, err := strconv.ParseUint(said, 10, 31); err == nil && n > 0 {
+		return time.Duration(n) * time.Second
+	}
+	if at, err := http.ParseTime(said); err == nil && at.After(k.now()) {
+		return at.Sub(k.now())
+	}
+	if e.StatusCode == http.StatusTooManyRequests || e.ProblemType == "urn:ietf:params:acme:error:rateLimited" {
 		return time.Hour
 	}
-	return after
+	return 0
 }
 
-// clip bounds a sentence that holds what others said.
+// clip bounds a sentence that holds what others said, in bytes, and leaves no control
+// characters in it.
 func clip(s string) string {
 	const most = 600
-	s = strings.ToValidUTF8(s, "?")
+	s = strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) {
+			return ' '
+		}
+		return r
+	}, strings.ToValidUTF8(s, "?"))
 	if len(s) > most {
-		s = fmt.Sprintf("%.*s...", most, s)
+		s = strings.ToValidUTF8(s[:most], "") + "..."
 	}
 	return s
 }

@@ -46,7 +46,7 @@ var (
 	// ErrInvalid reports what cannot be taken as it is: every *Faults is one.
 	ErrInvalid = errors.New("not acceptable")
 	// ErrSoon refuses to ask an ACME server again so soon.
-	ErrSoon = errors.New("the last attempt was less than a minute ago")
+	ErrSoon = errors.New("an attempt runs, or began less than a minute ago")
 )
 
 // Note writes an audit entry of a change, before that is made.
@@ -75,13 +75,16 @@ type Keeper struct {
 	changes sync.Mutex // held while something is changed
 	shown   atomic.Pointer[kept]
 	acme    atomic.Pointer[account]
-	broken  atomic.Pointer[string] // what is kept and cannot be read
+	noShown atomic.Pointer[fault] // nil: the certificate that is kept is in use
+	noACME  atomic.Pointer[fault] // likewise of what is set for ACME
+	asking  atomic.Bool           // an attempt runs
 	proofs  proofs
 	kick    chan struct{}
 	ask     func(ctx context.Context, a account) (Bundle, string, error) // obtain
 }
 
-// New loads what is kept. What cannot be read is logged and told by State, and not replaced.
+// New loads what is kept. What cannot be read is logged and told by State, and not replaced;
+// where the store was at fault, Run and every change try again.
 func New(ctx context.Context, c Config) (*Keeper, error) {
 	if c.Own == nil || c.Store == nil || c.Log == nil || c.Note == nil {
 		return nil, errors.New("making the keeper of server certificates: own certificate, store, log and note are required")
@@ -95,13 +98,13 @@ func New(ctx context.Context, c Config) (*Keeper, error) {
 	c.Names = lower(c.Names)
 	k := &Keeper{config: c, kick: make(chan struct{}, 1)}
 	k.ask = k.obtain
-	if err := k.load(ctx); err != nil {
-		c.Log.Error("the server certificate that was brought or obtained cannot be read: the gateway's own is shown", "err", err)
-		text := err.Error()
-		k.broken.Store(&text)
-	}
+	k.load(ctx)
 	return k, nil
 }
+
+// now is the wall clock, which is what times that are kept are held against: a reading of the
+// monotonic one would stand still while the machine is paused, and does not outlive a start.
+func (k *Keeper) now() time.Time { return k.config.Now().UTC().Round(0) }
 
 func lower(names []string) []string {
 	var out []string

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"crypto/x509"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -13,7 +14,7 @@ type Info struct {
 	Source    Source
 	Names     []string
 	Issuer    string
-	NotBefore time.Time
+	NotBefore time.Time // of it and its issuers, together
 	NotAfter  time.Time
 	Sum       [32]byte // SHA-256 of the certificate
 	For       []string // names it is shown for; none: all that it bears
@@ -34,16 +35,17 @@ type State struct {
 	Uncovered   []string
 	Waiting     []Waiting
 	ACME        *ACMEState
-	Problem     string // what is kept and cannot be read; empty: all can
+	Problem     string // what is kept and cannot be read, and what to do; empty: all can
 }
 
-// State tells all but keys.
-func (k *Keeper) State(ctx context.Context) (State, error) {
+// State tells all but keys, and of what cannot be read that it cannot.
+func (k *Keeper) State(ctx context.Context) State {
 	var out State
 	now := k.config.Now()
 	if s := k.shown.Load(); s != nil {
 		leaf := s.leaf()
 		i := Describe(s.saved.Source, leaf)
+		i.NotBefore, i.NotAfter = s.begin, s.end
 		i.For, i.Set, i.Renew = s.saved.For, s.saved.At, s.saved.Renew
 		out.Certificate = &i
 		out.Shown = s.goodAt(now)
@@ -55,15 +57,26 @@ func (k *Keeper) State(ctx context.Context) (State, error) {
 	}
 	if a := k.acme.Load(); a != nil {
 		out.ACME = a.state()
+		if k.asking.Load() && a.Problem == unfinished {
+			out.ACME.Problem = ""
+		}
 	}
-	if b := k.broken.Load(); b != nil {
-		out.Problem = *b
+	var problems []string
+	if f := k.noShown.Load(); f != nil {
+		problems = append(problems, f.say("set it again: lazaretctl certificate set, or certificate renew"))
+	}
+	if f := k.noACME.Load(); f != nil {
+		problems = append(problems, f.say("forget it: lazaretctl certificate acme unset, and set it again"))
 	}
 	waiting, err := k.requests(ctx)
+	if err != nil {
+		problems = append(problems, (&fault{err}).say("ask for a certificate anew: lazaretctl certificate csr"))
+	}
+	out.Problem = strings.Join(problems, "; ")
 	for _, r := range waiting.Requests {
 		out.Waiting = append(out.Waiting, Waiting{Names: r.Names, At: r.At})
 	}
-	return out, err
+	return out
 }
 
 // Describe tells of a certificate what stands in it.
