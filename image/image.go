@@ -35,7 +35,9 @@ type Config struct {
 	Size     int64              // of the disk, bytes; 0: DefaultSize
 	Keys     []byte             // public keys that updates are signed with (update.ParseKeys); required
 	// Authorities are certificates that the image believes besides those of public
-	// authorities, PEM: of whoever vouches for an update channel of one's own. Optional.
+	// authorities, as PEM blocks and nothing between them: of whoever vouches for an update
+	// channel of one's own. Every TLS connection that the gateway makes by the system's
+	// trust believes them, not that to the channel alone. Optional.
 	Authorities []byte
 	Time        time.Time    // when it was built, as far as the image knows: its clock is never before; zero: 1980
 	Log         *slog.Logger // required
@@ -96,7 +98,8 @@ func (c *Config) check() error {
 	if _, err := update.ParseKeys(c.Keys); err != nil {
 		errs = append(errs, err)
 	}
-	if err := checkAuthorities(c.Authorities); err != nil {
+	var err error
+	if c.Authorities, err = authorities(c.Authorities); err != nil {
 		errs = append(errs, err)
 	}
 	if c.Size == 0 {
@@ -108,22 +111,29 @@ func (c *Config) check() error {
 	return errors.Join(errs...)
 }
 
-// checkAuthorities wants certificates of authorities, and nothing else.
-func checkAuthorities(text []byte) error {
+// authorities wants certificates of authorities, and nothing else: nothing between the
+// blocks, either, where a key might be that somebody put in by mistake. It returns the
+// certificates that it has read, written anew.
+func authorities(text []byte) ([]byte, error) {
+	begin := []byte("-----BEGIN CERTIFICATE-----")
+	var out []byte
 	for rest := bytes.TrimSpace(text); len(rest) > 0; rest = bytes.TrimSpace(rest) {
-		var block *pem.Block
-		if block, rest = pem.Decode(rest); block == nil || block.Type != "CERTIFICATE" {
-			return errors.New("something among the authorities is no PEM block of a certificate")
+		block, behind := pem.Decode(rest) // passes over what it cannot read, up to a block that it can
+		taken := rest[:len(rest)-len(behind)]
+		if block == nil || !bytes.HasPrefix(rest, begin) || bytes.Count(taken, []byte("-----BEGIN")) != 1 || len(block.Headers) > 0 {
+			return nil, errors.New("something among the authorities is no PEM block of a certificate")
 		}
+		rest = behind
 		cert, err := x509.ParseCertificate(block.Bytes)
 		if err != nil {
-			return fmt.Errorf("reading an authority: %w", err)
+			return nil, fmt.Errorf("reading an authority: %w", err)
 		}
 		if !cert.IsCA {
-			return fmt.Errorf("the certificate of %s is no authority's", cert.Subject)
+			return nil, fmt.Errorf("the certificate of %s is no authority's", cert.Subject)
 		}
+		out = append(out, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert.Raw})...)
 	}
-	return nil
+	return out, nil
 }
 
 // Build makes the image and returns where it lies. Files of an earlier build of the same

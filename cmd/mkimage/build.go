@@ -48,7 +48,7 @@ EFI partition; without it they are of 1980.`,
 	}
 	f := cmd.Flags()
 	f.StringSliceVar(&keys, "update-key", nil, "public key that the image takes updates from, as PEM; the current one and the next")
-	f.StringSliceVar(&authorities, "authority", nil, "certificate of an authority that the image believes besides the public ones, as PEM: for an update channel of your own")
+	f.StringSliceVar(&authorities, "authority", nil, "certificate of an authority as PEM, for an update channel of your own; the gateway believes it as it does public ones, in every TLS connection, and an image built without it no longer does")
 	f.StringVar(&c.Arch, "arch", "amd64", "architecture: amd64 or arm64")
 	f.StringVar(&c.Flavour, "flavour", "cloud", "kernel: cloud (virtual machines) or metal (everything)")
 	f.StringVar(&c.Version, "version", "", "version of the image, like 1.2.3")

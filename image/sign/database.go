@@ -93,12 +93,10 @@ func (d Database) names(p program) bool {
 }
 
 // vouches says whether c is one of the database's certificates, or is issued by one of them,
-// by way of others, and never by one that dbx refuses. Firmware looks at no clock.
-func (d Database) vouches(c *x509.Certificate, others []*x509.Certificate, dbx Database) bool {
+// by way of others. Firmware looks at no clock.
+func (d Database) vouches(c *x509.Certificate, others []*x509.Certificate) bool {
 	for range len(others) + 1 {
-		if slices.ContainsFunc(d.Certs, func(t *x509.Certificate) bool {
-			return (bytes.Equal(t.Raw, c.Raw) || issued(t, c)) && !dbx.refuses(t)
-		}) {
+		if d.hasCert(c) || slices.ContainsFunc(d.Certs, func(t *x509.Certificate) bool { return issued(t, c) }) {
 			return true
 		}
 		i := slices.IndexFunc(others, func(o *x509.Certificate) bool { return issued(o, c) })

@@ -54,6 +54,7 @@ func TestForbidden(t *testing.T) {
 		{"its issuer, which alone is trusted", alone, database(t, mid), database(t, mid), false},
 		{"its issuer's issuer", chain, database(t, leaf), database(t, root), false},
 		{"the issuer of whom is trusted", alone, database(t, mid), database(t, root), false},
+		{"its issuer's issuer, with itself trusted", alone, database(t, leaf, mid), database(t, root), false},
 		{"another certificate in it", bearer(t, forge(t, content, attributes, leafKey, bearing(leaf, leaf, stranger))), database(t, leaf), database(t, stranger), false},
 		{"an issuer that cannot be read", alone, database(t, leaf), broken, false},
 		{"its digest", alone, database(t, leaf), revoked(t, kindTBS256, sha256.New(), leaf, 0), false},

@@ -47,7 +47,7 @@ func Verify(pe []byte, db, dbx Database) error {
 		if e := m.refused(db, dbx); e != nil {
 			return e
 		}
-		if err = m.verify(digest, db, dbx); err == nil {
+		if err = m.verify(digest, db); err == nil {
 			starts = true
 		}
 	}
@@ -92,7 +92,7 @@ func (m message) refused(db, dbx Database) error {
 }
 
 // verify says whether it is a signature over a program with that digest, by whom db trusts.
-func (m message) verify(digest [sha256.Size]byte, db, dbx Database) error {
+func (m message) verify(digest [sha256.Size]byte, db Database) error {
 	want, err := indirect(digest)
 	if err != nil {
 		return err
@@ -112,7 +112,7 @@ func (m message) verify(digest [sha256.Size]byte, db, dbx Database) error {
 	if err := m.signer.CheckSignature(x509.SHA256WithRSA, m.attributes, m.signature); err != nil {
 		return errors.New("its signature is wrong")
 	}
-	if !db.vouches(m.signer, m.others, dbx) {
+	if !db.vouches(m.signer, m.others) {
 		return fmt.Errorf("the firmware does not know who signed it (%q)", m.signer.Subject.CommonName)
 	}
 	return nil
