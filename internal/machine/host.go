@@ -2,7 +2,6 @@ package machine
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -17,7 +16,6 @@ import (
 	"lazaret/appliance/machine"
 	"lazaret/appliance/ring"
 	"lazaret/appliance/update"
-	"lazaret/internal/durable"
 	"lazaret/internal/version"
 )
 
@@ -105,38 +103,6 @@ func (m *Machine) ConfirmNetwork(context.Context) error {
 		return errors.Join(fmt.Errorf("%w: %w", machine.ErrRefused, err), m.saveNetwork(before))
 	}
 	return nil
-}
-
-// saveNetwork keeps n for the next start.
-func (m *Machine) saveNetwork(n appliance.Network) error {
-	text, err := json.MarshalIndent(n, "", "  ") // which is YAML, too
-	if err != nil {
-		return err
-	}
-	return durable.Write(appliance.NetworkPath, append(text, '\n'), 0o644)
-}
-
-// setAddress configures one card from the screen, whose person stands before the machine
-// and needs no way back.
-func (m *Machine) setAddress(ctx context.Context, card string, link appliance.Link) error {
-	n, err := m.wantedNetwork() // not what is being tried
-	if err != nil {
-		return err
-	}
-	n.Version = 2
-	changed := map[string]appliance.Ethernet{}
-	for name, e := range n.Ethernets {
-		changed[name] = e
-	}
-	changed[card] = appliance.Ethernet{Link: link}
-	n.Ethernets = changed
-	if err := n.Check(); err != nil {
-		return err
-	}
-	if err := m.network.Set(ctx, n); err != nil {
-		return err
-	}
-	return m.saveNetwork(n)
 }
 
 // StageUpdate implements machine.Host.

@@ -2,6 +2,7 @@ package machine
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -18,7 +19,6 @@ import (
 	"lazaret/appliance"
 	"lazaret/appliance/boot"
 	"lazaret/appliance/clock"
-	"lazaret/appliance/disk"
 	"lazaret/appliance/modules"
 	"lazaret/appliance/network"
 	"lazaret/appliance/ring"
@@ -40,7 +40,7 @@ type Machine struct {
 	dog     *watchdog.Dog
 	guard   *firewall.Table // the boot table; nil once it is gone
 	screen  *screen.Screen
-	network *network.Manager
+	network wires
 	clock   *clock.Keeper
 	parts   *supervise.Supervisor
 	version string
@@ -51,7 +51,12 @@ type Machine struct {
 
 	esp espMount // the EFI system partition's
 
-	seed seed.Seed // as it was before the claim; set once, before beClaimed
+	seed  seed.Seed           // as it was before the claim; set once, before beClaimed
+	noted [][sha256.Size]byte // the faults of seeds that are in the log; of who looks for seeds alone
+
+	wiring      sync.Mutex  // held while the network is set or kept by who is no administrator
+	screened    atomic.Bool // somebody set the network at the screen; changed with wiring held
+	networkPath string      // where the network is kept
 
 	renewing sync.Mutex // held while a new administrator is made
 
@@ -74,7 +79,7 @@ type state struct {
 	print    string
 	code     string
 	problems map[string]string // by subject: one sentence each
-	data     *disk.Data
+	data     partition
 	withdraw context.CancelFunc // of the question for the recovery passphrase; nil: there was none
 	updates  *update.Manager
 }
@@ -87,7 +92,10 @@ type order struct {
 
 // Run is process number 1. It returns only where the machine could not be ended.
 func Run(version string) error {
-	m := &Machine{version: version, booted: time.Now(), beat: make(chan chan struct{}), orders: make(chan order, 1)}
+	m := &Machine{
+		version: version, booted: time.Now(), networkPath: appliance.NetworkPath,
+		beat: make(chan chan struct{}), orders: make(chan order, 1),
+	}
 	m.state = state{stage: appliance.Starting, problems: map[string]string{}}
 	m.startLog() // from here on, everything that is said is kept
 	ctx, stop := context.WithCancel(context.Background())

@@ -9,15 +9,25 @@ import (
 	"runtime/debug"
 
 	"lazaret/appliance"
-	"lazaret/appliance/disk"
 	"lazaret/appliance/machine"
 	"lazaret/internal/config"
 	"lazaret/internal/daemon"
 	"lazaret/internal/stig"
 )
 
+// partition is the open data partition (disk.Data).
+type partition interface {
+	Status() appliance.Disk
+	Problems() []string
+	SetPassphrase(ctx context.Context, passphrase []byte) error
+	Reseal(ctx context.Context, pin []byte) (recovery string, err error)
+	NewRecovery(ctx context.Context) (string, error)
+	Reset(ctx context.Context) error
+	Close() error
+}
+
 // data is the open data partition.
-func (m *Machine) data() (*disk.Data, error) {
+func (m *Machine) data() (partition, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.state.data == nil {

@@ -1,10 +1,15 @@
 package machine
 
 import (
+	"bytes"
+	"errors"
 	"fmt"
 	"log/slog"
+	"path/filepath"
 	"strings"
 	"testing"
+
+	"lazaret/appliance/seed"
 )
 
 // TestSeedProblems: each fault of a seed is a problem by itself, up to a bound, and all go
@@ -29,16 +34,48 @@ func TestSeedProblems(t *testing.T) {
 	}
 }
 
-// TestSeedWatch: a claim that has begun is not interrupted, and none begins once a seed came.
-func TestSeedWatch(t *testing.T) {
-	var claimed, seeded seedWatch
-	if err := claimed.begin(); err != nil || claimed.take() {
-		t.Errorf("a seed interrupts a claim (%v)", err)
+// TestFaultsAreLoggedOnce: a seed with faults is looked at again and again, and says so in the
+// log once for each content; its faults go from the screen with the disk, or when a good one
+// is used.
+func TestFaultsAreLoggedOnce(t *testing.T) {
+	var log bytes.Buffer
+	m := &Machine{log: slog.New(slog.NewTextHandler(&log, nil)), state: state{problems: map[string]string{}}}
+	record := seed.Record{Path: filepath.Join(t.TempDir(), "seeds")}
+	look := func(s seed.Seed, err error) (instance string, shown int) {
+		instance = m.judgeSeed(s, err, record).Instance
+		return instance, len(m.state.problems)
 	}
-	if !seeded.take() || seeded.begin() == nil {
-		t.Error("a claim begins after a seed came")
+	bad, other := seed.Seed{Instance: "i1", Faults: []string{"a", "b"}}, seed.Seed{Faults: []string{"a", "c", "d"}}
+	for range 3 {
+		for _, x := range []seed.Seed{bad, other} {
+			if instance, shown := look(x, nil); instance != "" || shown != len(x.Faults) {
+				t.Errorf("a seed with faults: %q is used, %d faults are shown, want %d", instance, shown, len(x.Faults))
+			}
+		}
+		if _, shown := look(seed.Seed{}, errors.New("input/output error")); shown != 1 {
+			t.Errorf("%d faults of a disk that cannot be read", shown)
+		}
 	}
-	if err := claimed.begin(); err != nil {
-		t.Errorf("a claim cannot be tried again: %v", err)
+	if n := strings.Count(log.String(), "a fault of the seed disk"); n != 2+3+1 {
+		t.Errorf("%d faults in the log, want 6:\n%s", n, &log)
+	}
+	if _, shown := look(seed.Seed{}, seed.ErrNone); shown != 0 {
+		t.Errorf("%d faults are shown of a disk that is gone", shown)
+	}
+	look(bad, nil)
+	if instance, shown := look(seed.Seed{Instance: "i2"}, nil); instance != "i2" || shown != 0 {
+		t.Errorf("a good seed after one with faults: %q, and %d faults are shown", instance, shown)
+	}
+	if err := record.Done("i2"); err != nil {
+		t.Fatal(err)
+	}
+	if instance, _ := look(seed.Seed{Instance: "i2"}, nil); instance != "" {
+		t.Error("a seed is applied a second time")
+	}
+	for i := range 3 * maxNoted {
+		look(seed.Seed{Faults: []string{fmt.Sprint(i)}}, nil)
+	}
+	if len(m.noted) != maxNoted {
+		t.Errorf("%d seeds with faults are remembered", len(m.noted))
 	}
 }

@@ -28,11 +28,7 @@ func (m *Machine) serve(ctx context.Context) error {
 		if err := m.beClaimed(ctx); err != nil {
 			return err
 		}
-		n, err := m.wantedNetwork() // the claimant has the answer by now
-		if err == nil {
-			err = m.network.Set(ctx, n)
-		}
-		if err != nil {
+		if err := m.useKept(ctx); err != nil { // the claimant has the answer by now
 			m.problem("network", fmt.Sprintf("The network that the claim gave could not be set up: %v.", err))
 		}
 	}

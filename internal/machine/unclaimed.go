@@ -11,6 +11,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -23,35 +24,15 @@ import (
 	"lazaret/internal/durable"
 )
 
-// beClaimed returns when the machine is somebody's. A door that dies is opened again, and a
-// claim that lapsed needs a new code.
+// beClaimed returns when the machine is somebody's. Until then a seed is looked for where
+// there is none, by one goroutine that is gone before this returns.
 func (m *Machine) beClaimed(ctx context.Context) error {
-	s := m.seed
 	if err := m.openClaimPort(); err != nil {
 		return err
 	}
-	code, fromSeed := m.firstCode(s)
-	devices := m.loader.Changed()
-	for {
-		err := m.offer(ctx, code, fromSeed, s, devices)
-		if err == nil {
-			break
-		}
-		if late, ok := errors.AsType[*lateSeed](err); ok && ctx.Err() == nil {
-			s = late.Seed
-			m.useSeedNetwork(ctx, s)
-			code, fromSeed = m.firstCode(s)
-			continue
-		}
-		if ctx.Err() != nil || !errors.Is(err, claim.ErrLapsed) {
-			return err
-		}
-		m.log.Error("a claim came to nothing", "error", err)
-		m.problem("claim", fmt.Sprintf("The last claim came to nothing: %v.", err))
-		if fromSeed {
-			m.problem("code", "The seed's claim code was used; use the one shown here.")
-		}
-		code, fromSeed = claim.DrawCode(), false
+	s, err := m.offerUntilClaimed(ctx, m.seed, m.loader.Changed(), m.findSeed, m.offer)
+	if err != nil {
+		return err
 	}
 	m.show(func(st *state) { st.code, st.print = "", "" })
 	m.problem("claim", "")
@@ -63,6 +44,56 @@ func (m *Machine) beClaimed(ctx context.Context) error {
 		}
 	}
 	return m.shutClaimPort()
+}
+
+// offering is what the machine is offered with.
+type offering struct {
+	code     claim.Code
+	fromSeed bool // the code is the seed's
+	seed     seed.Seed
+	turns    *turns
+}
+
+// offerUntilClaimed offers the machine, with a seed or until one is found by find, and
+// returns the seed that it was claimed with. A claim that lapsed needs a new code.
+func (m *Machine) offerUntilClaimed(ctx context.Context, s seed.Seed, devices <-chan struct{}, find func() seed.Seed, offer func(context.Context, offering) error) (seed.Seed, error) {
+	var t turns
+	watched, stop := context.WithCancel(ctx)
+	var watcher sync.WaitGroup
+	defer watcher.Wait()
+	defer stop()
+	if s.Instance == "" {
+		watcher.Go(func() { m.watchSeeds(watched, devices, find, &t) })
+	}
+	code, fromSeed := m.firstCode(s)
+	for {
+		offered, end := context.WithCancelCause(ctx)
+		t.open(end)
+		err := offer(offered, offering{code, fromSeed, s, &t})
+		end(nil)
+		late, came := t.over()
+		if err == nil || ctx.Err() != nil {
+			return s, err
+		}
+		lapsed := errors.Is(err, claim.ErrLapsed)
+		if lapsed {
+			m.log.Error("a claim came to nothing", "error", err)
+			m.problem("claim", fmt.Sprintf("The last claim came to nothing: %v.", err))
+		}
+		switch {
+		case came:
+			s = late
+			m.useSeedNetwork(ctx, s)
+			code, fromSeed = m.firstCode(s)
+		case lapsed:
+			if fromSeed {
+				m.problem("code", "The seed's claim code was used; use the one shown here.")
+			}
+			code, fromSeed = claim.DrawCode(), false
+		default:
+			return s, err
+		}
+	}
 }
 
 // firstCode is the seed's, else a new one.
@@ -78,42 +109,38 @@ func (m *Machine) firstCode(s seed.Seed) (code claim.Code, fromSeed bool) {
 }
 
 // offer shows a code and runs doors until the claim with it is kept. It ends with
-// claim.ErrLapsed when the code is of no use any more, and with a *lateSeed where there was
-// no seed and one came.
-func (m *Machine) offer(ctx context.Context, code claim.Code, fromSeed bool, s seed.Seed, devices <-chan struct{}) error {
-	ctx, stop := context.WithCancelCause(ctx)
-	defer stop(nil)
-	var late seedWatch
+// claim.ErrLapsed when the code is of no use any more.
+func (m *Machine) offer(ctx context.Context, o offering) error {
 	var made daemon.Made // what the keeper has made last; it makes and keeps one after the other
 	var setup appliance.Setup
 	keeper, err := claim.NewKeeper(claim.KeeperConfig{
-		Code: code, Log: m.log,
-		About:   func() claim.About { return m.about(s) },
+		Code: o.code, Log: m.log,
+		About:   func() claim.About { return m.about(o.seed) },
 		Serving: func(print string) { m.show(func(st *state) { st.print = print }) },
 		Make: func(ctx context.Context, r claim.Request, step func(string)) (claim.Answer, error) {
-			err := late.begin()
-			if err != nil {
+			if err := o.turns.begin(); err != nil {
 				return claim.Answer{}, err
 			}
-			if made, err = m.makeGateway(ctx, r, step); err == nil {
-				setup = r.Setup
+			r.Setup.Network = m.asked(r.Setup.Network, o.seed)
+			var err error
+			if made, err = m.makeGateway(ctx, r, step); err != nil {
+				o.turns.failed()
+				return claim.Answer{}, err
 			}
-			return made.Answer, err
+			setup = r.Setup
+			return made.Answer, nil
 		},
-		Keep: func(context.Context) error { return m.keepGateway(made, setup) },
+		Keep: func(context.Context) error { return m.keepGateway(made, setup, o.seed) },
 	})
 	if err != nil {
 		return err
 	}
 	m.show(func(st *state) {
-		st.stage, st.name, st.code = appliance.Unclaimed, s.Setup.Name, code.String()
-		if fromSeed {
+		st.stage, st.name, st.code = appliance.Unclaimed, o.seed.Setup.Name, o.code.String()
+		if o.fromSeed {
 			st.code = "" // whoever made the seed has it
 		}
 	})
-	if s.Instance == "" {
-		go m.awaitSeed(ctx, devices, &late, stop)
-	}
 	return m.serveDoor(ctx, keeper)
 }
 
@@ -196,6 +223,9 @@ func pair() (*os.File, net.Conn, error) {
 // about is what everybody may know of an unclaimed machine.
 func (m *Machine) about(s seed.Seed) claim.About {
 	a := claim.About{Version: m.version, Setup: s.Setup}
+	if !m.screened.Load() {
+		a.Setup.Network = s.Network // kept with the claim
+	}
 	for _, l := range m.network.Links() {
 		a.Links = append(a.Links, claim.Card{Name: l.Name, MAC: l.MAC, Up: l.Up, Addresses: l.Addresses})
 		for _, p := range l.Addresses {
@@ -248,12 +278,8 @@ func (m *Machine) makeOf(ctx context.Context, q daemon.MakeRequest, step func(st
 }
 
 // keepGateway makes what was made this machine's: its configuration comes last.
-func (m *Machine) keepGateway(made daemon.Made, s appliance.Setup) error {
-	n := m.network.Network() // as a seed or a person at the screen gave it
-	if s.Network != nil {
-		n = *s.Network
-	}
-	if err := m.saveNetwork(n); err != nil {
+func (m *Machine) keepGateway(made daemon.Made, s appliance.Setup, from seed.Seed) error {
+	if err := m.keepNetwork(s.Network, from); err != nil {
 		return err
 	}
 	if err := durable.Write(timeServersPath, []byte(strings.Join(append(slices.Clone(s.TimeServers), ""), "\n")), 0o644); err != nil {
