@@ -57,7 +57,7 @@ func TestDirectBoot(t *testing.T) {
 		t.Fatal(err)
 	}
 	v := Start(t, Config{
-		Kernel: kernel, Initrd: Initrd(t, self), Append: "console=ttyS0 quiet panic=1 word=check",
+		Kernel: kernel, Initrd: Initrd(t, self), Append: "console=ttyS0 quiet panic=1 no_timer_check word=check",
 		Card: "none", Memory: 256, Stay: true,
 	})
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
