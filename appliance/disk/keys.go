@@ -49,6 +49,14 @@ func recoveryTyped(typed []byte) (string, bool) {
 	return grouped(s), err == nil && len(b) == 20
 }
 
+// checkPIN refuses what would be taken for a recovery passphrase wherever it is typed.
+func checkPIN(pin []byte) error {
+	if _, is := recoveryTyped(pin); is {
+		return errors.New("the PIN looks like a recovery passphrase, which has 32 letters and digits: choose a shorter or a longer one")
+	}
+	return nil
+}
+
 // typed is the cost of passphrases.
 func (c *Config) typed() luks.Cost {
 	if c.quick {
@@ -108,6 +116,7 @@ func (c *Config) tpmSlot(ctx context.Context, pin []byte) (slot luks.NewSlot, me
 	if err != nil {
 		return luks.NewSlot{}, false, fmt.Errorf("sealing key to the TPM: %w", err)
 	}
+	b.PINOnly = b.PIN && checkPIN(pin) == nil
 	data, err := json.Marshal(b)
 	return luks.NewSlot{Secret: secret, Cost: luks.Random, Kind: byTPM, Data: data}, measured, err
 }
@@ -143,7 +152,7 @@ func (c *Config) choose(ctx context.Context) (choice, error) {
 		}
 	}
 	if c.Protection != appliance.ByFile {
-		pass, err := c.newPassphrase(ctx, "Choose a passphrase for this machine's data; it is asked for at every start. Leave it empty to have none, which protects nothing")
+		pass, err := c.newPassphrase(ctx, "Choose a passphrase for this machine's data; it is asked for at every start. Leave it empty to have none, which protects nothing", longEnough)
 		if err != nil {
 			return ch, err
 		}
@@ -166,7 +175,7 @@ func (c *Config) newPIN(ctx context.Context) ([]byte, error) {
 	if !c.PIN {
 		return nil, nil
 	}
-	pin, err := c.newPassphrase(ctx, "Choose a PIN, which is asked for at every start")
+	pin, err := c.newPassphrase(ctx, "Choose a PIN, which is asked for at every start", checkPIN)
 	if err == nil && len(pin) == 0 {
 		err = errors.New("a PIN is wanted, and none was given")
 	}
@@ -176,8 +185,17 @@ func (c *Config) newPIN(ctx context.Context) ([]byte, error) {
 // least is how long a passphrase must be, in bytes.
 const least = appliance.MinPassphrase
 
-// newPassphrase asks for a passphrase twice. Empty: nobody gave one.
-func (c *Config) newPassphrase(ctx context.Context, prompt string) ([]byte, error) {
+// longEnough wants a passphrase's length.
+func longEnough(typed []byte) error {
+	if len(typed) < least {
+		return fmt.Errorf("that is too short: %d characters at least", least)
+	}
+	return nil
+}
+
+// newPassphrase asks twice for a passphrase that check has nothing against. Empty: nobody
+// gave one.
+func (c *Config) newPassphrase(ctx context.Context, prompt string, check func([]byte) error) ([]byte, error) {
 	if c.Ask == nil {
 		return nil, nil
 	}
@@ -190,8 +208,9 @@ func (c *Config) newPassphrase(ctx context.Context, prompt string) ([]byte, erro
 		if len(one) == 0 {
 			return nil, nil
 		}
-		if len(one) < least && !c.PIN {
-			said = fmt.Sprintf("That is too short: %d characters at least. %s", least, prompt)
+		if wrong := check(one); wrong != nil {
+			text := wrong.Error()
+			said = strings.ToUpper(text[:1]) + text[1:] + ". " + prompt
 			continue
 		}
 		two, err := c.Ask(ctx, "The same once more", 1)

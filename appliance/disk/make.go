@@ -122,8 +122,11 @@ func (d *Data) SetPassphrase(_ context.Context, passphrase []byte) error {
 
 // Reseal seals the key anew to the TPM as the machine is booted now; pin is empty for none.
 // What else kept the key goes, but for passphrases. The first time, it returns the recovery
-// passphrase to be shown.
+// passphrase to be shown. A PIN that looks like one is refused.
 func (d *Data) Reseal(ctx context.Context, pin []byte) (recovery string, err error) {
+	if err := checkPIN(pin); err != nil {
+		return "", err
+	}
 	d.turn.Lock()
 	defer d.turn.Unlock()
 	return d.reseal(ctx, pin, false)

@@ -38,6 +38,9 @@ func (d *Data) unlock(ctx context.Context) error {
 	return d.unlockTyped(ctx)
 }
 
+// attempts is how often a PIN is asked for, before the TPM is given up at this start.
+const attempts = 10
+
 // errInstead is why the TPM did not open the data where a person had it so.
 var errInstead = errors.New("the recovery passphrase was given in place of the PIN")
 
@@ -67,22 +70,39 @@ func (d *Data) unlockTPM(ctx context.Context, s luks.Slot) (kind string, err err
 		if len(typed) == 0 {
 			return "", errors.New("no PIN was given")
 		}
-		if _, is := recoveryTyped(typed); is {
-			if kind, err = d.try(typed); err == nil {
-				d.closedBy = errInstead
-				return kind, nil
-			}
-			said = "That is wrong. " + ask
-		} else if err = d.unseal(ctx, s, b, typed); errors.Is(err, tpm.ErrPIN) {
-			said = "That PIN is wrong. " + ask
-		} else {
-			return byTPM, err
+		var wrong string
+		if kind, wrong, err = d.typedForTPM(ctx, s, b, typed); wrong == "" {
+			return kind, err
 		}
-		if attempt == 10 {
+		said = wrong + " " + ask
+		if attempt == attempts {
 			return "", err
 		}
 		d.c.sleep(ctx, pause(attempt))
 	}
+}
+
+// typedForTPM takes what was typed where a PIN is asked for; wrong says that another answer
+// may do. What looks like a recovery passphrase is tried as that first, and then as PIN only
+// if the PIN may look like that: the TPM counts what is wrong, and locks.
+func (d *Data) typedForTPM(ctx context.Context, s luks.Slot, b tpm.Blob, typed []byte) (kind, wrong string, err error) {
+	_, recovery := recoveryTyped(typed)
+	if recovery {
+		if kind, err = d.try(typed); err == nil {
+			d.closedBy = errInstead
+			return kind, "", nil
+		}
+		if b.PINOnly || !errors.Is(err, luks.ErrPassphrase) {
+			return "", "That is wrong.", err
+		}
+	}
+	switch err = d.unseal(ctx, s, b, typed); {
+	case errors.Is(err, tpm.ErrPIN) && recovery:
+		wrong = "That is wrong."
+	case errors.Is(err, tpm.ErrPIN):
+		wrong = "That PIN is wrong."
+	}
+	return byTPM, wrong, err
 }
 
 // unseal has the TPM give the keyslot's secret.

@@ -58,7 +58,8 @@ func (t *TPM) Close() error { return t.t.Close() }
 type Blob struct {
 	PCRs    []uint `json:"pcrs"`
 	PIN     bool   `json:"pin,omitempty"`
-	Root    []byte `json:"root"` // public area of the storage root key
+	PINOnly bool   `json:"pin_only,omitempty"` // the PIN is known to look like nothing else that is typed; whoever seals says so
+	Root    []byte `json:"root"`               // public area of the storage root key
 	Public  []byte `json:"public"`
 	Private []byte `json:"private"`
 }
