@@ -60,6 +60,7 @@ func newCertificateLab(t *testing.T) *certificateLab {
 	if err != nil {
 		t.Fatal(err)
 	}
+	c.AlertEvery = time.Second
 	l.config = c
 	l.start()
 	if l.admin, err = tls.LoadX509KeyPair(filepath.Join(o.AdminDir, "admin.pem"), filepath.Join(o.AdminDir, "admin-key.pem")); err != nil {

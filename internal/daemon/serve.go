@@ -106,7 +106,7 @@ func Serve(ctx context.Context, c config.Config, version string, log *slog.Logge
 	defer k.client.Close()
 	defer k.journal.Close()
 	running := map[string]func(context.Context) error{
-		"gate": k.gate.Run, "desk": k.desk.Run, "certificates": k.listener.Run, "server certificate": k.trusted.Run, "events": k.events, "responder": k.keepResponder,
+		"gate": k.gate.Run, "desk": k.desk.Run, "certificates": k.listener.Run, "events": k.events, "responder": k.keepResponder,
 		"resolver": k.inside.names.Run,
 	}
 	for _, p := range k.parts {
@@ -130,6 +130,7 @@ func Serve(ctx context.Context, c config.Config, version string, log *slog.Logge
 	if err := k.serveInside(ctx, group); err != nil {
 		return errors.Join(err, stop(group))
 	}
+	group.Go(func() error { return k.trusted.Run(ctx) }) // proofs are asked for at what listens by now
 	log.Info("control plane ready", "gateway", c.Name, "version", version)
 	ready()
 	if err := group.Wait(); err != nil && !errors.Is(err, context.Canceled) {
