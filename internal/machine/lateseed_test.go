@@ -10,6 +10,7 @@ import (
 	"lazaret/appliance"
 	"lazaret/appliance/claim"
 	"lazaret/appliance/seed"
+	"lazaret/internal/daemon"
 )
 
 // offers are what a test of the offers sees and does.
@@ -232,6 +233,52 @@ func TestWatchEnds(t *testing.T) {
 				}
 			})
 		})
+	}
+}
+
+// TestWatchIsAwaited: a seed that is being read when the machine is claimed is read to its
+// end before anything else is done: nothing of it is shown later.
+func TestWatchIsAwaited(t *testing.T) {
+	m := idle(t)
+	synctest.Test(t, func(t *testing.T) {
+		began, slow, over := make(chan struct{}), make(chan struct{}), make(chan struct{})
+		go func() {
+			defer close(over)
+			_, err := m.offerUntilClaimed(t.Context(), seed.Seed{}, nil, func() seed.Seed { close(began); <-slow; return seed.Seed{} },
+				func(context.Context, offering) error { <-began; return nil })
+			if err != nil {
+				t.Error(err)
+			}
+		}()
+		synctest.Wait()
+		select {
+		case <-over:
+			t.Error("a disk is still being read")
+		default:
+		}
+		close(slow)
+		<-over
+	})
+}
+
+// TestClaimTakesItsTurn: what the keeper of a claim does tells the seeds of it.
+func TestClaimTakesItsTurn(t *testing.T) {
+	m := idle(t)
+	ended := 0
+	o := offering{code: claim.DrawCode(), turns: &turns{}}
+	o.turns.open(func(error) { ended++ })
+	broken := errors.New("no room")
+	k := m.claimWith(o, func(context.Context, claim.Request, func(string)) (daemon.Made, error) {
+		if o.turns.arrive(coded("i1")) || ended != 0 {
+			t.Error("a seed interrupts a claim")
+		}
+		return daemon.Made{}, broken
+	})
+	if _, err := k.Make(t.Context(), claim.Request{}, func(string) {}); !errors.Is(err, broken) || ended != 1 {
+		t.Errorf("%v; the offer was ended %d times for the seed, once the claim had failed", err, ended)
+	}
+	if _, err := k.Make(t.Context(), claim.Request{}, func(string) {}); err == nil || errors.Is(err, broken) {
+		t.Errorf("a claim goes before a seed that waits: %v", err)
 	}
 }
 

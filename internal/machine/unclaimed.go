@@ -111,27 +111,7 @@ func (m *Machine) firstCode(s seed.Seed) (code claim.Code, fromSeed bool) {
 // offer shows a code and runs doors until the claim with it is kept. It ends with
 // claim.ErrLapsed when the code is of no use any more.
 func (m *Machine) offer(ctx context.Context, o offering) error {
-	var made daemon.Made // what the keeper has made last; it makes and keeps one after the other
-	var setup appliance.Setup
-	keeper, err := claim.NewKeeper(claim.KeeperConfig{
-		Code: o.code, Log: m.log,
-		About:   func() claim.About { return m.about(o.seed) },
-		Serving: func(print string) { m.show(func(st *state) { st.print = print }) },
-		Make: func(ctx context.Context, r claim.Request, step func(string)) (claim.Answer, error) {
-			if err := o.turns.begin(); err != nil {
-				return claim.Answer{}, err
-			}
-			r.Setup.Network = m.asked(r.Setup.Network, o.seed)
-			var err error
-			if made, err = m.makeGateway(ctx, r, step); err != nil {
-				o.turns.failed()
-				return claim.Answer{}, err
-			}
-			setup = r.Setup
-			return made.Answer, nil
-		},
-		Keep: func(context.Context) error { return m.keepGateway(made, setup, o.seed) },
-	})
+	keeper, err := claim.NewKeeper(m.claimWith(o, m.makeGateway))
 	if err != nil {
 		return err
 	}
@@ -142,6 +122,31 @@ func (m *Machine) offer(ctx context.Context, o offering) error {
 		}
 	})
 	return m.serveDoor(ctx, keeper)
+}
+
+// claimWith is what the machine does for a claim, for which a gateway is made by make.
+func (m *Machine) claimWith(o offering, make func(context.Context, claim.Request, func(string)) (daemon.Made, error)) claim.KeeperConfig {
+	var made daemon.Made // what the keeper has made last; it makes and keeps one after the other
+	var setup appliance.Setup
+	return claim.KeeperConfig{
+		Code: o.code, Log: m.log,
+		About:   func() claim.About { return m.about(o.seed) },
+		Serving: func(print string) { m.show(func(st *state) { st.print = print }) },
+		Make: func(ctx context.Context, r claim.Request, step func(string)) (claim.Answer, error) {
+			if err := o.turns.begin(); err != nil {
+				return claim.Answer{}, err
+			}
+			r.Setup.Network = m.asked(r.Setup.Network, o.seed)
+			var err error
+			if made, err = make(ctx, r, step); err != nil {
+				o.turns.failed()
+				return claim.Answer{}, err
+			}
+			setup = r.Setup
+			return made.Answer, nil
+		},
+		Keep: func(context.Context) error { return m.keepGateway(made, setup, o.seed) },
+	}
 }
 
 // serveDoor runs doors until the claim is kept, or until the keeper is of no use any more.
