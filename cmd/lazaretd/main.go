@@ -64,6 +64,9 @@ func run(use, short string, path *string, confine func(config.Config, string, *s
 			return err
 		}
 		log := c.Logger(os.Stderr).With("process", use)
+		for _, d := range c.Doubts {
+			log.Warn("the configuration should be corrected", "line", d.Line, "key", d.Key, "what", d.What, "remedy", d.Remedy)
+		}
 		if confined {
 			if err := confine(c, *path, log); err != nil {
 				return err
@@ -115,11 +118,14 @@ func clockCommand(path *string) *cobra.Command {
 func checkCommand(path *string) *cobra.Command {
 	return &cobra.Command{Use: "check", Short: "Read the configuration and say what is wrong with it", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			_, err := config.Load(*path)
+			c, err := config.Load(*path)
 			if f, ok := errors.AsType[*config.Faults](err); ok {
 				return f
 			}
 			if err == nil {
+				for _, d := range c.Doubts {
+					fmt.Fprintf(cmd.OutOrStdout(), "%s: line %d: %s: %s; %s\n", *path, d.Line, d.Key, d.What, d.Remedy)
+				}
 				fmt.Fprintln(cmd.OutOrStdout(), *path+": no faults")
 			}
 			return err
