@@ -103,11 +103,12 @@ func TestServersThatMeanNoGood(t *testing.T) {
 		}, "leads elsewhere", 1},
 		"answers without end": {func(w http.ResponseWriter, r *http.Request) bool {
 			_, _ = io.WriteString(w, `{"meta":"`)
-			for range 2 * maxAnswer / 1024 {
+			for range 64 * maxAnswer / 1024 {
 				if _, err := w.Write([]byte(strings.Repeat("x", 1024))); err != nil {
 					return true
 				}
 			}
+			t.Error("64 MiB were read")
 			return true
 		}, "directory", 1},
 		"was asked too often": {func(w http.ResponseWriter, r *http.Request) bool { w.WriteHeader(429); return true }, "429", 1},
