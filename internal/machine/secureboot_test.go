@@ -71,7 +71,7 @@ func TestStartable(t *testing.T) {
 		{"switched off", off, "", "", "", false},
 		{"trusted", on, list(digest), "", "", false},
 		{"not trusted", on, list([32]byte{1}), "", "not signed", false},
-		{"trusted, and refused", on, list(digest), list(digest), "not signed", false},
+		{"trusted, and refused", on, list(digest), list(digest), "never starts", false},
 		{"no keys", on, "", "", "asking the firmware", true},
 		{"keys that cannot be read", on, "xxxx", "", "firmware's keys", false},
 		{"refused ones that cannot be read", on, list(digest), "xxxx", "firmware's keys", false},
