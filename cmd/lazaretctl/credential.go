@@ -53,7 +53,7 @@ func (s *session) saveCredential(c claim.Credential, token string) error {
 			return fmt.Errorf("saving the credential: %w", err)
 		}
 	}
-	return nil
+	return durable.Sweep(s.dir, time.Hour, ".new-*") // what crashes left, also of earlier versions, holds keys
 }
 
 // pendingFile keeps a claim under way, with its key, so that a lost answer can be asked for

@@ -14,7 +14,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"lazaret/enroll/cmp"
@@ -102,21 +101,8 @@ func (s store) lock() (unlock func(), err error) {
 }
 
 // sweep removes files that were not finished: the store's own, and those of
-// tunnel.LoadOrCreateKey. The caller holds the lock.
-func (s store) sweep() error {
-	list, err := os.ReadDir(s.dir)
-	if err != nil {
-		return fmt.Errorf("looking for unfinished files: %w", err)
-	}
-	for _, e := range list {
-		if strings.HasPrefix(e.Name(), ".new-") || strings.HasPrefix(e.Name(), ".key-") {
-			if err := s.remove(e.Name()); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
-}
+// tunnel.LoadOrCreateKey, also as earlier versions called them. The caller holds the lock.
+func (s store) sweep() error { return durable.Sweep(s.dir, 0, ".new-*", ".key-*") }
 
 func (s store) load() (state, error) {
 	text, err := os.ReadFile(filepath.Join(s.dir, stateFile))

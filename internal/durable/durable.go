@@ -13,22 +13,23 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
-	"strings"
 	"syscall"
-	"time"
 )
 
-// stale is when a temporary file beside one that is written is nobody's: what a crash left.
-const stale = time.Hour
+// disk is how this package has things done.
+type disk struct {
+	step func(what string) error // called before each thing that is done, by what it is; nil but in tests
+	sync func(*os.File) error    // has an open file or directory on the disk
+}
 
-// step is called before each thing that is done to the disk, by what it is; nil but in tests.
-type step func(what string) error
+// system is the disk outside of tests.
+var system = disk{sync: (*os.File).Sync}
 
-func (s step) before(what string) error {
-	if s == nil {
+func (s disk) before(what string) error {
+	if s.step == nil {
 		return nil
 	}
-	return s(what)
+	return s.step(what)
 }
 
 // Write replaces a file, or makes it, with this mode whatever the umask. A symbolic link in
@@ -36,16 +37,16 @@ func (s step) before(what string) error {
 // if its name could not be put on the disk, its new one, perhaps not for good. Errors name
 // the file and what to do, and wrap the system's.
 func Write(path string, text []byte, mode fs.FileMode) error {
-	return step(nil).write(path, text, mode, os.Rename)
+	return system.write(path, text, mode, os.Rename)
 }
 
 // Create is Write for a file that must not be there yet: the error is an fs.ErrExist if it
 // is. After an error it is not there.
 func Create(path string, text []byte, mode fs.FileMode) error {
-	return step(nil).create(path, text, mode)
+	return system.create(path, text, mode)
 }
 
-func (s step) create(path string, text []byte, mode fs.FileMode) error {
+func (s disk) create(path string, text []byte, mode fs.FileMode) error {
 	put := false
 	err := s.write(path, text, mode, func(from, to string) error {
 		err := link(from, to)
@@ -83,7 +84,7 @@ func linkless(from, to string) error {
 	return nil
 }
 
-func (s step) write(path string, text []byte, mode fs.FileMode, put func(from, to string) error) error {
+func (s disk) write(path string, text []byte, mode fs.FileMode, put func(from, to string) error) error {
 	if err := s.replace(path, text, mode, put); err != nil {
 		return fmt.Errorf("writing %s: %w%s", path, err, remedy(err))
 	}
@@ -91,7 +92,7 @@ func (s step) write(path string, text []byte, mode fs.FileMode, put func(from, t
 	return nil
 }
 
-func (s step) replace(path string, text []byte, mode fs.FileMode, put func(from, to string) error) error {
+func (s disk) replace(path string, text []byte, mode fs.FileMode, put func(from, to string) error) error {
 	dir, err := os.Open(filepath.Dir(path)) // before the change, which may still be left undone
 	if err != nil {
 		return err
@@ -112,14 +113,14 @@ func (s step) replace(path string, text []byte, mode fs.FileMode, put func(from,
 		return err
 	}
 	if err = s.before("sync directory"); err == nil {
-		err = flush(dir)
+		err = s.flush(dir)
 	}
 	return err
 }
 
 // fill makes a finished file beside path, and returns its name, also with an error if it is
 // there.
-func (s step) fill(path string, text []byte, mode fs.FileMode) (name string, err error) {
+func (s disk) fill(path string, text []byte, mode fs.FileMode) (name string, err error) {
 	if err := s.before("create"); err != nil {
 		return "", err
 	}
@@ -133,7 +134,7 @@ func (s step) fill(path string, text []byte, mode fs.FileMode) (name string, err
 	}{
 		{"write", func() error { _, err := f.Write(text); return err }},
 		{"chmod", func() error { return chmod(f, mode) }},
-		{"sync", f.Sync},
+		{"sync", func() error { return s.sync(f) }},
 	} {
 		if err = s.before(do.what); err == nil {
 			err = do.do()
@@ -155,45 +156,22 @@ func chmod(f *os.File, mode fs.FileMode) error {
 	return f.Chmod(mode)
 }
 
-// prefix is what names of temporary files for path begin with.
-func prefix(path string) string { return "." + filepath.Base(path) + ".new-" }
-
-// sweep removes what crashes left beside a file. It has no errors: the next one tries again.
-func sweep(path string) {
-	at, err := os.Lstat(path)
-	if err != nil {
-		return
-	}
-	list, err := os.ReadDir(filepath.Dir(path))
-	if err != nil {
-		return
-	}
-	for _, e := range list {
-		if !strings.HasPrefix(e.Name(), prefix(path)) || !e.Type().IsRegular() {
-			continue
-		}
-		if old, err := e.Info(); err == nil && old.ModTime().Before(at.ModTime().Add(-stale)) {
-			_ = os.Remove(filepath.Join(filepath.Dir(path), e.Name()))
-		}
-	}
-}
-
 // SyncDir has a directory's names on the disk, after a file of it was renamed or removed.
 func SyncDir(dir string) error {
 	d, err := os.Open(dir)
 	if err != nil {
 		return err
 	}
-	return errors.Join(flush(d), d.Close())
+	return errors.Join(system.flush(d), d.Close())
 }
 
 // flush has an open directory's names on the disk. Windows keeps names in a journal of its
 // own, and flushes no directory for who reads it.
-func flush(dir *os.File) error {
+func (s disk) flush(dir *os.File) error {
 	if runtime.GOOS == "windows" {
 		return nil
 	}
-	return dir.Sync()
+	return s.sync(dir)
 }
 
 // remedy tells what somebody can do about an error.

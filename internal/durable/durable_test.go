@@ -37,46 +37,101 @@ func content(t *testing.T, path string) string {
 	return string(b)
 }
 
+// at is a disk of this machine that has something called before each step.
+func at(step func(what string) error) disk { return disk{step: step, sync: system.sync} }
+
 // TestOrder: the content is on the disk before the name is, and the name before it returns.
 func TestOrder(t *testing.T) {
-	var done []string
-	path := filepath.Join(t.TempDir(), "file")
-	if err := step(func(what string) error { done = append(done, what); return nil }).write(path, []byte("new"), 0o640, os.Rename); err != nil {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "file")
+	for name, write := range map[string]func(disk) error{
+		"write":  func(d disk) error { return d.write(path, []byte("new"), 0o640, os.Rename) },
+		"create": func(d disk) error { return d.create(path, []byte("new"), 0o640) },
+	} {
+		_ = os.Remove(path)
+		want := "new"
+		if name == "write" {
+			if err := Write(path, []byte("old"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		var done, synced []string
+		d := disk{step: func(what string) error { done = append(done, what); return nil }}
+		d.sync = func(f *os.File) error {
+			of, err := f.Stat()
+			if err != nil {
+				t.Fatal(err)
+			}
+			now, _ := os.ReadFile(path)
+			if of.IsDir() {
+				if at, err := os.Stat(dir); err != nil || !os.SameFile(at, of) || string(now) != want {
+					t.Errorf("%s: the directory %s is put on the disk while the file holds %q", name, f.Name(), now)
+				}
+				synced = append(synced, "directory")
+			} else {
+				if got := content(t, f.Name()); f.Name() == path || got != want || string(now) == want || of.Mode().Perm() != 0o640 {
+					t.Errorf("%s: %s with %q and %v is put on the disk while the file holds %q", name, f.Name(), got, of.Mode(), now)
+				}
+				synced = append(synced, "content")
+			}
+			return f.Sync()
+		}
+		if err := write(d); err != nil {
+			t.Fatal(err)
+		}
+		if !slices.Equal(done, steps) || !slices.Equal(synced, []string{"content", "directory"}) {
+			t.Errorf("%s: done were %v, on the disk were put %v", name, done, synced)
+		}
+	}
+}
+
+// TestSystem: outside of tests it is the kernel that is asked, which has no disk for a pipe.
+func TestSystem(t *testing.T) {
+	r, w, err := os.Pipe()
+	if err != nil {
 		t.Fatal(err)
 	}
-	if !slices.Equal(done, steps) {
-		t.Errorf("done were %v", done)
+	defer r.Close()
+	defer w.Close()
+	if err := system.sync(w); err == nil {
+		t.Error("a pipe is on the disk")
+	}
+	if err := SyncDir(t.TempDir()); err != nil {
+		t.Error(err)
+	}
+	if err := (disk{sync: func(*os.File) error { return syscall.EIO }}).write(filepath.Join(t.TempDir(), "file"), nil, 0o600, os.Rename); !errors.Is(err, syscall.EIO) {
+		t.Errorf("a disk that fails: %v", err)
 	}
 }
 
 // TestFailureAtEachStep: an error at any step leaves the old content, but for the last one,
 // and no temporary file; the error names the file and what to do.
 func TestFailureAtEachStep(t *testing.T) {
-	for _, at := range steps {
+	for _, last := range steps {
 		dir := t.TempDir()
 		path := filepath.Join(dir, "file")
 		if err := Write(path, []byte("old"), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		full := step(func(what string) error {
-			if what == at {
+		full := at(func(what string) error {
+			if what == last {
 				return syscall.ENOSPC
 			}
 			return nil
 		})
 		err := full.write(path, []byte("new"), 0o600, os.Rename)
 		if !errors.Is(err, syscall.ENOSPC) || !strings.Contains(err.Error(), path) || !strings.Contains(err.Error(), "make room") {
-			t.Errorf("%s: %v", at, err)
+			t.Errorf("%s: %v", last, err)
 		}
 		want := "old"
-		if at == "sync directory" {
+		if last == "sync directory" {
 			want = "new"
 		}
 		if got := content(t, path); got != want {
-			t.Errorf("%s: the file holds %q", at, got)
+			t.Errorf("%s: the file holds %q", last, got)
 		}
 		if got := names(t, dir); !slices.Equal(got, []string{"file"}) {
-			t.Errorf("%s: there are %v", at, got)
+			t.Errorf("%s: there are %v", last, got)
 		}
 	}
 }
@@ -84,7 +139,7 @@ func TestFailureAtEachStep(t *testing.T) {
 // TestCrashAtEachStep: a process that ends at any step, without a chance to clear up, leaves
 // the old content or the new, and what it leaves beside it goes in time.
 func TestCrashAtEachStep(t *testing.T) {
-	for i, at := range steps {
+	for i, last := range steps {
 		dir := t.TempDir()
 		path := filepath.Join(dir, "file")
 		if err := Write(path, []byte("old"), 0o600); err != nil {
@@ -92,24 +147,24 @@ func TestCrashAtEachStep(t *testing.T) {
 		}
 		func() {
 			defer func() { _ = recover() }()
-			_ = step(func(what string) error {
-				if what == at {
+			_ = at(func(what string) error {
+				if what == last {
 					panic("power")
 				}
 				return nil
 			}).write(path, []byte("new"), 0o600, os.Rename)
-			t.Errorf("%s: no such step", at)
+			t.Errorf("%s: no such step", last)
 		}()
 		want := "old"
 		if i == len(steps)-1 {
 			want = "new"
 		}
 		if got := content(t, path); got != want {
-			t.Errorf("%s: the file holds %q", at, got)
+			t.Errorf("%s: the file holds %q", last, got)
 		}
 		left := names(t, dir)
-		if crashed := at != "create" && at != "sync directory"; (len(left) == 2) != crashed {
-			t.Errorf("%s: there are %v", at, left)
+		if crashed := last != "create" && last != "sync directory"; (len(left) == 2) != crashed {
+			t.Errorf("%s: there are %v", last, left)
 		}
 		for _, name := range left {
 			if name != "file" {
@@ -123,7 +178,7 @@ func TestCrashAtEachStep(t *testing.T) {
 			t.Fatal(err)
 		}
 		if left = names(t, dir); len(left) != 1 || content(t, path) != "third" {
-			t.Errorf("%s: afterwards there are %v", at, left)
+			t.Errorf("%s: afterwards there are %v", last, left)
 		}
 	}
 }
@@ -195,19 +250,19 @@ func TestCreate(t *testing.T) {
 	if got := names(t, dir); len(got) != 1 {
 		t.Errorf("there are %v", got)
 	}
-	for _, at := range steps {
+	for _, last := range steps {
 		path := filepath.Join(t.TempDir(), "file")
-		bad := step(func(what string) error {
-			if what == at {
+		bad := at(func(what string) error {
+			if what == last {
 				return syscall.EIO
 			}
 			return nil
 		})
 		if err := bad.create(path, []byte("x"), 0o600); !errors.Is(err, syscall.EIO) {
-			t.Errorf("%s: %v", at, err)
+			t.Errorf("%s: %v", last, err)
 		}
 		if got := names(t, filepath.Dir(path)); len(got) != 0 {
-			t.Errorf("%s: there are %v", at, got)
+			t.Errorf("%s: there are %v", last, got)
 		}
 	}
 	other := filepath.Join(dir, "other")

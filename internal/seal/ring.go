@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"time"
 
 	"lazaret/internal/durable"
 )
@@ -45,6 +46,8 @@ func newKey() ringKey {
 // node key is gone is refused, and so is a node key that others may read.
 func LoadOrCreate(path string) (*Ring, error) {
 	r := &Ring{path: path}
+	// What crashes left holds keys; the second form is an earlier version's.
+	_ = durable.Sweep(filepath.Dir(path), time.Hour, filepath.Base(path)+".new", filepath.Base(ringPath(path))+".new") // the next start tries again
 	node, err := loadNodeKey(path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):

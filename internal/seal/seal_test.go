@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 )
 
 func TestSealOpens(t *testing.T) {
@@ -243,4 +244,25 @@ func ExampleRing_Seal() {
 	_, err := r.Open("secret/another", sealed)
 	fmt.Println(string(plain), err)
 	// Output: key sealed value does not open: altered, or sealed for another purpose
+}
+
+// TestUnfinishedRingIsSwept: what a crash left of a key goes with a later start.
+func TestUnfinishedRingIsSwept(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "node.key")
+	if _, err := LoadOrCreate(path); err != nil {
+		t.Fatal(err)
+	}
+	long := time.Now().Add(-2 * time.Hour)
+	for _, name := range []string{"node.key.new", "node.key.ring.new", ".node.key.ring.new-1"} {
+		if err := errors.Join(os.WriteFile(filepath.Join(dir, name), []byte("half"), 0o600), os.Chtimes(filepath.Join(dir, name), long, long)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := LoadOrCreate(path); err != nil {
+		t.Fatal(err)
+	}
+	if list, err := os.ReadDir(dir); err != nil || len(list) != 2 {
+		t.Errorf("left are %v (%v), want the key and the ring", list, err)
+	}
 }

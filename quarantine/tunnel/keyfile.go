@@ -5,7 +5,9 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"strings"
+	"time"
 
 	"lazaret/internal/durable"
 )
@@ -13,8 +15,10 @@ import (
 // LoadOrCreateKey reads the private key at path, one line as wg(8) writes it, or
 // makes a new one there: mode 0600, whole or not at all, on the disk when it returns.
 // A file that is there and holds no key, or that others may read, is refused, never
-// replaced. Two that race end up with one key.
+// replaced. Two that race end up with one key. What crashes left of earlier attempts in its
+// directory goes after an hour: it may hold a key.
 func LoadOrCreateKey(path string) (PrivateKey, error) {
+	_ = durable.Sweep(filepath.Dir(path), time.Hour, ".key-*") // the next start tries again
 	k, err := loadKey(path)
 	if !errors.Is(err, fs.ErrNotExist) {
 		return k, err

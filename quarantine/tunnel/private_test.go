@@ -15,6 +15,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 )
 
 func unhex(t *testing.T, s string) []byte {
@@ -183,5 +184,31 @@ func TestLoadRefuses(t *testing.T) {
 				t.Error("the file was replaced")
 			}
 		})
+	}
+}
+
+// TestUnfinishedKeysAreSwept: what a crash left of a key goes with a later start, and what
+// another process may be writing stays.
+func TestUnfinishedKeysAreSwept(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "wireguard.key")
+	key, err := LoadOrCreateKey(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	long := time.Now().Add(-2 * time.Hour)
+	if err := os.Link(path, filepath.Join(dir, ".wireguard.key.new-1")); err != nil { // the crash came before its removal
+		t.Fatal(err)
+	}
+	if err := errors.Join(os.Chtimes(path, long, long), os.WriteFile(filepath.Join(dir, ".key-2"), nil, 0o600), os.WriteFile(filepath.Join(dir, ".wireguard.key.new-3"), nil, 0o600),
+		os.Chtimes(filepath.Join(dir, ".key-2"), long, long)); err != nil {
+		t.Fatal(err)
+	}
+	if again, err := LoadOrCreateKey(path); err != nil || again.Text() != key.Text() {
+		t.Errorf("the key is another one (%v)", err)
+	}
+	list, err := os.ReadDir(dir)
+	if err != nil || len(list) != 2 || list[0].Name() != ".wireguard.key.new-3" || list[1].Name() != "wireguard.key" {
+		t.Errorf("left are %v (%v)", list, err)
 	}
 }
