@@ -209,8 +209,9 @@ func (s *Store) rewrite(ctx context.Context, c quarantine.Change, next quarantin
 	return nil
 }
 
-// mayOpen refuses what gives a device a way that it did not have, on a disk so full that the
-// ballast is to go: what is left is for tightenings, and for their audit entries.
+// mayOpen refuses what lets a device out of quarantine, or into another pool, on a disk so full
+// that the ballast is to go: what is left is for tightenings, and for their audit entries.
+// Quarantine itself is given to devices that enroll or are no longer blocked.
 func (s *Store) mayOpen(prev, next quarantine.Record) error {
 	if next.Stage != quarantine.Routed || prev.Stage == quarantine.Routed && prev.Pool == next.Pool {
 		return nil

@@ -8,8 +8,8 @@ import (
 	"lazaret/quarantine"
 )
 
-// TestFullDiskOpensNothing: on a full disk no device gets a way that it did not have, and
-// each loses what it is to lose.
+// TestFullDiskOpensNothing: on a full disk no device is let out of quarantine, or into another
+// pool, and each loses what it is to lose.
 func TestFullDiskOpensNothing(t *testing.T) {
 	t.Parallel()
 	c := config(t.TempDir())
@@ -41,6 +41,8 @@ func TestFullDiskOpensNothing(t *testing.T) {
 		{0, quarantine.Routed, "other", false},
 		{0, quarantine.Quarantined, "quarantine", true},
 		{0, quarantine.Blocked, "", true},
+		{0, quarantine.Quarantined, "quarantine", true},
+		{0, quarantine.Routed, "default", false},
 	} {
 		free = x.free
 		if err := place(x.stage, x.pool); (err == nil) != x.open || err != nil && !errors.Is(err, quarantine.ErrNoRoom) {
