@@ -198,6 +198,23 @@ shell: /bin/sh
 	}
 }
 
+// TestManagementBesideDevices: a management server has no address that a device may get.
+func TestManagementBesideDevices(t *testing.T) {
+	for text, sound := range map[string]bool{
+		"quarantine: [10.1.0.0/16]\nfull: [10.2.0.0/16]\nmanagement: [192.0.2.20 tcp/443]":  true,
+		"quarantine: [10.1.0.0/16]\nfull: [10.2.0.0/16]\nmanagement: [10.3.0.1 tcp/443]":    true,
+		"quarantine: [10.1.0.0/16]\nfull: [10.2.0.0/16]\nmanagement: [10.1.0.9 tcp/443]":    false,
+		"quarantine: [10.1.0.0/16]\nfull: [10.2.0.0/16]\nmanagement: [10.2.0.0/24 tcp/443]": false,
+		"quarantine: [10.1.0.0/16]\nfull: [10.2.0.0/16]\nmanagement: [10.0.0.0/8 tcp/443]":  false,
+		"management: [" + DefaultFull[0].Addr().Next().String() + " tcp/443]":               false,
+	} {
+		_, err := ParseSetup([]byte("enroll_names: [gw.example.com]\n" + text + "\n"))
+		if (err == nil) != sound || err != nil && !strings.Contains(err.Error(), "is among devices' addresses") {
+			t.Errorf("%s: %v", text, err)
+		}
+	}
+}
+
 func FuzzParseNetwork(f *testing.F) {
 	f.Add([]byte(wholeNetwork))
 	f.Add([]byte("version: 2\nethernets: {a: &x {dhcp4: true}, b: *x}\n"))
