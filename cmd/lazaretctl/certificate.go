@@ -214,7 +214,7 @@ so that it has to reach the enrollment listener there; the gateway has to reach 
 			if mac == "-" && roots == "-" {
 				return errors.New("one file alone can come from standard input")
 			}
-			for file, to := range map[string]*string{mac: &q.MAC, roots: &q.Roots} {
+			for to, file := range map[*string]string{&q.MAC: mac, &q.Roots: roots} {
 				if file == "" {
 					continue
 				}
@@ -231,7 +231,7 @@ so that it has to reach the enrollment listener there; the gateway has to reach 
 			if err := s.show(cmd, raw, func(w io.Writer) { printCertificate(w, got) }); err != nil {
 				return err
 			}
-			fmt.Fprintln(cmd.ErrOrStderr(), "asked for in a moment; see: lazaretctl certificate show")
+			fmt.Fprintln(cmd.ErrOrStderr(), "asked for in a moment, or after the pause where the same was set before; see: lazaretctl certificate show")
 			return nil
 		}}
 	f := c.Flags()

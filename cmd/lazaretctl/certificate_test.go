@@ -20,6 +20,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/spf13/cobra"
+
 	"lazaret/internal/console/api"
 	"lazaret/internal/testneed"
 )
@@ -137,6 +139,7 @@ func TestCertificateCommands(t *testing.T) {
 // TestPKCS12 reads files as openssl makes them, new and old, with certificates in whatever
 // order, and sends them as PEM in theirs.
 func TestPKCS12(t *testing.T) {
+	roundsAreBounded(t)
 	openssl := testneed.Program(t, "openssl")
 	l := newCertificateLab(t)
 	keys := [3]*ecdsa.PrivateKey{}
@@ -188,5 +191,55 @@ func TestPKCS12(t *testing.T) {
 	}
 	if _, _, err := l.run("wrong", "set", "--pkcs12", filepath.Join(l.dir, "gw.p12"), "--password-file", "-"); err == nil || !strings.Contains(err.Error(), "--password-file") {
 		t.Errorf("a wrong password: %v", err)
+	}
+}
+
+// roundsAreBounded looks at what openssl writes, and at what it would take years to read.
+func roundsAreBounded(t *testing.T) {
+	t.Helper()
+	openssl := testneed.Program(t, "openssl")
+	dir := t.TempDir()
+	run := func(args ...string) {
+		t.Helper()
+		c := exec.CommandContext(t.Context(), openssl, args...)
+		c.Dir = dir
+		if out, err := c.CombinedOutput(); err != nil {
+			t.Fatalf("openssl %v: %v %s", args, err, out)
+		}
+	}
+	run("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-subj", "/CN=x", "-keyout", "key.pem", "-out", "x.pem")
+	run("pkcs12", "-export", "-in", "x.pem", "-inkey", "key.pem", "-passout", "pass:x", "-iter", "70001", "-out", "gw.p12")
+	file, err := os.ReadFile(filepath.Join(dir, "gw.p12"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := iterations(file, 0); got != 70001 {
+		t.Errorf("openssl's rounds: %d", got)
+	}
+	// Each of the places in turn: mac, certificates, key.
+	was, places := []byte{2, 3, 1, 0x11, 0x71}, 0
+	for at := 0; ; places++ {
+		i := bytes.Index(file[at:], was)
+		if i < 0 {
+			break
+		}
+		at += i
+		many := bytes.Clone(file)
+		copy(many[at:], []byte{2, 3, 0x7f, 0xff, 0xff}) // below the bound, and seen
+		if got := iterations(many, 0); got != 0x7fffff {
+			t.Errorf("at %d: %d", at, got)
+		}
+		at++
+	}
+	if places != 3 {
+		t.Errorf("rounds stand in %d places", places)
+	}
+	huge := []byte{0x30, 13, 4, 1, 0, 2, 8, 0x7f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff}
+	path := filepath.Join(dir, "huge.p12")
+	if err := os.WriteFile(path, huge, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := (bringFlags{p12: path}).readPKCS12(&cobra.Command{}, api.CertificateSet{}); err == nil || !strings.Contains(err.Error(), "rounds") {
+		t.Errorf("a file of very many rounds: %v", err)
 	}
 }

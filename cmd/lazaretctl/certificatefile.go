@@ -3,9 +3,12 @@ package main
 import (
 	"bytes"
 	"crypto/x509"
+	"encoding/asn1"
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"math"
+	"math/big"
 	"slices"
 	"strings"
 
@@ -57,6 +60,9 @@ func (f bringFlags) readPKCS12(cmd *cobra.Command, q api.CertificateSet) (api.Ce
 	if err != nil {
 		return q, err
 	}
+	if n := iterations(file, 0); n > mostIterations {
+		return q, fmt.Errorf("reading %s: its key derivation asks for %d rounds, more than %d", f.p12, n, mostIterations)
+	}
 	password := []byte(nil)
 	if f.password != "" {
 		if password, err = readFileOrStdin(cmd, f.password); err != nil {
@@ -83,6 +89,37 @@ func (f bringFlags) readPKCS12(cmd *cobra.Command, q api.CertificateSet) (api.Ce
 	}
 	q.Chain = text.String()
 	return q, nil
+}
+
+// mostIterations is how many rounds of a PKCS#12 file's key derivations are gone through: some
+// seconds; OpenSSL writes 2048, and careful programs a million.
+const mostIterations = 10_000_000
+
+// iterations is the largest count of rounds that can be seen in a PKCS#12 file: the number that
+// follows a salt (RFC 7292, section 4 and appendix C; RFC 8018, appendix A).
+func iterations(der []byte, depth int) int64 {
+	var most int64
+	salt := false
+	for depth < 32 && len(der) > 0 {
+		var v asn1.RawValue
+		rest, err := asn1.Unmarshal(der, &v)
+		if err != nil {
+			break
+		}
+		if v.Class == asn1.ClassUniversal && v.Tag == asn1.TagInteger && salt {
+			n := new(big.Int).SetBytes(v.Bytes)
+			if !n.IsInt64() {
+				return math.MaxInt64
+			}
+			most = max(most, n.Int64())
+		}
+		salt = v.Class == asn1.ClassUniversal && v.Tag == asn1.TagOctetString
+		if v.IsCompound || salt {
+			most = max(most, iterations(v.Bytes, depth+1))
+		}
+		der = rest
+	}
+	return most
 }
 
 // inOrder follows the issuers from leaf on: PKCS#12 keeps certificates in no order.

@@ -1,23 +1,26 @@
 package daemon
 
 import (
+	"log/slog"
 	"net"
 	"net/netip"
 	"slices"
 	"sync"
+	"time"
 )
 
 // limitEach accepts at most n connections at once of one holder, where n is not 0; others
 // are closed, so that a device that holds many leaves the rest of a listener's to the others.
 // holder says whose an address is; nil: each is its own, the zero Addr: it is not bounded.
-func limitEach(l net.Listener, n int, holder func(netip.Addr) netip.Addr) net.Listener {
+// What is closed is told once a minute.
+func limitEach(l net.Listener, n int, holder func(netip.Addr) netip.Addr, log *slog.Logger) net.Listener {
 	if n == 0 {
 		return l
 	}
 	if holder == nil {
 		holder = func(a netip.Addr) netip.Addr { return a }
 	}
-	return &eachListener{Listener: l, most: n, holder: holder, held: make(map[netip.Addr]int)}
+	return &eachListener{Listener: l, most: n, holder: holder, held: make(map[netip.Addr]int), log: log, now: time.Now}
 }
 
 // outside says whose an address of the Internet is: an IPv6 host has a whole /64 of them. A
@@ -27,7 +30,7 @@ func outside(proxies []netip.Prefix) func(netip.Addr) netip.Addr {
 		if slices.ContainsFunc(proxies, func(p netip.Prefix) bool { return p.Contains(a) }) {
 			return netip.Addr{}
 		}
-		if a.Is6() {
+		if a.Is6() && !a.IsLinkLocalUnicast() { // of which all hosts of a link have one /64
 			return netip.PrefixFrom(a, 64).Masked().Addr()
 		}
 		return a
@@ -39,8 +42,13 @@ type eachListener struct {
 	most   int
 	holder func(netip.Addr) netip.Addr
 
-	mu   sync.Mutex
-	held map[netip.Addr]int
+	log *slog.Logger
+	now func() time.Time
+
+	mu      sync.Mutex
+	held    map[netip.Addr]int
+	refused int       // since told
+	told    time.Time // zero: never
 }
 
 // Accept waits for a connection of an address that has room for it.
@@ -63,6 +71,22 @@ func (l *eachListener) Accept() (net.Conn, error) {
 			return &eachConn{Conn: c, leave: sync.OnceFunc(func() { l.leave(holder) })}, nil
 		}
 		c.Close()
+		l.refuse(holder)
+	}
+}
+
+// refuse notes that a holder has as many connections as it may.
+func (l *eachListener) refuse(a netip.Addr) {
+	l.mu.Lock()
+	l.refused++
+	n, now := l.refused, l.now()
+	tell := l.told.IsZero() || now.Sub(l.told) >= time.Minute
+	if tell {
+		l.told, l.refused = now, 0
+	}
+	l.mu.Unlock()
+	if tell {
+		l.log.Warn("connection closed: the address holds as many as it may", "address", a, "most", l.most, "closed", n)
 	}
 }
 

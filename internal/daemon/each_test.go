@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -11,6 +12,7 @@ import (
 	"net/netip"
 	"os"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -83,6 +85,23 @@ func TestOneDeviceLeavesThePortalToOthers(t *testing.T) {
 	}
 }
 
+// TestClosedConnectionsAreTold once a minute, with how many there were: an office behind one
+// address that meets the bound is not left to guess.
+func TestClosedConnectionsAreTold(t *testing.T) {
+	var text bytes.Buffer
+	now := time.Now()
+	l := &eachListener{most: 8, log: slog.New(slog.NewTextHandler(&text, nil)), now: func() time.Time { return now }}
+	for range 100 {
+		l.refuse(netip.MustParseAddr("192.0.2.1"))
+	}
+	now = now.Add(time.Minute)
+	l.refuse(netip.MustParseAddr("192.0.2.1"))
+	got := text.String()
+	if strings.Count(got, "\n") != 2 || !strings.Contains(got, "address=192.0.2.1 most=8 closed=1\n") || !strings.Contains(got, "closed=100\n") {
+		t.Errorf("logged:\n%s", got)
+	}
+}
+
 // TestOwnAddressesOutliveAnError: while the interfaces cannot be read, the gateway's own
 // addresses are those read last, so that no name comes to lead to them.
 func TestOwnAddressesOutliveAnError(t *testing.T) {
@@ -124,7 +143,7 @@ func TestEnrollmentIsBoundedPerHost(t *testing.T) {
 	}
 	holder := outside([]netip.Prefix{netip.MustParsePrefix("192.0.2.0/28"), netip.MustParsePrefix("2001:db8:1::/64")})
 	for address, want := range map[string]string{
-		"192.0.2.15": "", "192.0.2.16": "192.0.2.16", "2001:db8:1::5": "", "2001:db8:2::5": "2001:db8:2::", "2001:db8:2::ffff:1": "2001:db8:2::", "2001:db8:2:1::1": "2001:db8:2:1::",
+		"fe80::1": "fe80::1", "fe80::2": "fe80::2", "192.0.2.15": "", "192.0.2.16": "192.0.2.16", "2001:db8:1::5": "", "2001:db8:2::5": "2001:db8:2::", "2001:db8:2::ffff:1": "2001:db8:2::", "2001:db8:2:1::1": "2001:db8:2:1::",
 	} {
 		var w netip.Addr
 		if want != "" {

@@ -141,7 +141,7 @@ func (s site) serve(ctx context.Context, group *errgroup.Group, log *slog.Logger
 			if s.tls == nil {
 				serve = server.Serve
 			}
-			if err := serve(limitEach(netutil.LimitListener(l, s.most), s.each, s.holder)); !errors.Is(err, http.ErrServerClosed) {
+			if err := serve(limitEach(netutil.LimitListener(l, s.most), s.each, s.holder, log.With("listener", s.name))); !errors.Is(err, http.ErrServerClosed) {
 				return fmt.Errorf("serving %s on %s: %w", s.name, l.Addr(), err)
 			}
 			return nil

@@ -97,5 +97,5 @@ func ListenClaim(ctx context.Context, at netip.AddrPort) (net.Listener, error) {
 	if err != nil {
 		return nil, err
 	}
-	return limitEach(netutil.LimitListener(l, claimMost), claimEach, outside(nil)), nil
+	return limitEach(netutil.LimitListener(l, claimMost), claimEach, outside(nil), slog.New(slog.DiscardHandler)), nil
 }

@@ -104,7 +104,7 @@ func New(ctx context.Context, c Config) (*Keeper, error) {
 
 // now is the wall clock, which is what times that are kept are held against: a reading of the
 // monotonic one would stand still while the machine is paused, and does not outlive a start.
-func (k *Keeper) now() time.Time { return k.config.Now().UTC().Round(0) }
+func (k *Keeper) now() time.Time { return k.config.Now().UTC() }
 
 func lower(names []string) []string {
 	var out []string
