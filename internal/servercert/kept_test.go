@@ -262,3 +262,26 @@ func TestIssuerEnds(t *testing.T) {
 		t.Errorf("after its issuer's end: %s", got)
 	}
 }
+
+// TestShownForWhatIsSet: a change of the names that it is shown for holds at once, and after a
+// start.
+func TestShownForWhatIsSet(t *testing.T) {
+	l := newLab(t)
+	f := &fakeServer{l: l, t: t, life: 90 * day}
+	l.ask = f.ask
+	set := settings
+	for _, names := range [][]string{nil, {name}, nil} {
+		set.For = names
+		if err := l.SetACME(t.Context(), l.note, set); err != nil {
+			t.Fatal(err)
+		}
+		l.tick(t.Context())
+		for range 2 {
+			if s := l.State(t.Context()); s.Certificate == nil || !slices.Equal(s.Certificate.For, names) || len(f.at) != 1 {
+				t.Errorf("set %v: %+v, asked %d times", names, s.Certificate, len(f.at))
+			}
+			l.open(t)
+			l.ask = f.ask
+		}
+	}
+}
