@@ -45,7 +45,7 @@ func (g *Gate) records(ctx context.Context) {
 			}
 			continue
 		}
-		failed := g.recordAll(ctx, ids)
+		failed, full := g.recordAll(ctx, ids)
 		if ctx.Err() != nil {
 			return
 		}
@@ -53,35 +53,59 @@ func (g *Gate) records(ctx context.Context) {
 			wait.reset()
 			continue
 		}
-		g.mu.Lock()
-		for _, id := range failed {
-			g.enqueue(id)
+		g.again(failed)
+		if !full {
+			wait.sleep(ctx, nil)
+			continue
 		}
-		g.mu.Unlock()
-		wait.sleep(ctx, nil)
+		wait.sleep(ctx, g.unrecorded) // the store is up: another device's record need not wait
+	}
+}
+
+// again has the records of devices written later, which is nothing new to be written at once.
+func (g *Gate) again(ids []ID) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	more := false // was put in meanwhile
+	select {
+	case <-g.unrecorded:
+		more = true
+	default:
+	}
+	for _, id := range ids {
+		g.enqueue(id)
+	}
+	select {
+	case <-g.unrecorded:
+	default:
+	}
+	if more {
+		signal(g.unrecorded)
 	}
 }
 
 // recordAll writes the records of some devices, together where it can, and returns those
-// that it could not write.
-func (g *Gate) recordAll(ctx context.Context, ids []ID) (failed []ID) {
+// that it could not write; full says that there was only no room for what they open.
+func (g *Gate) recordAll(ctx context.Context, ids []ID) (failed []ID, full bool) {
 	rest, err := g.recordTogether(ctx, ids)
 	if err != nil {
 		g.Log.Warn("recording where devices stand", "devices", len(ids), "error", err)
-		return ids
+		return ids, false
 	}
+	full = true
 	for i, id := range rest {
 		err := g.record(ctx, id)
 		if err == nil {
 			continue
 		}
 		g.Log.Warn("recording where a device stands", "device", id, "error", err)
-		if !errors.Is(err, ErrConflict) && !errors.Is(err, ErrUnknownDevice) {
-			return append(append(failed, rest[i+1:]...), id) // the store may be down: the others need not try now
+		noRoom := errors.Is(err, ErrNoRoom)
+		if !noRoom && !errors.Is(err, ErrConflict) && !errors.Is(err, ErrUnknownDevice) {
+			return append(append(failed, rest[i+1:]...), id), false // the store may be down: the others need not try now
 		}
-		failed = append(failed, id)
+		failed, full = append(failed, id), full && noRoom
 	}
-	return failed
+	return failed, full
 }
 
 // strikeOut takes off the journal what is recorded. The file is not touched under mu.
