@@ -263,6 +263,23 @@ func TestIssuerEnds(t *testing.T) {
 	}
 }
 
+// TestAccountIsKept: an attempt that does not come as far as the account does not forget it.
+func TestAccountIsKept(t *testing.T) {
+	l := newLab(t)
+	f := &fakeServer{l: l, t: t, err: errors.New("refused")}
+	if err := l.SetACME(t.Context(), l.note, settings); err != nil {
+		t.Fatal(err)
+	}
+	l.ask = f.ask
+	l.tick(t.Context())
+	l.now = time.Now().Add(day)
+	l.ask = func(context.Context, account) (Bundle, string, error) { return Bundle{}, "", errors.New("unreachable") }
+	l.tick(t.Context())
+	if a := l.State(t.Context()).ACME; a.Account == "" || a.Problem != "unreachable" {
+		t.Errorf("%+v", a)
+	}
+}
+
 // TestShownForWhatIsSet: a change of the names that it is shown for holds at once, and after a
 // start.
 func TestShownForWhatIsSet(t *testing.T) {
