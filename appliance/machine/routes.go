@@ -112,7 +112,6 @@ func (m router) stage(h Host) http.HandlerFunc {
 			return
 		}
 		if err != nil {
-			w.Header().Set("Connection", "close") // it is good for nothing after that
 			if err := http.NewResponseController(w).SetReadDeadline(time.Unix(1, 0)); err != nil {
 				m.log.Error("ending an update's connection", "err", err)
 			}
