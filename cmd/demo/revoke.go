@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"net/netip"
 	"path/filepath"
 	"slices"
@@ -77,7 +78,7 @@ func (d *demo) revokeRunning(ctx context.Context, r *result) error {
 	r.check(placed.Decision.Stage == "revoked" && placed.Enforced, "dev1 is revoked while it sends: %s, enforced, answered after %s", placed.Decision.Stage, ms(a.Answered.Sub(a.Sent)))
 	offered := func(p testnet.Record) bool { return p.Out && p.At > a.Answered && (p.Proto == 6 || p.Proto == 17) }
 	if _, err := own.AwaitN(ctx, 200, offered); err != nil {
-		return err
+		return d.stalled(ctx, err, s)
 	}
 	session := func(p testnet.Record) bool { return offered(p) && p.From == d.opened }
 	if _, err := own.AwaitN(ctx, 2, session); err != nil {
@@ -97,6 +98,15 @@ func (d *demo) revokeRunning(ctx context.Context, r *result) error {
 	r.figure("passed_after_answer", passed)
 	r.check(passed == 0, "of %d packets that it sent into the tunnel after the answer, to intranet and management server, %d passed", len(sent), passed)
 	return s.Close(ctx)
+}
+
+// stalled adds to an error why dev1 may have stopped to send.
+func (d *demo) stalled(ctx context.Context, err error, s *testnet.Stream) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second) // of the step nothing is left
+	defer cancel()
+	sender, unknown := s.Client(ctx)
+	said := d.agent.Output()
+	return fmt.Errorf("%w; its sender: %+v (%v); its agent: %s", err, sender, unknown, said[max(0, len(said)-2000):])
 }
 
 // refuseHandshake tries the revoked key anew: a fresh tunnel gets no answer at all.
