@@ -3,6 +3,7 @@ package quarantine_test
 import (
 	"context"
 	"fmt"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -22,7 +23,14 @@ func TestNoRoomKeepsNobodyWaiting(t *testing.T) {
 			b.enroll(enrolled(i+1, "staff", time.Now()))
 			b.compliant(quarantine.ID(fmt.Sprintf("d%d", i+1)))
 		}
-		refused, tries := map[quarantine.ID]bool{}, map[quarantine.ID]int{}
+		refused := map[quarantine.ID]bool{}
+		var mu sync.Mutex // guards tries
+		tries := map[quarantine.ID]int{}
+		tried := func(id quarantine.ID) int {
+			mu.Lock()
+			defer mu.Unlock()
+			return tries[id]
+		}
 		b.down()
 		for i := range 11 {
 			id := quarantine.ID(fmt.Sprintf("d%d", i+1))
@@ -36,6 +44,8 @@ func TestNoRoomKeepsNobodyWaiting(t *testing.T) {
 			case step != "record":
 				return nil
 			case refused[id]:
+				mu.Lock()
+				defer mu.Unlock()
 				tries[id]++
 				return quarantine.ErrNoRoom
 			}
@@ -48,7 +58,7 @@ func TestNoRoomKeepsNobodyWaiting(t *testing.T) {
 			}
 		}
 		b.store.SetHook(full)
-		for len(tries) == 0 { // the recorder waits since the store was down
+		for tried("d1") == 0 { // the recorder waits since the store was down
 			time.Sleep(time.Millisecond)
 			synctest.Wait()
 		}
@@ -56,7 +66,7 @@ func TestNoRoomKeepsNobodyWaiting(t *testing.T) {
 		pending("d1", 1)
 		time.Sleep(time.Hour)
 		synctest.Wait()
-		if n := tries["d1"]; n < 2 || n > 10000 {
+		if n := tried("d1"); n < 2 || n > 10000 {
 			t.Errorf("tried %d times in an hour", n)
 		}
 		if _, err := b.gate.Block(t.Context(), admin, "d12", "stolen"); err != nil {

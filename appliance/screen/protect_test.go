@@ -24,9 +24,9 @@ func TestProtect(t *testing.T) {
 		NewRecovery: func(context.Context) (string, error) { told <- "recovery"; return "JKMN-PQRS", nil },
 	}}, map[Console]*person{serialConsole: p, screenConsole: other})
 	s.Show(whole())
-	p.see("d data")
 	begin := func(number string) {
 		t.Helper()
+		p.see("d data") // what is typed before is dropped
 		p.press("d")
 		p.see("4  as now, with a new recovery passphrase")
 		p.see("Number: ")

@@ -125,12 +125,12 @@ func TestHints(t *testing.T) {
 			t.Errorf("hints made %d rounds", n)
 		}
 		time.Sleep(time.Minute)
+		ones := l.product.single()
 		for n := range 1000 { // too many to ask one by one
 			l.Hint("host", string(rune('a'+n%26))+string(rune('a'+n/26)))
 		}
-		ones := l.product.single()
-		synctest.Wait()
-		if len(l.product.rounds()) != 2 || l.product.single() != ones {
+		time.Sleep(3 * hintSpacing) // for those that came while the first were asked for, it asks once more
+		if n := len(l.product.rounds()); n < 2 || n > 3 || l.product.single() > ones+maxHinted {
 			t.Errorf("%d rounds, %d hosts one by one", len(l.product.rounds()), l.product.single()-ones)
 		}
 		l.product.set(errors.New("down"))
