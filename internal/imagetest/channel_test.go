@@ -13,7 +13,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"math/big"
 	"net"
 	"net/http"
@@ -29,7 +28,6 @@ import (
 
 	"lazaret/appliance/update"
 	"lazaret/image"
-	"lazaret/image/packages"
 	"lazaret/image/release"
 	"lazaret/internal/console/api"
 	"lazaret/internal/vm"
@@ -130,28 +128,6 @@ func (m *mirror) through(to string) http.Handler {
 	})
 }
 
-// imageOf makes an image of a version of the program, with the packages that make image has
-// fetched, and its slot.
-func imageOf(t *testing.T, version string, authorities []byte, flags ...string) image.Result {
-	t.Helper()
-	built(t, ".raw") // or skip: the packages were fetched with that
-	list, err := packages.Pinned()
-	keys, err2 := os.ReadFile(updateKey() + release.PublicSuffix)
-	cache, err3 := os.UserCacheDir()
-	if err := errors.Join(err, err2, err3); err != nil {
-		t.Fatal(err)
-	}
-	flags = append([]string{"-buildvcs=false", "-ldflags", "-s -w -X lazaret/internal/version.Number=" + version}, flags...)
-	r, err := image.Build(t.Context(), image.Config{
-		Arch: "amd64", Flavour: "cloud", Version: version, Program: program(t, "./cmd/lazaretd", flags...), Packages: list, Keys: keys, Authorities: authorities,
-		Out: t.TempDir(), Log: slog.New(slog.DiscardHandler), Store: &packages.Store{Dir: filepath.Join(cache, "lazaret", "packages"), Log: slog.New(slog.DiscardHandler)},
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return r
-}
-
 // channel is the life of a machine that keeps itself up to date.
 type channel struct {
 	*life
@@ -203,7 +179,7 @@ func TestChannel(t *testing.T) {
 		t.Skipf("needs the key that the image takes updates from: %v", err)
 	}
 	m := newMirror(t)
-	before, after := imageOf(t, "0.1.0", m.authority), imageOf(t, "0.1.1", m.authority)
+	before, after := ofOurs(t, image.Config{Version: "0.1.0", Authorities: m.authority}), ofOurs(t, image.Config{Version: "0.1.1", Authorities: m.authority})
 	c := &channel{mirror: m, mkimage: program(t, "./cmd/mkimage"), bundle: "lazaret-0.1.1-amd64-cloud.update"}
 	cmd := exec.CommandContext(t.Context(), c.mkimage, "bundle", "--uki", after.UKI, "--key", key, "--version", "0.1.1", "-o", filepath.Join(m.dir, c.bundle))
 	if text, err := cmd.CombinedOutput(); err != nil {

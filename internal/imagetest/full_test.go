@@ -20,6 +20,7 @@ import (
 	"lazaret/appliance/update"
 	"lazaret/enroll/client"
 	"lazaret/enroll/code"
+	"lazaret/image"
 	"lazaret/image/release"
 	"lazaret/internal/console/api"
 	"lazaret/internal/testneed"
@@ -36,8 +37,8 @@ func TestFullDisk(t *testing.T) {
 	if err != nil {
 		t.Skipf("needs the key that the image takes updates from: %v", err)
 	}
-	i := imageOf(t, "0.1.1", nil, "-tags", "lazarettest")
-	next := imageOf(t, "0.1.2", nil, "-tags", "lazarettest")
+	i := ofOurs(t, image.Config{Version: "0.1.1"}, "-tags", "lazarettest")
+	next := ofOurs(t, image.Config{Version: "0.1.2"}, "-tags", "lazarettest")
 	f := &full{life: newLife(t, func(c *vm.Config) {
 		patiently(c)
 		c.Disks, c.Limit = []vm.Disk{{Path: vm.Copy(t, i.Raw, 0)}}, 40*time.Minute

@@ -1,16 +1,12 @@
 package imagetest
 
 import (
-	"log/slog"
 	"os"
-	"path/filepath"
 	"regexp"
 	"strconv"
 	"testing"
 
 	"lazaret/image"
-	"lazaret/image/packages"
-	"lazaret/image/release"
 	"lazaret/internal/vm"
 )
 
@@ -18,29 +14,7 @@ import (
 // --flavour metal has fetched.
 func metal(t testing.TB) string {
 	t.Helper()
-	built(t, ".raw") // skips where no image is built at all
-	list, err := packages.Pinned()
-	if err != nil {
-		t.Fatal(err)
-	}
-	keys, err := os.ReadFile(updateKey() + release.PublicSuffix)
-	if err != nil {
-		t.Skipf("needs the public key of updates: %v", err)
-	}
-	cache, err := os.UserCacheDir()
-	if err != nil {
-		t.Fatal(err)
-	}
-	log := slog.New(slog.DiscardHandler)
-	r, err := image.Build(t.Context(), image.Config{
-		Arch: "amd64", Flavour: "metal", Version: "0.1.0", Packages: list, Keys: keys, Out: t.TempDir(), Log: log,
-		Program: program(t, "./cmd/lazaretd", "-buildvcs=false", "-ldflags", "-s -w -X lazaret/internal/version.Number=0.1.0"),
-		Store:   &packages.Store{Dir: filepath.Join(cache, "lazaret", "packages"), Log: log},
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return r.Raw
+	return ofOurs(t, image.Config{Flavour: "metal", Version: "0.1.0"}).Raw
 }
 
 // machineOf is a pair of a network card and what the disk is attached to.

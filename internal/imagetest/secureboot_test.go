@@ -6,7 +6,6 @@ import (
 	"crypto/x509"
 	"encoding/binary"
 	"fmt"
-	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -16,7 +15,6 @@ import (
 
 	"lazaret/appliance/update"
 	"lazaret/image"
-	"lazaret/image/packages"
 	"lazaret/image/release"
 	"lazaret/image/sign"
 	"lazaret/internal/testneed"
@@ -75,26 +73,7 @@ func ordered(t testing.TB, version string) string {
 // signedImage builds a whole image that takes orders, with a loader and a slot that are signed.
 func signedImage(t testing.TB, version string, by signer) image.Result {
 	t.Helper()
-	list, err := packages.Pinned()
-	if err != nil {
-		t.Fatal(err)
-	}
-	keys, err := os.ReadFile(updateKey() + release.PublicSuffix)
-	if err != nil {
-		t.Skipf("needs the public key of updates: %v", err)
-	}
-	cache, err := os.UserCacheDir()
-	if err != nil {
-		t.Fatal(err)
-	}
-	r, err := image.Build(t.Context(), image.Config{
-		Arch: "amd64", Flavour: "cloud", Version: version, Program: ordered(t, version), Packages: list, Keys: keys, Out: t.TempDir(), Log: slog.New(slog.DiscardHandler),
-		Store: &packages.Store{Dir: filepath.Join(cache, "lazaret", "packages"), Log: slog.New(slog.DiscardHandler)}, Sign: by.sign,
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return r
+	return ofOurs(t, image.Config{Version: version, Sign: by.sign}, "-tags", "lazarettest")
 }
 
 // given uploads a slot as an update that is signed as updates are, and restarts the machine.

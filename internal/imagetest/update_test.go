@@ -42,17 +42,35 @@ func slot(t testing.TB, version, program string) string {
 }
 
 func buildSlot(ctx context.Context, dir, version, program string) (string, error) {
+	r, err := buildImage(ctx, image.Config{Version: version, Program: program, Out: dir})
+	return r.UKI, err
+}
+
+// buildImage makes an image with the packages that make image has fetched, which takes the
+// updates that the built one takes; for virtual machines, unless c says otherwise.
+func buildImage(ctx context.Context, c image.Config) (image.Result, error) {
 	list, err := packages.Pinned()
 	keys, err2 := os.ReadFile(updateKey() + release.PublicSuffix)
 	cache, err3 := os.UserCacheDir()
 	if err := errors.Join(err, err2, err3); err != nil {
-		return "", err
+		return image.Result{}, err
 	}
-	r, err := image.Build(ctx, image.Config{
-		Arch: "amd64", Flavour: "cloud", Version: version, Program: program, Packages: list, Keys: keys, Out: dir, Log: slog.New(slog.DiscardHandler),
-		Store: &packages.Store{Dir: filepath.Join(cache, "lazaret", "packages"), Log: slog.New(slog.DiscardHandler)},
-	})
-	return r.UKI, err
+	c.Arch, c.Flavour, c.Packages, c.Keys, c.Log = "amd64", cmp.Or(c.Flavour, "cloud"), list, keys, slog.New(slog.DiscardHandler)
+	c.Store = &packages.Store{Dir: filepath.Join(cache, "lazaret", "packages"), Log: c.Log}
+	return image.Build(ctx, c)
+}
+
+// ofOurs makes the image of a test whose program is lazaretd of c's version, built with more flags.
+func ofOurs(t testing.TB, c image.Config, flags ...string) image.Result {
+	t.Helper()
+	built(t, ".raw") // or skip: the packages were fetched with that
+	c.Program = program(t, "./cmd/lazaretd", append([]string{"-buildvcs=false", "-ldflags", "-s -w -X lazaret/internal/version.Number=" + c.Version}, flags...)...)
+	c.Out = t.TempDir()
+	r, err := buildImage(t.Context(), c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
 }
 
 // newSlot builds a program of ours, and a slot of it.
