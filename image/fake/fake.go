@@ -103,3 +103,35 @@ func must(err error) {
 		panic(err)
 	}
 }
+
+// PE is a PE32+ file, an EFI application, with two sections and three bytes behind them.
+func PE() []byte {
+	b := make([]byte, 0x200, 0x500)
+	le := binary.LittleEndian
+	copy(b, "MZ")
+	le.PutUint32(b[60:], 64)
+	h := b[64:]
+	copy(h, "PE\x00\x00")
+	le.PutUint16(h[4:], 0x8664)
+	le.PutUint16(h[6:], 2)    // sections
+	le.PutUint16(h[20:], 240) // optional header
+	le.PutUint16(h[22:], 0x22)
+	o := h[24:]
+	le.PutUint16(o, 0x20b)
+	le.PutUint32(o[32:], 0x1000) // alignment in memory
+	le.PutUint32(o[36:], 0x200)  // and in the file
+	le.PutUint32(o[56:], 0x3000) // size in memory
+	le.PutUint32(o[60:], 0x200)  // headers
+	le.PutUint16(o[68:], 10)     // EFI application
+	le.PutUint32(o[108:], 16)    // directories
+	for i := range 2 {
+		s := o[240+i*40:]
+		copy(s, ".text\x00")
+		le.PutUint32(s[8:], 0x100)
+		le.PutUint32(s[12:], uint32(0x1000*(i+1)))
+		le.PutUint32(s[16:], 0x100)
+		le.PutUint32(s[20:], uint32(0x200+0x100*i))
+	}
+	b = append(b, bytes.Repeat([]byte{0x90}, 0x200)...)
+	return append(b, 1, 2, 3)
+}

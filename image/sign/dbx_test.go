@@ -7,6 +7,8 @@ import (
 	"crypto/x509"
 	"hash"
 	"testing"
+
+	"lazaret/image/fake"
 )
 
 // revoked is an EFI_CERT_X509_SHA256, or of a longer hash, in its list: with a time, from
@@ -30,7 +32,7 @@ func TestForbidden(t *testing.T) {
 	leafKey, leaf := issue(t, "leaf", false, midKey, mid)
 	_, stranger := issue(t, "stranger", true, nil, nil)
 	_, namesake := issue(t, "mid", true, nil, nil)
-	content, attributes := over(t, small())
+	content, attributes := over(t, fake.PE())
 	alone := bearer(t, forge(t, content, attributes, leafKey, leaf))
 	chain := bearer(t, forge(t, content, attributes, leafKey, bearing(leaf, leaf, mid)))
 	unread := bytes.Clone(mid.Raw)
@@ -79,10 +81,10 @@ func TestForbidden(t *testing.T) {
 func TestSeveralSignatures(t *testing.T) {
 	key, cert, _ := newSigner(t)
 	otherKey, other := issue(t, "other", true, nil, nil)
-	content, attributes := over(t, small())
+	content, attributes := over(t, fake.PE())
 	ours, theirs := forge(t, content, attributes, key, cert), forge(t, content, attributes, otherKey, other)
 	bad := forge(t, content, attributes, otherKey, cert)
-	digest := must[[sha256.Size]byte](t)(Digest(small()))
+	digest := must[[sha256.Size]byte](t)(Digest(fake.PE()))
 	listed := Database{Hashes: [][sha256.Size]byte{digest}}
 	for _, c := range []struct {
 		what    string
@@ -110,8 +112,8 @@ func TestSeveralSignatures(t *testing.T) {
 // TestForbiddenDigest: a program is refused by its digest of any length.
 func TestForbiddenDigest(t *testing.T) {
 	key, cert, _ := newSigner(t)
-	good := must[[]byte](t)(Sign(small(), key, cert))
-	p := must[program](t)(parse(padded(small())))
+	good := must[[]byte](t)(Sign(fake.PE(), key, cert))
+	p := must[program](t)(parse(padded(fake.PE())))
 	for what, c := range map[string]struct {
 		kind [16]byte
 		h    hash.Hash

@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"testing"
 
+	"lazaret/image/fake"
 	"lazaret/internal/testneed"
 )
 
@@ -49,7 +50,7 @@ func forge(t testing.TB, content, attributes []byte, key crypto.Signer, cert *x5
 // bearer is small with those signatures.
 func bearer(t testing.TB, signatures ...[]byte) []byte {
 	t.Helper()
-	p := must[program](t)(parse(padded(small())))
+	p := must[program](t)(parse(padded(fake.PE())))
 	out := p.attach(signatures[0])
 	for _, der := range signatures[1:] {
 		out = append(out, p.attach(der)[len(p.bytes):]...)
@@ -84,9 +85,9 @@ func witnessed(t *testing.T, pe []byte, trusted *x509.Certificate) (sbverify, os
 // is key, must take none of them.
 func forgeries(t *testing.T, key crypto.Signer, cert *x509.Certificate) map[string][]byte {
 	t.Helper()
-	changed := small()
+	changed := fake.PE()
 	changed[0x210] ^= 1
-	content, attributes := over(t, small())
+	content, attributes := over(t, fake.PE())
 	others, othersAttributes := over(t, changed)
 	template := *cert
 	template.PublicKey = nil
@@ -113,7 +114,7 @@ func forgeries(t *testing.T, key crypto.Signer, cert *x509.Certificate) map[stri
 func TestForged(t *testing.T) {
 	key, cert, _ := newSigner(t)
 	db := database(t, cert)
-	content, attributes := over(t, small())
+	content, attributes := over(t, fake.PE())
 	good := bearer(t, forge(t, content, attributes, key, cert))
 	if err := Verify(good, db, Database{}); err != nil {
 		t.Fatal("what is not forged:", err)
@@ -141,7 +142,7 @@ func TestForged(t *testing.T) {
 func TestForgedByte(t *testing.T) {
 	key, cert, _ := newSigner(t)
 	db := database(t, cert)
-	good := must[[]byte](t)(Sign(small(), key, cert))
+	good := must[[]byte](t)(Sign(fake.PE(), key, cert))
 	_, table, err := parseSigned(good)
 	if err != nil {
 		t.Fatal(err)
@@ -151,7 +152,7 @@ func TestForgedByte(t *testing.T) {
 		t.Fatal(err)
 	}
 	m := must[message](t)(readSigned(one))
-	digest := must[[sha256.Size]byte](t)(Digest(small()))
+	digest := must[[sha256.Size]byte](t)(Digest(fake.PE()))
 	wrong := make(map[string][]byte)
 	for what, part := range map[string][]byte{
 		"signature": m.signature, "digest of the program": digest[:], "digest attribute": m.attributes[len(m.attributes)-sha256.Size:],

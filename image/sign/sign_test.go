@@ -16,6 +16,7 @@ import (
 	"strings"
 	"testing"
 
+	"lazaret/image/fake"
 	"lazaret/internal/testneed"
 )
 
@@ -32,45 +33,13 @@ func newSigner(t testing.TB) (key crypto.Signer, cert *x509.Certificate, certFil
 	return key, cert, path + CertSuffix
 }
 
-// small is a PE32+ file with two sections and three bytes behind them.
-func small() []byte {
-	b := make([]byte, 0x200, 0x500)
-	le := binary.LittleEndian
-	copy(b, "MZ")
-	le.PutUint32(b[60:], 64)
-	h := b[64:]
-	copy(h, "PE\x00\x00")
-	le.PutUint16(h[4:], 0x8664)
-	le.PutUint16(h[6:], 2)    // sections
-	le.PutUint16(h[20:], 240) // optional header
-	le.PutUint16(h[22:], 0x22)
-	o := h[24:]
-	le.PutUint16(o, 0x20b)
-	le.PutUint32(o[32:], 0x1000) // alignment in memory
-	le.PutUint32(o[36:], 0x200)  // and in the file
-	le.PutUint32(o[56:], 0x3000) // size in memory
-	le.PutUint32(o[60:], 0x200)  // headers
-	le.PutUint16(o[68:], 10)     // EFI application
-	le.PutUint32(o[108:], 16)    // directories
-	for i := range 2 {
-		s := o[240+i*40:]
-		copy(s, ".text\x00")
-		le.PutUint32(s[8:], 0x100)
-		le.PutUint32(s[12:], uint32(0x1000*(i+1)))
-		le.PutUint32(s[16:], 0x100)
-		le.PutUint32(s[20:], uint32(0x200+0x100*i))
-	}
-	b = append(b, bytes.Repeat([]byte{0x90}, 0x200)...)
-	return append(b, 1, 2, 3)
-}
-
 // TestVerifiedByOthers: sbverify and osslsigncode accept what was signed, and refuse it
 // with one byte changed or with another certificate.
 func TestVerifiedByOthers(t *testing.T) {
 	sbverify, osslsigncode := testneed.Program(t, "sbverify"), testneed.Program(t, "osslsigncode")
 	key, cert, certFile := newSigner(t)
 	_, _, otherFile := newSigner(t)
-	programs := map[string][]byte{"small": small()}
+	programs := map[string][]byte{"small": fake.PE()}
 	for _, name := range []string{"systemd-bootx64.efi", "linuxx64.efi.stub"} {
 		if b, err := os.ReadFile(filepath.Join("/usr/lib/systemd/boot/efi", name)); err == nil {
 			programs[name] = b
@@ -111,16 +80,16 @@ func TestVerifiedByOthers(t *testing.T) {
 // TestSameSignature: no clock and no chance in it.
 func TestSameSignature(t *testing.T) {
 	key, cert, _ := newSigner(t)
-	one, err := Sign(small(), key, cert)
-	two, err2 := Sign(small(), key, cert)
+	one, err := Sign(fake.PE(), key, cert)
+	two, err2 := Sign(fake.PE(), key, cert)
 	if err != nil || err2 != nil || !bytes.Equal(one, two) {
 		t.Error("two signatures of one program differ:", err, err2)
 	}
 	if _, err := Sign(one, key, cert); err == nil || !strings.Contains(err.Error(), "signed already") {
 		t.Error("a signed program:", err)
 	}
-	a, err := Digest(small())
-	b, err2 := Digest(append(small(), 0)) // what padding adds
+	a, err := Digest(fake.PE())
+	b, err2 := Digest(append(fake.PE(), 0)) // what padding adds
 	if err != nil || err2 != nil || a != b {
 		t.Error("padding changes the digest:", err, err2)
 	}
@@ -137,20 +106,20 @@ func TestRefusedPrograms(t *testing.T) {
 		"outside":  func(b []byte) []byte { binary.LittleEndian.PutUint32(b[64+24+240+40+16:], 0xffffff00); return b },
 		"no place": func(b []byte) []byte { binary.LittleEndian.PutUint32(b[64+24+108:], 4); return b },
 	} {
-		if _, err := Digest(change(small())); err == nil {
+		if _, err := Digest(change(fake.PE())); err == nil {
 			t.Errorf("%s: it was taken", what)
 		}
 	}
 	_, cert, _ := newSigner(t)
 	other, _, _ := newSigner(t)
-	if _, err := Sign(small(), other, cert); err == nil {
+	if _, err := Sign(fake.PE(), other, cert); err == nil {
 		t.Error("a certificate of another key was taken")
 	}
 	curve, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Sign(small(), curve, cert); err == nil {
+	if _, err := Sign(fake.PE(), curve, cert); err == nil {
 		t.Error("a key that firmware does not know was taken")
 	}
 }
@@ -174,8 +143,8 @@ func TestKeyFiles(t *testing.T) {
 
 // FuzzDigest: whatever the file, it is refused or digested; nothing breaks.
 func FuzzDigest(f *testing.F) {
-	f.Add(small())
-	f.Add(small()[:0x1c0])
+	f.Add(fake.PE())
+	f.Add(fake.PE()[:0x1c0])
 	f.Add([]byte("MZ"))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if _, err := Digest(b); err == nil && len(b) < 200 {

@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"lazaret/image/fake"
 	"lazaret/internal/testneed"
 )
 
@@ -73,14 +74,14 @@ func issue(t testing.TB, name string, ca bool, key crypto.Signer, by *x509.Certi
 func TestVerify(t *testing.T) {
 	key, cert, certFile := newSigner(t)
 	_, other, _ := newSigner(t)
-	good, err := Sign(small(), key, cert)
+	good, err := Sign(fake.PE(), key, cert)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if err := Verify(good, database(t, other, cert), Database{}); err != nil {
 		t.Error("what is signed:", err)
 	}
-	digest, err := Digest(small())
+	digest, err := Digest(fake.PE())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -88,7 +89,7 @@ func TestVerify(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, pe := range [][]byte{good, small()} {
+	for _, pe := range [][]byte{good, fake.PE()} {
 		if err := Verify(pe, listed, Database{}); err != nil {
 			t.Error("a program that is listed itself:", err)
 		}
@@ -97,7 +98,7 @@ func TestVerify(t *testing.T) {
 		}
 	}
 	for what, err := range map[string]error{
-		"not signed":                 Verify(small(), database(t, cert), Database{}),
+		"not signed":                 Verify(fake.PE(), database(t, cert), Database{}),
 		"a stranger's":               Verify(good, database(t, other), Database{}),
 		"nobody is trusted":          Verify(good, Database{}, Database{}),
 		"refused by its certificate": Verify(good, database(t, cert), database(t, cert)),
@@ -112,7 +113,7 @@ func TestVerify(t *testing.T) {
 		}
 	}
 	path := filepath.Join(t.TempDir(), "x.efi")
-	if err := os.WriteFile(path, small(), 0o600); err != nil {
+	if err := os.WriteFile(path, fake.PE(), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	if out, err := exec.Command(testneed.Program(t, "sbsign"), "--key", certFile[:len(certFile)-len(CertSuffix)], "--cert", certFile, "--output", path, path).CombinedOutput(); err != nil {
@@ -131,7 +132,7 @@ func TestVerify(t *testing.T) {
 // signing leaves out and those of the certificate table that nobody reads.
 func TestVerifyEveryByte(t *testing.T) {
 	key, cert, _ := newSigner(t)
-	good, err := Sign(small(), key, cert)
+	good, err := Sign(fake.PE(), key, cert)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -238,12 +239,12 @@ func TestFirmwaresKeys(t *testing.T) {
 // FuzzVerify: whatever the bytes, nothing is taken that nobody signed.
 func FuzzVerify(f *testing.F) {
 	key, cert, _ := newSigner(f)
-	good, err := Sign(small(), key, cert)
+	good, err := Sign(fake.PE(), key, cert)
 	if err != nil {
 		f.Fatal(err)
 	}
 	f.Add(good, list(kindSHA256, make([]byte, 32)))
-	f.Add(small(), list(kindX509, []byte{0x30, 0}))
+	f.Add(fake.PE(), list(kindX509, []byte{0x30, 0}))
 	f.Add(good[:0x300], []byte{})
 	_, other, _ := newSigner(f)
 	trusted := Database{Certs: []*x509.Certificate{other}}
