@@ -7,7 +7,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"maps"
 	"os"
@@ -32,7 +31,7 @@ type Config struct {
 // Loader loads modules, each once. Its methods may be called at the same time.
 type Loader struct {
 	c      Config
-	insert func(path string) error // gives a file to the kernel; tests have one of their own
+	insert func(path, options string) error // gives a file to the kernel; tests have one of their own
 
 	mu       sync.Mutex
 	files    map[string]*file // by path
@@ -56,7 +55,7 @@ func New(c Config) *Loader {
 
 // insert has the kernel load a module file, which it decompresses itself. What is there
 // already is loaded, and what finds no device is not needed.
-func insert(path string) error {
+func insert(path, options string) error {
 	f, err := os.Open(path)
 	if err != nil {
 		return err
@@ -66,7 +65,7 @@ func insert(path string) error {
 	if filepath.Ext(path) != ".ko" {
 		flags = unix.MODULE_INIT_COMPRESSED_FILE
 	}
-	err = unix.FinitModule(int(f.Fd()), "", flags)
+	err = unix.FinitModule(int(f.Fd()), options, flags)
 	if errors.Is(err, unix.EEXIST) || errors.Is(err, unix.ENODEV) {
 		return nil
 	}
@@ -106,7 +105,7 @@ func (l *Loader) load(name string) error {
 			l.files[path] = f
 		}
 		l.mu.Unlock()
-		f.once.Do(func() { f.err = l.insert(filepath.Join(l.c.Dir, path)) })
+		f.once.Do(func() { f.err = l.insert(filepath.Join(l.c.Dir, path), optionsFor(paths[:i])) })
 		if f.err != nil && i == len(paths)-1 {
 			return fmt.Errorf("loading module %s: %w", name, f.err)
 		} else if f.err != nil {
@@ -114,6 +113,18 @@ func (l *Loader) load(name string) error {
 		}
 	}
 	return nil
+}
+
+// optionsFor returns how a module is loaded that needs others. Drivers of ATA controllers wait
+// a third of a second for each that has no disk, and whoever loads one waits with them; with
+// async_probe they find their disks meanwhile, as whoever looks for a disk waits for it anyway.
+func optionsFor(needs []string) string {
+	for _, n := range needs {
+		if name, _, _ := strings.Cut(filepath.Base(n), "."); name == "libata" {
+			return "async_probe"
+		}
+	}
+	return ""
 }
 
 // Loaded returns the files of the modules given to the kernel by now, sorted, below the
@@ -158,18 +169,39 @@ func (l *Loader) serve(aliases []string) error {
 // maxAlias bounds what is read of one device; the kernel bounds it by a page.
 const maxAlias = 4096
 
+// places is where devices say what they call themselves: those of each bus and each class,
+// and what a kind of part says for all of its kind (processors). Together that is every
+// modalias below /sys/devices, at a twentieth of the files there.
+var places = []string{"bus/*/devices/*", "class/*/*", "devices/system/*"}
+
 // aliases returns what devices call themselves, each name once in the Loader's life.
 func (l *Loader) aliases() (fresh []string) {
-	_ = filepath.WalkDir(filepath.Join(l.c.Sys, "devices"), func(path string, d fs.DirEntry, err error) error {
-		if err != nil || d.IsDir() || d.Name() != "modalias" { // devices go while we look
-			return nil
+	for _, place := range places {
+		dirs, err := filepath.Glob(filepath.Join(l.c.Sys, filepath.Dir(place)))
+		if err != nil { // a pattern that is none
+			l.c.Log.Error("looking for devices", "place", place, "error", err)
 		}
-		text, err := os.ReadFile(path)
-		if err == nil && len(text) < maxAlias && l.first(strings.TrimSpace(string(text))) {
-			fresh = append(fresh, strings.TrimSpace(string(text)))
+		for _, dir := range dirs {
+			fresh = append(fresh, l.aliasesIn(dir)...)
 		}
-		return nil
-	})
+	}
+	return fresh
+}
+
+func (l *Loader) aliasesIn(dir string) (fresh []string) {
+	devices, err := os.ReadDir(dir)
+	if err != nil {
+		return nil // no directory, or gone by now
+	}
+	for _, d := range devices {
+		text, err := os.ReadFile(filepath.Join(dir, d.Name(), "modalias"))
+		if err != nil || len(text) >= maxAlias { // most have none, and some go while we look
+			continue
+		}
+		if alias := strings.TrimSpace(string(text)); l.first(alias) {
+			fresh = append(fresh, alias)
+		}
+	}
 	return fresh
 }
 

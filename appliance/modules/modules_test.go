@@ -1,9 +1,12 @@
 package modules
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"io/fs"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -18,14 +21,18 @@ import (
 type kernel struct {
 	mu    sync.Mutex
 	given []string
+	with  map[string]string // options, of those that were given some
 	hook  func(name string) error
 }
 
-func (k *kernel) insert(path string) error {
+func (k *kernel) insert(path, options string) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	name := strings.TrimSuffix(filepath.Base(path), ".ko.xz")
 	k.given = append(k.given, name)
+	if options != "" {
+		k.with[name] = options
+	}
 	if k.hook != nil {
 		return k.hook(name)
 	}
@@ -41,22 +48,91 @@ func newLoader(t *testing.T) (*Loader, *kernel) {
 		module("virtio", nil), module("virtio_ring", []string{"virtio"}),
 		module("virtio_pci", []string{"virtio_ring"}, "pci:v00001AF4d*"),
 		module("virtio_net", []string{"virtio_ring"}, "virtio:d00000001v*"),
-		module("broken", nil, "pci:v0000BAD0d*"), module("i6300esb", nil, "pci:v00008086d000025ABsv*"),
+		module("libata", nil), module("ahci", []string{"libata"}), module("broken", nil, "pci:v0000BAD0d*"), module("i6300esb", nil, "pci:v00008086d000025ABsv*"),
 	}, []string{"ext4"})
 	if err != nil {
 		t.Fatal(err)
 	}
-	k := &kernel{}
+	k := &kernel{with: map[string]string{}}
 	l := New(Config{Index: index, Log: slog.New(slog.DiscardHandler), Dir: "/lib/modules/6.12", Sys: t.TempDir()})
 	l.insert = k.insert
 	return l, k
 }
 
+// device makes one as sysfs shows it (Documentation/admin-guide/sysfs-rules.rst): a directory
+// below devices, and a link to it from its bus.
 func device(t *testing.T, l *Loader, path, alias string) {
 	t.Helper()
-	dir := filepath.Join(l.c.Sys, "devices", path)
+	bus, _, _ := strings.Cut(alias, ":")
+	plain(t, l, "devices/"+path, alias)
+	link := filepath.Join(l.c.Sys, "bus", bus, "devices", filepath.Base(path))
+	if err := errors.Join(os.MkdirAll(filepath.Dir(link), 0o700), os.Symlink(filepath.Join(l.c.Sys, "devices", path), link)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func plain(t *testing.T, l *Loader, path, alias string) {
+	t.Helper()
+	dir := filepath.Join(l.c.Sys, path)
 	if err := errors.Join(os.MkdirAll(dir, 0o700), os.WriteFile(filepath.Join(dir, "modalias"), []byte(alias+"\n"), 0o600)); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// TestPlaces: all that says what it is below /sys/devices of this machine is looked at.
+func TestPlaces(t *testing.T) {
+	want := map[string]bool{}
+	err := filepath.WalkDir("/sys/devices", func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.Name() != "modalias" {
+			return nil // gone, or not for us
+		}
+		if text, err := os.ReadFile(path); err == nil && len(bytes.TrimSpace(text)) > 0 {
+			want[string(bytes.TrimSpace(text))] = true
+		}
+		return nil
+	})
+	if err != nil || len(want) == 0 {
+		t.Skip("this machine shows no devices") // a kernel is no part of this
+	}
+	l, _ := newLoader(t)
+	l.c.Sys = "/sys"
+	got := map[string]bool{}
+	for _, a := range l.aliases() {
+		got[a] = true
+	}
+	if !maps.Equal(got, want) {
+		t.Errorf("found %v\nwant %v", slices.Sorted(maps.Keys(got)), slices.Sorted(maps.Keys(want)))
+	}
+	if again := l.aliases(); len(again) != 0 {
+		t.Errorf("found a second time: %v", again)
+	}
+}
+
+// TestKindsOfDevices: what a class shows, and what processors say, is served like a bus's.
+func TestKindsOfDevices(t *testing.T) {
+	l, k := newLoader(t)
+	plain(t, l, "class/input/input3", "pci:v00008086d000025ABsv00")
+	plain(t, l, "devices/system/cpu", "pci:v0000BAD0d00001000sv")
+	if err := l.Devices(); err != nil {
+		t.Fatal(err)
+	}
+	slices.Sort(k.given)
+	if want := []string{"broken", "i6300esb"}; !slices.Equal(k.given, want) {
+		t.Errorf("given %v, want %v", k.given, want)
+	}
+}
+
+// TestATA: who loads the driver of an ATA controller does not wait for its disks.
+func TestATA(t *testing.T) {
+	l, k := newLoader(t)
+	if err := l.Load("ahci", "virtio_net"); err != nil {
+		t.Fatal(err)
+	}
+	if want := []string{"libata", "ahci", "virtio", "virtio_ring", "virtio_net"}; !slices.Equal(k.given, want) {
+		t.Errorf("given %v, want %v", k.given, want)
+	}
+	if want := map[string]string{"ahci": "async_probe"}; !maps.Equal(k.with, want) {
+		t.Errorf("given with %v, want %v", k.with, want)
 	}
 }
 
