@@ -101,6 +101,8 @@ func TestNewsIsWrittenAtOnce(t *testing.T) {
 		func(st *appliance.Status) { st.Code = "SECOND" },
 		func(st *appliance.Status) { st.Print = "0123" },
 		func(st *appliance.Status) { st.Stage, st.Code, st.Print = appliance.Running, "", "" },
+		func(st *appliance.Status) { st.Parts = []appliance.Part{{Name: "dataplane", Ready: true}, {Name: "serve"}} },
+		func(st *appliance.Status) { st.Parts = []appliance.Part{{Name: "dataplane", Ready: true}, {Name: "serve", Ready: true}} },
 	} {
 		change(&st)
 		if d := term.due(st, now); d != 0 {
@@ -121,6 +123,10 @@ func TestNewsIsWrittenAtOnce(t *testing.T) {
 	st.Code = "THIRD"
 	if d := term.due(st, now); d != 0 {
 		t.Errorf("a third code waits for %v", d)
+	}
+	st.Code = "FOURTH"
+	if d := term.due(st, now.Add(60*time.Millisecond)); d != 40*time.Millisecond {
+		t.Errorf("a code right after another waits for %v", d)
 	}
 	written := 0
 	for end := now.Add(time.Hour); now.Before(end); now = now.Add(250 * time.Millisecond) { // to and fro

@@ -46,11 +46,14 @@ func (p *pace) wait(now time.Time) time.Duration {
 	return 0
 }
 
+// newsGap is the gap of news: a person may be waiting for them, and a program is.
+const newsGap = 100 * time.Millisecond
+
 // news is wait for what was never written before: it need not wait for the burst, though it
-// counts as part of it.
+// counts as part of it, and follows what was written after newsGap.
 func (p *pace) news(now time.Time) time.Duration {
 	free := *p
-	free.burst = 0
+	free.gap, free.burst = min(p.gap, newsGap), 0
 	if d := free.wait(now); d > 0 {
 		return d
 	}
@@ -65,9 +68,18 @@ func (p *pace) news(now time.Time) time.Duration {
 type gist struct {
 	stage       appliance.Stage
 	code, print string
+	ready       int // processes
 }
 
-func gistOf(st appliance.Status) gist { return gist{st.Stage, st.Code, st.Print} }
+func gistOf(st appliance.Status) gist {
+	g := gist{stage: st.Stage, code: st.Code, print: st.Print}
+	for _, p := range st.Parts {
+		if p.Ready {
+			g.ready++
+		}
+	}
+	return g
+}
 
 // mostGists bounds what is remembered of them.
 const mostGists = 16
