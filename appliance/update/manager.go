@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"sync"
 	"time"
@@ -51,6 +52,7 @@ type Manager struct {
 
 	mu      sync.Mutex // guards what follows, for a moment
 	rec     record
+	kept    bool             // rec is what stands on the disk
 	slots   []appliance.Slot // as last seen
 	seen    bool             // they were
 	staging *staging         // the bundle that comes in; nil: none
@@ -77,38 +79,41 @@ func New(cfg Config) (*Manager, error) {
 		cfg.Now = time.Now
 	}
 	m := &Manager{cfg: cfg}
-	rec, err := loadRecord(cfg.Dir)
+	rec, kept, err := loadRecord(cfg.Dir)
 	if err != nil {
 		cfg.Log.Error("beginning a new record of updates", "err", err)
 		at := filepath.Join(cfg.Dir, recordName)
 		if err := os.Rename(at, at+".bad"); err != nil {
 			return nil, fmt.Errorf("putting an unreadable record aside: %w", err)
 		}
-		if rec, err = loadRecord(cfg.Dir); err != nil {
+		if rec, kept, err = loadRecord(cfg.Dir); err != nil {
 			return nil, err
 		}
 	}
-	m.rec = rec
+	m.rec, m.kept = rec, kept
 	return m, nil
 }
 
-// change alters the record and keeps it.
+// change alters the record and keeps it; one that stays as it was kept is not written again.
 func (m *Manager) change(f func(r *record)) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	next := m.rec
 	next.Blessed = slices.Clone(next.Blessed)
 	f(&next)
+	if m.kept && reflect.DeepEqual(next, m.rec) {
+		return nil
+	}
 	keep := m.keep
 	if keep == nil {
 		keep = record.save
 	}
 	err := keep(next, m.cfg.Dir)
+	if m.kept = err == nil; m.kept {
+		m.rec = next
+	}
 	if errors.Is(err, unix.ENOSPC) {
 		return refused("the data partition is full: %w", err)
-	}
-	if err == nil {
-		m.rec = next
 	}
 	return err
 }

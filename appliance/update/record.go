@@ -58,13 +58,12 @@ type heard struct {
 // mostKnown bounds how many blessed versions are remembered.
 const mostKnown = 8
 
-// loadRecord reads the record, or begins one.
-func loadRecord(dir string) (record, error) {
+// loadRecord reads the record, or begins one, which is not kept yet.
+func loadRecord(dir string) (r record, kept bool, err error) {
 	text, err := os.ReadFile(filepath.Join(dir, recordName))
 	if errors.Is(err, fs.ErrNotExist) {
-		return record{V: 1, Place: rand.IntN(100)}, nil
+		return record{V: 1, Place: rand.IntN(100)}, false, nil
 	}
-	var r record
 	if err == nil {
 		err = json.Unmarshal(text, &r)
 	}
@@ -72,9 +71,9 @@ func loadRecord(dir string) (record, error) {
 		err = fmt.Errorf("it is of version %d", r.V)
 	}
 	if err != nil {
-		return record{}, fmt.Errorf("reading what is known of updates: %w", err)
+		return record{}, false, fmt.Errorf("reading what is known of updates: %w", err)
 	}
-	return r, nil
+	return r, true, nil
 }
 
 // save writes the record, whole or not at all.
