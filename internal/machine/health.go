@@ -23,7 +23,8 @@ const (
 	laterLooks = 30 * time.Second
 )
 
-// watch looks after a gateway that runs, until ctx ends: the boot table goes when it can,
+// watch looks after a gateway that runs, until ctx ends, at intervals and when a process
+// became ready or ended: the boot table goes when it can,
 // and a slot is kept when everything was well for a while; one that never is, is left.
 // started is when its processes were.
 func (m *Machine) watch(ctx context.Context, c config.Config, started time.Time) error {
@@ -44,6 +45,7 @@ func (m *Machine) watch(ctx context.Context, c config.Config, started time.Time)
 		m.refresh()
 		select {
 		case <-t.C:
+		case <-m.moved:
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}
@@ -142,9 +144,9 @@ func (m *Machine) health(ctx context.Context, c config.Config) update.Health {
 			h.Firewall = m.tableHeld(ctx, c)
 		case p.Name == control && p.Ready:
 			h.Store = true // it is started again when its store does not answer for a while
+			h.API = answers(ctx, c)
 		}
 	}
-	h.API = answers(ctx, c)
 	link, err := net.InterfaceByName(c.Tunnel.Interface)
 	h.Tunnel = err == nil && link.Flags&net.FlagUp != 0
 	return h

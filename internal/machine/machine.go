@@ -48,6 +48,7 @@ type Machine struct {
 
 	beat   chan chan struct{} // the main loop's sign of life
 	orders chan order         // what ends the machine
+	moved  chan struct{}      // gets a value when a process became ready or ended
 
 	esp espMount // the EFI system partition's
 
@@ -94,7 +95,7 @@ type order struct {
 func Run(version string) error {
 	m := &Machine{
 		version: version, booted: time.Now(), networkPath: appliance.NetworkPath,
-		beat: make(chan chan struct{}), orders: make(chan order, 1),
+		beat: make(chan chan struct{}), orders: make(chan order, 1), moved: make(chan struct{}, 1),
 	}
 	m.state = state{stage: appliance.Starting, problems: map[string]string{}}
 	m.startLog() // from here on, everything that is said is kept

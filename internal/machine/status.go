@@ -42,6 +42,10 @@ func (m *Machine) look(ctx context.Context) error {
 		case <-links:
 			m.clock.Kick() // there may be a way to the time servers now
 		case <-m.parts.Changed():
+			select {
+			case m.moved <- struct{}{}:
+			default:
+			}
 		case <-t.C:
 		case <-ctx.Done():
 			return nil
