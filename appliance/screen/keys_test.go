@@ -101,8 +101,12 @@ func TestNewsIsWrittenAtOnce(t *testing.T) {
 		func(st *appliance.Status) { st.Code = "SECOND" },
 		func(st *appliance.Status) { st.Print = "0123" },
 		func(st *appliance.Status) { st.Stage, st.Code, st.Print = appliance.Running, "", "" },
-		func(st *appliance.Status) { st.Parts = []appliance.Part{{Name: "dataplane", Ready: true}, {Name: "serve"}} },
-		func(st *appliance.Status) { st.Parts = []appliance.Part{{Name: "dataplane", Ready: true}, {Name: "serve", Ready: true}} },
+		func(st *appliance.Status) {
+			st.Parts = []appliance.Part{{Name: "dataplane", Ready: true}, {Name: "serve"}}
+		},
+		func(st *appliance.Status) {
+			st.Parts = []appliance.Part{{Name: "dataplane", Ready: true}, {Name: "serve", Ready: true}}
+		},
 	} {
 		change(&st)
 		if d := term.due(st, now); d != 0 {
