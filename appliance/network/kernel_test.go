@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"lazaret/appliance"
+	"lazaret/internal/testneed"
 )
 
 func parsed(t *testing.T, text string) appliance.Network {
@@ -219,7 +220,7 @@ func TestBuilt(t *testing.T) {
 			l.Attrs().ParentIndex = bond.Index
 		}
 		if err := netlink.LinkAdd(l); errors.Is(err, unix.EOPNOTSUPP) {
-			t.Skip("needs " + l.Type() + " links, which this kernel has not: load its module (modprobe bonding 8021q)")
+			testneed.Kernel(t, "has no links of kind "+l.Type()+" (modprobe bonding 8021q)")
 		} else if err != nil {
 			t.Fatal(err)
 		}
