@@ -71,7 +71,7 @@ func (m *Manager) clear(n appliance.Network, cards map[string]netlink.Link) erro
 		case *netlink.Bond:
 			b, ok := n.Bonds[have.Name]
 			as := bondAs(have.Name, b)
-			keep = ok && have.Mode == as.Mode && have.Miimon == as.Miimon && (b.Parameters.LACPRate == "" || have.LacpRate == as.LacpRate)
+			keep = ok && have.Mode == as.Mode && have.Miimon == as.Miimon && have.LacpRate == max(as.LacpRate, netlink.BOND_LACP_RATE_SLOW)
 		case *netlink.Vlan:
 			v, ok := n.VLANs[have.Name]
 			on := cards[v.On]
@@ -168,16 +168,24 @@ func (m *Manager) buildBond(name string, b appliance.Bond, cards map[string]netl
 			errs = append(errs, netlink.LinkSetNoMaster(c))
 		}
 	}
-	if primary := cards[b.Parameters.Primary]; primary != nil {
-		if have, ok := l.(*netlink.Bond); ok && have.Primary != primary.Attrs().Index {
-			attrs := netlink.NewLinkAttrs()
-			attrs.Name, attrs.Index = name, l.Attrs().Index
-			set := netlink.NewLinkBond(attrs)
-			set.Primary = primary.Attrs().Index
-			errs = append(errs, netlink.LinkModify(set))
-		}
+	return errors.Join(append(errs, prefer(l, cards[b.Parameters.Primary]))...)
+}
+
+// prefer makes a card the primary one of a bond; nil: none is.
+func prefer(bond, primary netlink.Link) error {
+	want := 0 // as the kernel has it, and what takes one away
+	if primary != nil {
+		want = primary.Attrs().Index
 	}
-	return errors.Join(errs...)
+	have, ok := bond.(*netlink.Bond)
+	if !ok || max(have.Primary, 0) == want {
+		return nil
+	}
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name, attrs.Index = have.Name, have.Index
+	set := netlink.NewLinkBond(attrs)
+	set.Primary = want
+	return netlink.LinkModify(set)
 }
 
 func (m *Manager) buildVLAN(name string, v appliance.VLAN, cards map[string]netlink.Link) error {

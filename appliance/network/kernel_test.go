@@ -1,7 +1,6 @@
 package network
 
 import (
-	"errors"
 	"net/netip"
 	"os"
 	"strings"
@@ -9,10 +8,8 @@ import (
 	"time"
 
 	"github.com/vishvananda/netlink"
-	"golang.org/x/sys/unix"
 
 	"lazaret/appliance"
-	"lazaret/internal/testneed"
 )
 
 func parsed(t *testing.T, text string) appliance.Network {
@@ -206,54 +203,4 @@ func TestTry(t *testing.T) {
 	if l := link(m, "eth0"); !has(l, "192.0.2.20/24") {
 		t.Errorf("after taking back: %+v", l)
 	}
-}
-
-// TestBuilt: bonds and VLANs are made, changed and removed; those of others stay.
-func TestBuilt(t *testing.T) {
-	if !inside(t) {
-		return
-	}
-	bond := netlink.NewLinkBond(netlink.NewLinkAttrs())
-	bond.Name = "probe"
-	for _, l := range []netlink.Link{bond, &netlink.Vlan{LinkAttrs: netlink.LinkAttrs{Name: "probe2"}, VlanId: 1}} {
-		if bond.Index != 0 {
-			l.Attrs().ParentIndex = bond.Index
-		}
-		if err := netlink.LinkAdd(l); errors.Is(err, unix.EOPNOTSUPP) {
-			testneed.Kernel(t, "has no links of kind "+l.Type()+" (modprobe bonding 8021q)")
-		} else if err != nil {
-			t.Fatal(err)
-		}
-	}
-	check(t, netlink.LinkDel(bond)) // and what is on it
-	o := newOther(t)
-	o.cable(t, "eth1", "peer1")
-	o.cable(t, "eth2", "peer2")
-	m, _ := manage(t)
-	text := `ethernets: {eth1: {}, eth2: {}}
-bonds:
-  bond0: {interfaces: [eth1, eth2], parameters: {mode: active-backup, primary: eth2}, addresses: [192.0.2.10/24]}
-vlans:
-  office: {id: 12, link: bond0, addresses: [198.51.100.10/24]}
-`
-	check(t, m.Set(t.Context(), parsed(t, text)))
-	await(t, m, "both have carrier", func() bool { return link(m, "office").Up && link(m, "bond0").Up })
-	contains(t, witness(t, "-d", "link", "show", "bond0"), "mode active-backup", "miimon 100", "primary eth2")
-	contains(t, witness(t, "-d", "link", "show", "office"), "vlan protocol 802.1Q id 12", "office@bond0")
-	contains(t, witness(t, "link", "show", "eth1"), "master bond0")
-	index := func(name string) int { l, err := netlink.LinkByName(name); check(t, err); return l.Attrs().Index }
-	was := index("bond0")
-	check(t, m.Set(t.Context(), parsed(t, strings.Replace(text, "id: 12", "id: 13", 1))))
-	contains(t, witness(t, "-d", "link", "show", "office"), "id 13")
-	if index("bond0") != was {
-		t.Error("the bond was made anew without need")
-	}
-	check(t, m.Set(t.Context(), parsed(t, strings.Replace(strings.Split(text, "vlans:")[0], "active-backup, primary: eth2", "balance-xor", 1))))
-	contains(t, witness(t, "-d", "link", "show", "bond0"), "mode balance-xor")
-	contains(t, witness(t, "address", "show", "dev", "bond0"), "inet 192.0.2.10/24")
-	if _, err := netlink.LinkByName("office"); err == nil {
-		t.Error("the VLAN is still there")
-	}
-	check(t, m.Set(t.Context(), parsed(t, "ethernets: {eth1: {addresses: [192.0.2.10/24]}}")))
-	contains(t, witness(t, "address", "show", "dev", "eth1"), "inet 192.0.2.10/24")
 }
