@@ -22,6 +22,7 @@ func fork(program string, argv []string, attr *syscall.ProcAttr) (pid int, err e
 	go func() {
 		defer close(done)
 		runtime.LockOSThread() // and never unlock it
+		_ = slacken()          // it works without
 		if err = bound(attr.Sys.AmbientCaps); err == nil {
 			pid, err = syscall.ForkExec(program, argv, attr)
 		}

@@ -72,6 +72,8 @@ func play(args []string) int {
 		_ = unix.Getrlimit(unix.RLIMIT_NOFILE, &files)
 		called, _ := os.ReadFile("/proc/self/cmdline")
 		fmt.Printf("%sfiles %d\nenv %q\nin %q\ncalled %q\n", status, files.Max, os.Environ(), in, called)
+		slack, _ := os.ReadFile("/proc/self/timerslack_ns")
+		fmt.Printf("slack %s", slack)
 		handed, _ := io.ReadAll(os.NewFile(3, "handed"))
 		fmt.Printf("handed %q\n", handed)
 		fmt.Fprintln(os.Stderr, "shown")
@@ -338,7 +340,7 @@ func TestOtherUser(t *testing.T) {
 	if err := s.Once(t.Context(), p, nil, &out); err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"Uid:\t902\t902\t902\t902\n", "Gid:\t902\t902\t902\t902\n", "Groups:\t \n", "CapEff:\t0000000000001000\n", "CapPrm:\t0000000000001000\n", "CapBnd:\t0000000000001000\n", "NoNewPrivs:\t1\n", "Name:\tlazaretd-other\n", "handed \"over\"\n"} {
+	for _, want := range []string{"Uid:\t902\t902\t902\t902\n", "Gid:\t902\t902\t902\t902\n", "Groups:\t \n", "CapEff:\t0000000000001000\n", "CapPrm:\t0000000000001000\n", "CapBnd:\t0000000000001000\n", "NoNewPrivs:\t1\n", "Name:\tlazaretd-other\n", "slack 1000000\n", "handed \"over\"\n"} {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("%q is not in %s", want, &out)
 		}
@@ -413,4 +415,25 @@ func first() int {
 	}
 	fmt.Println("all taken in")
 	return 0
+}
+
+// TestSlacken: all threads of this process have the slack, as the kernel shows it.
+func TestSlacken(t *testing.T) {
+	testneed.Root(t, "to see to the timers of other threads")
+	if err := Slacken(); err != nil {
+		t.Fatal(err)
+	}
+	threads, err := os.ReadDir("/proc/self/task")
+	if err != nil || len(threads) < 2 {
+		t.Fatalf("%d threads, %v", len(threads), err)
+	}
+	for _, thread := range threads {
+		got, err := os.ReadFile("/proc/" + thread.Name() + "/timerslack_ns")
+		if os.IsNotExist(err) {
+			continue // it has ended
+		}
+		if err != nil || string(got) != "1000000\n" {
+			t.Errorf("thread %s: %q, %v", thread.Name(), got, err)
+		}
+	}
 }

@@ -186,6 +186,9 @@ func (m *Machine) start(ctx context.Context) error {
 	if err := m.kernel.Mount(); err != nil {
 		return err
 	}
+	if err := supervise.Slacken(); err != nil {
+		m.log.Warn("timers wake this process as often as they like", "error", err)
+	}
 	if err := m.makeParts(); err != nil {
 		return err
 	}
