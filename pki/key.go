@@ -12,6 +12,7 @@ import (
 	"crypto/x509"
 	"fmt"
 	"math/big"
+	"sync"
 )
 
 // Allow says which keys beyond P-256, P-384 and Ed25519 are accepted.
@@ -89,7 +90,7 @@ func checkEd25519(k ed25519.PublicKey) error {
 }
 
 // smallPrimes is the product of the odd primes below 752.
-var smallPrimes = func() *big.Int {
+var smallPrimes = sync.OnceValue(func() *big.Int {
 	product := big.NewInt(1)
 	for n := int64(3); n < 752; n += 2 {
 		if p := big.NewInt(n); p.ProbablyPrime(0) {
@@ -97,7 +98,7 @@ var smallPrimes = func() *big.Int {
 		}
 	}
 	return product
-}()
+})
 
 func checkRSA(k *rsa.PublicKey) error {
 	if k == nil || k.N == nil || k.N.Sign() <= 0 {
@@ -108,7 +109,7 @@ func checkRSA(k *rsa.PublicKey) error {
 		return fmt.Errorf("%w: RSA key of %d bits", ErrKey, bits)
 	case k.E < 65537 || k.E%2 == 0 || int64(k.E) > 1<<31-1:
 		return fmt.Errorf("%w: RSA exponent %d", ErrKey, k.E)
-	case k.N.Bit(0) == 0, new(big.Int).GCD(nil, nil, k.N, smallPrimes).Cmp(big.NewInt(1)) != 0:
+	case k.N.Bit(0) == 0, new(big.Int).GCD(nil, nil, k.N, smallPrimes()).Cmp(big.NewInt(1)) != 0:
 		return fmt.Errorf("%w: RSA modulus has a small factor", ErrKey)
 	}
 	return nil

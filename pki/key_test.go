@@ -25,7 +25,7 @@ func rsaLike(t *testing.T, bits int) *rsa.PublicKey {
 	t.Helper()
 	n := new(big.Int).Lsh(big.NewInt(1), uint(bits-1))
 	n.Add(n, big.NewInt(1))
-	for new(big.Int).GCD(nil, nil, n, smallPrimes).Cmp(big.NewInt(1)) != 0 {
+	for new(big.Int).GCD(nil, nil, n, smallPrimes()).Cmp(big.NewInt(1)) != 0 {
 		n.Add(n, big.NewInt(2))
 	}
 	return &rsa.PublicKey{N: n, E: 65537}

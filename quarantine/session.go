@@ -5,6 +5,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -186,7 +187,7 @@ const AttestedFact = "tpm.attested"
 
 // outside are the kinds that come from outside, and who may bring them. A kind of actor that
 // is not named here may bring nothing.
-var outside = func() map[string]map[Kind]bool {
+var outside = sync.OnceValue(func() map[string]map[Kind]bool {
 	kinds := func(lists ...[]Kind) map[Kind]bool {
 		m := make(map[Kind]bool)
 		for _, k := range slices.Concat(lists...) {
@@ -206,17 +207,17 @@ var outside = func() map[string]map[Kind]bool {
 		"device":        kinds(shown, []Kind{Reported, SignOut, Contact}),
 		"otp":           kinds(shown),
 	}
-}()
+})
 
 // mayBring says why by may not bring the change, whatever device it is about.
 func (c Change) mayBring(by Actor) error {
-	if !outside["administrator"][c.Kind] {
+	if !outside()["administrator"][c.Kind] {
 		return fmt.Errorf("%w: kind %q does not come from outside", ErrMalformed, c.Kind)
 	}
 	switch {
 	case by.Kind == "" || by.Name == "":
 		return fmt.Errorf("%w: nobody asks", ErrForbidden)
-	case !outside[by.Kind][c.Kind], by.Kind == "device" && by.Name != string(c.Device):
+	case !outside()[by.Kind][c.Kind], by.Kind == "device" && by.Name != string(c.Device):
 		return ErrForbidden
 	case c.Kind == Reported && c.Report == nil:
 		return fmt.Errorf("%w: no report in it", ErrMalformed)

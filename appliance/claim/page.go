@@ -22,14 +22,16 @@ var pageSource string
 //go:embed style.css
 var pageStyle string
 
-var pageTemplate = template.Must(template.New("page").Parse(strings.Replace(pageSource, "/* style.css */", pageStyle, 1)))
+var pageTemplate = sync.OnceValue(func() *template.Template {
+	return template.Must(template.New("page").Parse(strings.Replace(pageSource, "/* style.css */", pageStyle, 1)))
+})
 
 // styleHash allows the pages' own style, and no other. It stands in them, as the last page is
 // shown by a server that is about to end.
-var styleHash = func() string {
+var styleHash = sync.OnceValue(func() string {
 	sum := sha256.Sum256([]byte(pageStyle))
 	return "'sha256-" + base64.StdEncoding.EncodeToString(sum[:]) + "'"
-}()
+})
 
 const (
 	maxForm    = 64 << 10        // bytes
@@ -75,7 +77,7 @@ func (d *Door) show(w http.ResponseWriter, status int, v view) {
 		v.Title = title
 	}
 	var b bytes.Buffer
-	if err := pageTemplate.Execute(&b, v); err != nil {
+	if err := pageTemplate().Execute(&b, v); err != nil {
 		d.cfg.Log.Error("writing a page", "err", err)
 		http.Error(w, "internal error", http.StatusInternalServerError)
 		return

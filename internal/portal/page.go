@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	texttemplate "text/template"
 	"time"
 	"unicode"
@@ -24,8 +25,10 @@ var htmlSource string
 var textSource string
 
 var (
-	htmlPage = template.Must(template.New("page").Parse(htmlSource))
-	textPage = texttemplate.Must(texttemplate.New("page").Parse(textSource))
+	htmlPage = sync.OnceValue(func() *template.Template { return template.Must(template.New("page").Parse(htmlSource)) })
+	textPage = sync.OnceValue(func() *texttemplate.Template {
+		return texttemplate.Must(texttemplate.New("page").Parse(textSource))
+	})
 )
 
 // words is what the page says.
@@ -56,9 +59,9 @@ func (s *Server) page(w http.ResponseWriter, r *http.Request) {
 	kind, err := "text/html; charset=utf-8", error(nil)
 	if wantsText(r.Header.Values("Accept")) {
 		kind = "text/plain; charset=utf-8"
-		err = textPage.Execute(&body, s.words(d))
+		err = textPage().Execute(&body, s.words(d))
 	} else {
-		err = htmlPage.Execute(&body, s.words(d))
+		err = htmlPage().Execute(&body, s.words(d))
 	}
 	if err != nil {
 		s.cfg.Log.Error("writing the page", "device", d.ID, "error", err)
