@@ -121,9 +121,9 @@ func (d *demo) cutOne(ctx context.Context, r *result, watch *testnet.Process, v 
 	if err != nil {
 		return 0, err
 	}
-	for _, f := range flows { // all of them run
-		if _, err := server.AwaitN(ctx, 40, f.moving(0)); err != nil {
-			return 0, fmt.Errorf("%s: %w", f, err)
+	for _, f := range flows {
+		if err := f.runs(ctx, own, server); err != nil {
+			return 0, err
 		}
 	}
 	sent, answered, err := report(ctx)
@@ -155,12 +155,37 @@ func (d *demo) cutOne(ctx context.Context, r *result, watch *testnet.Process, v 
 	return commit, closeFlows(ctx, flows)
 }
 
+// ends are the captures where the flow's messages are sent and where they arrive.
+func (f *flow) ends(own, server *testnet.Capture) (from, to *testnet.Capture) {
+	if f.spec.Direction == testnet.Download {
+		return server, own
+	}
+	return own, server
+}
+
+// enoughBefore is how many packets of a flow must have passed before its device was cut.
+const enoughBefore = 30
+
+// runs waits until enough of the flow's packets have passed, which is later than that they
+// were sent.
+func (f *flow) runs(ctx context.Context, own, server *testnet.Capture) error {
+	from, to := f.ends(own, server)
+	arrival := func(p testnet.Record) bool { return !p.Out && f.carries(p) }
+	for n := enoughBefore; ; n += 10 { // segments are cut and merged on the way
+		if _, err := to.AwaitN(ctx, n, arrival); err != nil {
+			return fmt.Errorf("%s, before it is cut: %w", f, err)
+		}
+		sent := from.Records(func(p testnet.Record) bool { return p.Out && f.carries(p) })
+		if len(testnet.Arrived(sent, to.Records(arrival))) >= enoughBefore {
+			return nil
+		}
+	}
+}
+
 // goesOn waits until the flow's sender has offered a good deal after the commit.
 func (f *flow) goesOn(ctx context.Context, own, server *testnet.Capture, commit testnet.Stamp) error {
-	at, n := server, 60
-	if f.spec.Direction == testnet.Upload {
-		at = own
-	}
+	at, _ := f.ends(own, server)
+	n := 60
 	if f.spec.Proto == testnet.TCP {
 		n = 2 // the window closes soon: old segments go out again, ever more seldom
 	}
@@ -169,11 +194,6 @@ func (f *flow) goesOn(ctx context.Context, own, server *testnet.Capture, commit 
 		return fmt.Errorf("%s, after it was cut: %w", f, err)
 	}
 	return nil
-}
-
-// moving accepts packets with messages of the flow that were sent after a time.
-func (f *flow) moving(after testnet.Stamp) func(testnet.Record) bool {
-	return func(p testnet.Record) bool { return p.Stream == f.stream.ID() && p.Sent > after }
 }
 
 // carries accepts packets of the flow in its own direction, told by addresses and ports.
@@ -219,13 +239,10 @@ func stopAll(ctx context.Context, captures ...*testnet.Capture) error {
 // lastOfTCP is when the last packet of any of the TCP flows came to its receiver.
 func lastOfTCP(flows []*flow, own, server *testnet.Capture) (last testnet.Stamp) {
 	for _, f := range flows {
-		at := server
-		if f.spec.Direction == testnet.Download {
-			at = own
-		}
 		if f.spec.Proto != testnet.TCP {
 			continue
 		}
+		_, at := f.ends(own, server)
 		for _, p := range at.Records(func(p testnet.Record) bool { return !p.Out && f.carries(p) }) {
 			last = max(last, p.At)
 		}
@@ -246,17 +263,14 @@ func judge(r *result, prefix, what string, flows []*flow, own, server *testnet.C
 	total, passed, words := 0, 0, ""
 	offered := map[string]int{}
 	for _, f := range flows {
-		from, to := own, server
-		if f.spec.Direction == testnet.Download {
-			from, to = server, own
-		}
+		from, to := f.ends(own, server)
 		arrivals := to.Records(func(p testnet.Record) bool { return !p.Out && f.carries(p) })
 		before := from.Records(func(p testnet.Record) bool { return p.Out && p.At < reported && f.carries(p) })
 		after := from.Records(func(p testnet.Record) bool { return p.Out && p.At > commit && f.carries(p) })
 		got := len(testnet.Arrived(after, arrivals))
 		total, passed = total+len(after), passed+got
 		offered[fmt.Sprintf("%s %s", f.spec.Proto, f.spec.Direction)] += len(after)
-		if n := len(testnet.Arrived(before, arrivals)); n < 30 || got > 0 {
+		if n := len(testnet.Arrived(before, arrivals)); n < enoughBefore || got > 0 {
 			words += fmt.Sprintf("; %s: %d passed before, %d after", f, n, got)
 			r.check(false, "%s carried %d packets before the report and %d after the commit", f, n, got)
 		}

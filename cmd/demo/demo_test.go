@@ -120,6 +120,8 @@ func TestDemo(t *testing.T) {
 		{"l", "posture_passed_after_commit", 0, 0},
 		{"l", "mended_to_first_packet_ms", 0.1, 5000},
 		{"l", "session_longest_gap_ms", 0, 1000},
+		{"m", "offered_to_intranet", 200, 1e6},
+		{"m", "offered_to_management", 2, 1e6},
 		{"m", "passed_after_answer", 0, 0},
 		{"m", "handshakes_answered", 0, 0},
 	} {
@@ -265,7 +267,7 @@ func TestHookSignature(t *testing.T) {
 	}
 }
 
-// dev1's own firewall is, as nft sees it, what firewallOn says.
+// dev1's own tables are, as nft sees them, what firewallOn and deafOn say.
 func TestOwnFirewall(t *testing.T) {
 	nft := testneed.Program(t, "nft")
 	testneed.Namespaces(t)
@@ -279,12 +281,13 @@ func TestOwnFirewall(t *testing.T) {
 		t.Fatal(err)
 	}
 	on := []string{"table inet laptop {", "chain input {", "type filter hook input priority filter; policy drop;", "ct state established,related accept", "}", "}"}
+	deaf := []string{"table inet deaf {", "chain input {", "type filter hook input priority filter; policy accept;", "tcp sport 8444 drop", "}", "}"}
 	for _, step := range []struct {
-		to   string
-		want []string
-	}{{"on", on}, {"off", nil}, {"on", on}} {
+		table, to string
+		want      []string
+	}{{ownTable, "on", on}, {ownTable, "off", nil}, {ownTable, "on", on}, {deafTable, "on", slices.Concat(on, deaf)}, {deafTable, "off", on}} {
 		var done string
-		if err := once(t.Context(), host, "firewall", "", &done, step.to); err != nil {
+		if err := once(t.Context(), host, "firewall", "", &done, step.table, step.to); err != nil {
 			t.Fatal(err)
 		}
 		p, err := host.Command(t.Context(), nft, "list", "ruleset")
@@ -296,7 +299,7 @@ func TestOwnFirewall(t *testing.T) {
 		}
 		got := strings.FieldsFunc(strings.ReplaceAll(p.Output(), "\t", ""), func(r rune) bool { return r == '\n' })
 		if !slices.Equal(got, step.want) {
-			t.Errorf("%s: nft prints %q, want %q", step.to, got, step.want)
+			t.Errorf("%s %s: nft prints %q, want %q", step.table, step.to, got, step.want)
 		}
 	}
 }

@@ -74,10 +74,10 @@ func (d *demo) agentReports(ctx context.Context) (a asked, err error) {
 	return a, err
 }
 
-// firewall turns dev1's own one on or off.
-func (d *demo) firewall(ctx context.Context, to string) error {
+// firewall turns a table of dev1's own on or off.
+func (d *demo) firewall(ctx context.Context, table, to string) error {
 	var done string
-	return once(ctx, d.honest.host, "firewall", "", &done, to)
+	return once(ctx, d.honest.host, "firewall", "", &done, table, to)
 }
 
 // goesThrough counts the messages of a flow that arrive from now on, until there are some.
@@ -121,7 +121,7 @@ func (d *demo) tryPolicy(ctx context.Context, r *result, s *testnet.Stream) erro
 
 // assignPolicy turns dev1's firewall on and assigns the set, which then holds.
 func (d *demo) assignPolicy(ctx context.Context, r *result, s *testnet.Stream) error {
-	if err := d.firewall(ctx, "on"); err != nil {
+	if err := d.firewall(ctx, ownTable, "on"); err != nil {
 		return err
 	}
 	if _, err := d.agentReports(ctx); err != nil {
@@ -161,7 +161,7 @@ func reasonOf(x api.Explanation, set string) (api.Reason, bool) {
 
 // failRule turns dev1's firewall off, and shows when its packets stop.
 func (d *demo) failRule(ctx context.Context, r *result) error {
-	if err := d.firewall(ctx, "off"); err != nil {
+	if err := d.firewall(ctx, ownTable, "off"); err != nil {
 		return err
 	}
 	watch, err := d.watch(ctx)
@@ -234,7 +234,7 @@ func (d *demo) explainRule(ctx context.Context, r *result) error {
 
 // mendRule turns dev1's firewall on, and times the way back.
 func (d *demo) mendRule(ctx context.Context, r *result) error {
-	if err := d.firewall(ctx, "on"); err != nil {
+	if err := d.firewall(ctx, ownTable, "on"); err != nil {
 		return err
 	}
 	took, answered, err := d.timeRelease(ctx, d.honest, netip.Addr{}, "", func(ctx context.Context) (sent, done testnet.Stamp, err error) {

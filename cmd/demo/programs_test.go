@@ -273,7 +273,7 @@ func (l *laptop) policy() {
 		}
 	}
 	var done string
-	if err := once(l.soon(), l.net.Dev1, "firewall", "", &done, "on"); err != nil {
+	if err := once(l.soon(), l.net.Dev1, "firewall", "", &done, ownTable, "on"); err != nil {
 		l.t.Fatal(err)
 	}
 	l.must(l.net.Dev1, "", "lazaret", l.lazaret("report")...)

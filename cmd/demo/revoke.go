@@ -55,7 +55,7 @@ func (d *demo) revoke(ctx context.Context, r *result) error {
 	return nil
 }
 
-// revokeRunning revokes dev1 while it sends to both servers.
+// revokeRunning revokes dev1 while it sends to both servers, and goes on to.
 func (d *demo) revokeRunning(ctx context.Context, r *result) error {
 	s, err := d.running(ctx)
 	if err != nil {
@@ -69,6 +69,11 @@ func (d *demo) revokeRunning(ctx context.Context, r *result) error {
 	if err != nil {
 		return err
 	}
+	// The gateway's word that dev1 is revoked may overtake the data plane: an agent that
+	// heard it would take the pool's address away, and dev1 would not send any more.
+	if err := d.firewall(ctx, deafTable, "on"); err != nil {
+		return err
+	}
 	var placed api.Placed
 	a, err := d.operator.post(ctx, "/api/v1/devices/"+d.honest.enrolled.Name+"/revoke", api.ActionRequest{Why: "lost"}, &placed)
 	if err != nil {
@@ -77,26 +82,31 @@ func (d *demo) revokeRunning(ctx context.Context, r *result) error {
 	r.figure("revoke_answered_ms", a.Answered.Sub(a.Sent))
 	r.check(placed.Decision.Stage == "revoked" && placed.Enforced, "dev1 is revoked while it sends: %s, enforced, answered after %s", placed.Decision.Stage, ms(a.Answered.Sub(a.Sent)))
 	offered := func(p testnet.Record) bool { return p.Out && p.At > a.Answered && (p.Proto == 6 || p.Proto == 17) }
-	if _, err := own.AwaitN(ctx, 200, offered); err != nil {
+	flow := func(p testnet.Record) bool { return offered(p) && p.Stream == s.ID() }
+	if _, err := own.AwaitN(ctx, 200, flow); err != nil {
 		return d.stalled(ctx, err, s)
 	}
 	session := func(p testnet.Record) bool { return offered(p) && p.From == d.opened }
 	if _, err := own.AwaitN(ctx, 2, session); err != nil {
 		return err
 	}
-	if _, err := own.Stop(ctx); err != nil {
+	if err := stopAll(ctx, append(arriving, own)...); err != nil {
 		return err
 	}
 	sent, passed := own.Records(offered), 0
 	for _, c := range arriving {
-		if _, err := c.Stop(ctx); err != nil {
-			return err
-		}
 		passed += len(testnet.Arrived(sent, c.Records(func(p testnet.Record) bool { return !p.Out })))
 	}
+	toIntranet, toManagement := len(own.Records(flow)), len(own.Records(session))
 	r.figure("offered_after_answer", len(sent))
+	r.figure("offered_to_intranet", toIntranet)
+	r.figure("offered_to_management", toManagement)
 	r.figure("passed_after_answer", passed)
-	r.check(passed == 0, "of %d packets that it sent into the tunnel after the answer, to intranet and management server, %d passed", len(sent), passed)
+	r.check(passed == 0, "its agent hears nothing of it, and it goes on: of %d packets that it sent into the tunnel after the answer, %d of them to the intranet server and %d of its session with the management server, %d passed",
+		len(sent), toIntranet, toManagement, passed)
+	if err := d.firewall(ctx, deafTable, "off"); err != nil {
+		return err
+	}
 	return s.Close(ctx)
 }
 
