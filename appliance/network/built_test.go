@@ -2,6 +2,7 @@ package network
 
 import (
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 
@@ -23,6 +24,7 @@ func TestBuilt(t *testing.T) {
 	}
 	others := foreign(t)
 	m, _ := manage(t)
+	t.Run("Idle", func(t *testing.T) { builtIdle(t, m) })
 	t.Run("Bond", func(t *testing.T) { builtBond(t, m) })
 	t.Run("Modes", func(t *testing.T) { builtModes(t, m) })
 	t.Run("Removed", func(t *testing.T) {
@@ -87,6 +89,27 @@ func lacks(t *testing.T, text string, lines ...string) {
 			t.Errorf("%q in\n%s", bad, text)
 		}
 	}
+}
+
+// builtIdle: the bond that the kernel's module makes by itself goes, whatever ours is called.
+func builtIdle(t *testing.T, m *Manager) {
+	idle := netlink.NewLinkBond(netlink.NewLinkAttrs())
+	idle.Name = idleBond
+	err := netlink.LinkAdd(idle)
+	if there := errors.Is(err, unix.EEXIST); there != testneed.Guest() {
+		t.Fatalf("where the module was loaded it made %s, and nowhere else: %v", idleBond, err)
+	}
+	var loaded []string
+	m.mu.Lock()
+	m.config.Load = func(module string) error { loaded = append(loaded, module); return nil }
+	m.mu.Unlock()
+	check(t, m.Set(t.Context(), parsed(t, "ethernets: {eth1: {}}\nbonds: {uplink: {interfaces: [eth1]}}\nvlans: {office: {id: 12, link: uplink}}")))
+	if !slices.Equal(loaded, []string{"bonding", "8021q"}) {
+		t.Errorf("loaded %v", loaded)
+	}
+	text := witness(t, "link", "show")
+	contains(t, text, "uplink", "office@uplink")
+	lacks(t, text, idleBond)
 }
 
 const built = `ethernets: {eth1: {}, eth2: {}}
