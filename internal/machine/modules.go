@@ -19,7 +19,7 @@ import (
 var wanted = []string{
 	"wireguard", "nf_tables", "nft_ct", "nft_masq", "nft_chain_nat", "nft_limit", "nf_conntrack_netlink",
 	"dm_mod", "dm_crypt", "xts", "aes_generic", "crc32c_generic", "ext4",
-	"efivarfs", "vfat", "nls_cp437", "nls_iso8859_1", "nls_ascii",
+	"efivarfs", "vfat", "nls_cp437", "nls_ascii",
 }
 
 // newLoader reads which modules the image has for the kernel that runs.
