@@ -98,7 +98,7 @@ var only = map[string][]string{
 	"github.com/google/go-tpm":       {"appliance/disk", "internal/attest"},
 	// Macs and Windows tell some facts of posture through their own tools alone;
 	// TestNoProgramsOnLinux holds these files off every other system.
-	"os/exec": {"internal/testnet", "internal/vm", "internal/testneed", "cmd/demo", "internal/posture", "internal/agent"}, // the agent: the program of a device's administrator that erases it
+	"os/exec": {"internal/testnet", "internal/vm", "internal/testneed", "internal/imagetest/testdata", "cmd/demo", "internal/posture", "internal/agent"}, // the agent: the program of a device's administrator that erases it
 }
 
 // TestNoProgramsOnLinux: what runs programs in internal/posture is built for macOS and
