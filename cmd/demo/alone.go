@@ -61,7 +61,7 @@ const (
 // running is a flow of dev1 to the intranet server and back, to see when routing ends.
 func (d *demo) running(ctx context.Context) (*testnet.Stream, error) {
 	return d.honest.host.Stream(ctx, d.intranet, testnet.StreamSpec{
-		Proto: testnet.UDP, Direction: testnet.Echo, From: d.honest.full.V4, To: netip.AddrPortFrom(d.net.Plan.Intranet.V4, servicePort), Every: 5 * time.Millisecond,
+		Proto: testnet.UDP, Direction: testnet.Echo, From: d.honest.full.V4, To: netip.AddrPortFrom(d.net.Plan.Intranet.V4, servicePort), Every: 5 * time.Millisecond, Timeout: openTime,
 	})
 }
 
@@ -108,7 +108,7 @@ func (d *demo) killControl(ctx context.Context, r *result) error {
 
 // alone shows what works, and what does not, right after the control plane died.
 func (d *demo) alone(ctx context.Context, r *result, killed testnet.Stamp) error {
-	trials, err := d.probe(ctx, d.honest.host, anyAddress, "", d.intranetTarget(), d.managed())
+	trials, err := d.reach(ctx, d.honest.host, anyAddress, "", d.intranetTarget(), d.managed())
 	if err != nil {
 		return err
 	}
@@ -147,13 +147,18 @@ func (d *demo) untilStale(ctx context.Context, r *result, s *testnet.Stream, kil
 	if err != nil {
 		return err
 	}
+	gone := testnet.Now()
+	before, err := s.Client(ctx)
+	if err != nil {
+		return err
+	}
 	end, err := s.Server(ctx)
 	if err != nil {
 		return err
 	}
-	took := end.LastAt.Sub(killed)
+	took := end.LastSent.Sub(killed)
 	r.figure("killed_to_last_packet_ms", took)
-	r.check(took > freshness/2 && took < freshness+500*time.Millisecond, "the last packet passed %s after the kill, the freshness being %s", took.Round(time.Millisecond), freshness)
+	r.check(took > freshness/2 && took < freshness+500*time.Millisecond, "the last packet that passed was sent %s after the kill, the freshness being %s", took.Round(time.Millisecond), freshness)
 	lease := min(e.left("routed4", d.honest.full.V4.String()), e.left("routed6", d.honest.full.V6.String()))
 	r.figure("lease_left_ms", lease)
 	r.check(lease > time.Minute, "the kernel still holds dev1's lease (%s left): it was the freshness that ended", lease.Round(time.Second))
@@ -161,12 +166,15 @@ func (d *demo) untilStale(ctx context.Context, r *result, s *testnet.Stream, kil
 	if err := d.denied(ctx, r, "stale_", who, d.intranetTarget(), target{"an address outside", d.net.Plan.Outside, servicePort}); err != nil {
 		return err
 	}
-	again, err := s.Server(ctx)
+	after, err := s.Client(ctx)
 	if err != nil {
 		return err
 	}
-	r.check(again.Received == end.Received, "of the running flow, %d more messages passed", again.Received-end.Received)
-	trials, err := d.probe(ctx, d.honest.host, anyAddress, "", d.managed())
+	if end, err = s.Server(ctx); err != nil {
+		return err
+	}
+	r.check(end.LastSent <= gone && after.Sent > before.Sent, "of the running flow, which sent %d more messages, none passed", after.Sent-before.Sent)
+	trials, err := d.reach(ctx, d.honest.host, anyAddress, "", d.managed())
 	if err != nil {
 		return err
 	}
@@ -234,7 +242,7 @@ func (d *demo) expireLease(ctx context.Context, r *result) error {
 	r.figure("lease_left_ms", own)
 	r.figure("freshness_left_ms", fresh)
 	r.check(own > 0 && own <= lease && fresh > own, "a report valid for %s, then serve is killed: %s of the lease left, %s of the freshness", lease, own, fresh)
-	if err := d.untilLapsed(ctx, r, s, a.Sent, killed); err != nil {
+	if err := d.untilLapsed(ctx, r, s, a, killed); err != nil {
 		return err
 	}
 	if err := s.Close(ctx); err != nil {
@@ -244,7 +252,7 @@ func (d *demo) expireLease(ctx context.Context, r *result) error {
 }
 
 // untilLapsed waits until dev1's lease is over in the kernel, and shows that nothing else was.
-func (d *demo) untilLapsed(ctx context.Context, r *result, s *testnet.Stream, reported, killed testnet.Stamp) error {
+func (d *demo) untilLapsed(ctx context.Context, r *result, s *testnet.Stream, reported apiAnswer, killed testnet.Stamp) error {
 	var e elements
 	err := until(ctx, pollEvery, func() (bool, error) {
 		var err error
@@ -259,11 +267,14 @@ func (d *demo) untilLapsed(ctx context.Context, r *result, s *testnet.Stream, re
 		return err
 	}
 	fresh := e.left("fresh", freshKey)
-	took := end.LastAt.Sub(reported)
+	// The lease began between the report and its answer.
+	took := end.LastSent.Sub(reported.Sent)
+	most := lease + reported.Answered.Sub(reported.Sent)
 	r.figure("report_to_last_packet_ms", took)
-	r.figure("killed_to_last_packet_ms", end.LastAt.Sub(killed))
+	r.figure("report_answered_ms", reported.Answered.Sub(reported.Sent))
+	r.figure("killed_to_last_packet_ms", end.LastSent.Sub(killed))
 	r.figure("freshness_left_at_end_ms", fresh)
-	r.check(took > lease/2 && took <= lease+200*time.Millisecond && end.LastAt > killed, "the last packet passed %s after the report", took.Round(time.Millisecond))
+	r.check(took > lease/2 && took <= most+200*time.Millisecond && end.LastSent > killed, "the last packet that passed was sent %s after the report", took.Round(time.Millisecond))
 	r.check(fresh > time.Second, "@fresh is still there when routing ends, for another %s: it was the lease that ended", fresh)
 	if err := d.denied(ctx, r, "", d.asRouted(), d.intranetTarget()); err != nil {
 		return err

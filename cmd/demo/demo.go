@@ -59,6 +59,7 @@ type demo struct {
 	session *testnet.Stream
 	opened  netip.AddrPort  // the session's own end
 	second  *testnet.Stream // dev2's
+	witness *testnet.Stream // the like of session through the control gateway
 
 	outside *asker         // on the outer network; nil: not started yet
 	signal  outsideRequest // the CAEP event that released dev1

@@ -16,6 +16,13 @@ import (
 // tunnelDevice is the name of a device's tunnel, the agent's default.
 const tunnelDevice = "lazaret0"
 
+// sessionEvery is the pace of the sessions with the management server.
+const sessionEvery = 20 * time.Millisecond
+
+// openTime bounds the opening of a flow: a tunnel's first handshake may be lost, and is tried
+// again after five seconds.
+const openTime = 15 * time.Second
+
 // forcedTable is the routing table that leads the rogue's probes into its tunnel.
 const forcedTable = 7000
 
@@ -80,9 +87,24 @@ func (d *demo) managed() target {
 // anyAddress leaves the source address to the routes.
 var anyAddress = []testnet.Both{{}}
 
+// How long a probe waits for its answer: where there shall be none, and where there shall.
+const (
+	silence  = 1200 * time.Millisecond
+	patience = 6 * time.Second
+)
+
 // probe sends probes to all targets at once, over every protocol and both families,
-// from each of these addresses and out of this interface.
+// from each of these addresses and out of this interface, and none shall be answered.
 func (d *demo) probe(ctx context.Context, h *testnet.Host, from []testnet.Both, device string, targets ...target) ([]trial, error) {
+	return d.probeFor(ctx, silence, h, from, device, targets...)
+}
+
+// reach is probe where all shall be answered.
+func (d *demo) reach(ctx context.Context, h *testnet.Host, from []testnet.Both, device string, targets ...target) ([]trial, error) {
+	return d.probeFor(ctx, patience, h, from, device, targets...)
+}
+
+func (d *demo) probeFor(ctx context.Context, timeout time.Duration, h *testnet.Host, from []testnet.Both, device string, targets ...target) ([]trial, error) {
 	var trials []trial
 	for _, t := range targets {
 		for _, source := range from {
@@ -92,6 +114,7 @@ func (d *demo) probe(ctx context.Context, h *testnet.Host, from []testnet.Both, 
 	var g errgroup.Group
 	for i := range trials {
 		g.Go(func() (err error) {
+			trials[i].spec.Timeout = timeout
 			trials[i].result, err = h.Probe(ctx, trials[i].spec)
 			return err
 		})
@@ -112,7 +135,7 @@ func (d *demo) trials(t target, from testnet.Both, device string) []trial {
 				to = netip.AddrPortFrom(a, 0)
 			}
 			trials = append(trials, trial{target: t.name, spec: testnet.ProbeSpec{
-				Proto: proto, From: from.All()[i], To: to, Device: device, Timeout: 1200 * time.Millisecond,
+				Proto: proto, From: from.All()[i], To: to, Device: device,
 			}})
 		}
 	}
@@ -201,7 +224,7 @@ func (d *demo) probeQuarantine(ctx context.Context, r *result) error {
 		return err
 	}
 	spec := testnet.StreamSpec{
-		Proto: testnet.TCP, Direction: testnet.Echo, To: netip.AddrPortFrom(d.net.Plan.Management.V4, servicePort), Every: 20 * time.Millisecond,
+		Proto: testnet.TCP, Direction: testnet.Echo, To: netip.AddrPortFrom(d.net.Plan.Management.V4, servicePort), Every: sessionEvery, Timeout: openTime,
 	}
 	var err error
 	if d.session, err = d.honest.host.Stream(ctx, d.management, spec); err != nil {
@@ -211,10 +234,14 @@ func (d *demo) probeQuarantine(ctx context.Context, r *result) error {
 	if d.second, err = d.rogue.host.Stream(ctx, d.management, spec); err != nil {
 		return err
 	}
+	spec.From, spec.Device = d.net.Plan.Dev1Control.V4, testnet.ControlDevice
+	if d.witness, err = d.honest.host.Stream(ctx, d.management, spec); err != nil {
+		return err
+	}
 	d.opened = d.session.Local()
 	r.check(d.opened.Addr() == d.honest.quarantine.V4, "dev1's agent is up; its management session runs from %s", d.opened)
 
-	allowed, err := d.probe(ctx, d.rogue.host, []testnet.Both{d.rogue.quarantine}, tunnelDevice, d.managed())
+	allowed, err := d.reach(ctx, d.rogue.host, []testnet.Both{d.rogue.quarantine}, tunnelDevice, d.managed())
 	if err != nil {
 		return err
 	}
@@ -357,7 +384,7 @@ func names(targets []target) string {
 // controlled shows that the same probes get through where nothing filters: the silence
 // in the real tunnel is the gateway's doing.
 func (d *demo) controlled(ctx context.Context, r *result, prefix string, h *testnet.Host, from testnet.Both, targets ...target) error {
-	trials, err := d.probe(ctx, h, []testnet.Both{from}, testnet.ControlDevice, targets...)
+	trials, err := d.reach(ctx, h, []testnet.Both{from}, testnet.ControlDevice, targets...)
 	if err != nil {
 		return err
 	}

@@ -34,7 +34,7 @@ func (d *demo) release(ctx context.Context, r *result) error {
 	r.figure("gateway_report_to_first_packet_ms", took)
 	r.figure("gateway_report_answered_ms", enforced)
 	r.check(took > 0 && took < time.Second, "the same for dev2, which waits with its new address: %s (answered after %s)", ms(took), ms(enforced))
-	trials, err := d.probe(ctx, d.honest.host, anyAddress, "", target{"the intranet server", d.net.Plan.Intranet, servicePort}, d.managed())
+	trials, err := d.reach(ctx, d.honest.host, anyAddress, "", target{"the intranet server", d.net.Plan.Intranet, servicePort}, d.managed())
 	if err != nil {
 		return err
 	}

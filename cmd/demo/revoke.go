@@ -38,7 +38,7 @@ func (d *demo) revoke(ctx context.Context, r *result) error {
 		return err
 	}
 	r.check(raw.Kind == "error" && bytes.Equal(raw.Body, d.uniform) && e.Error != "", "its one-time password is refused again, by the same %d bytes as any other", len(raw.Body))
-	trials, err := d.probe(ctx, d.rogue.host, []testnet.Both{d.rogue.quarantine}, tunnelDevice, d.managed())
+	trials, err := d.reach(ctx, d.rogue.host, []testnet.Both{d.rogue.quarantine}, tunnelDevice, d.managed())
 	if err != nil {
 		return err
 	}
