@@ -281,7 +281,8 @@ func judge(r *result, prefix, what string, flows []*flow, own, server *testnet.C
 	r.check(passed == 0 && total >= 100, "%s: of %d packets that its %d flows sent after the commit, %d passed%s", what, total, len(flows), passed, words)
 }
 
-// checkOthers shows that another device's same flows never stopped.
+// checkOthers shows that another device's same flows never stopped. Of a pause those over UDP
+// tell; TCP makes a long one of two packets that a busy machine loses.
 func (d *demo) checkOthers(ctx context.Context, r *result, flows []*flow, commit testnet.Stamp) error {
 	var received uint64
 	var gap time.Duration
@@ -300,7 +301,7 @@ func (d *demo) checkOthers(ctx context.Context, r *result, flows []*flow, commit
 	for i, f := range flows {
 		end := ends[i]
 		received, gap = received+end.Received, max(gap, end.MaxGap)
-		if end.LastSent > commit && end.MaxGap < limit {
+		if end.LastSent > commit && (f.spec.Proto == testnet.TCP || end.MaxGap < limit) {
 			on++
 		} else {
 			words += fmt.Sprintf("; %s: %+v", f, end)

@@ -101,7 +101,7 @@ func TestDemo(t *testing.T) {
 		{"h", "routed_denied_arrived", 0, 0},
 		{"h", "stale_denied_arrived", 0, 0},
 		{"h", "killed_to_last_packet_ms", 6000, 12500},
-		{"i", "report_to_last_packet_ms", 2000, 4200},
+		{"i", "answer_to_last_packet_ms", 1000, 4200},
 		{"i", "freshness_left_at_end_ms", 1000, 12000},
 		{"j", "forged_status", 400, 400},
 		{"j", "event_to_first_packet_ms", 0.1, 2000},
