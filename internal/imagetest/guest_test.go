@@ -14,22 +14,21 @@ import (
 	"strings"
 	"testing"
 
-	"lazaret/appliance"
 	"lazaret/image/cpio"
 	"lazaret/image/uki"
 	"lazaret/internal/testneed"
 	"lazaret/internal/vm"
 )
 
-// TestGuestKernel runs in the image's kernel, with the image's modules, what other kernels may
+// TestGuestKernel runs in the image's kernel, with its modules as the image loads them, what other kernels may
 // have no means for: each test passes, and nothing in it is skipped.
 func TestGuestKernel(t *testing.T) {
 	t.Parallel()
 	vm.Needs(t, vm.Direct)
 	kernel, initrd := guest(t, testneed.GuestTests)
 	v := vm.Start(t, vm.Config{
-		Kernel: kernel, Initrd: initrd, Card: "none", Memory: 384,
-		Append: "console=ttyS0 quiet panic=1 no_timer_check PATH=/usr/sbin:/usr/bin:/sbin:/bin CI=true " + testneed.GuestVariable + "=1",
+		Kernel: kernel, Initrd: initrd, Card: "none",
+		Append: "console=ttyS0 quiet panic=1 no_timer_check cryptomgr.notests rdinit=/guest/init PATH=/usr/sbin:/usr/bin:/sbin:/bin CI=true " + testneed.GuestVariable + "=1",
 	})
 	for _, g := range testneed.GuestTests {
 		said, err := v.Expect(soon(t), regexp.MustCompile(`guest: `+g.Name+` ended: ([^\r\n]*)\r`))
@@ -53,7 +52,8 @@ func TestGuestKernel(t *testing.T) {
 	t.Logf("QEMU took %v", v.CPU())
 }
 
-// guest returns the image's kernel, and an initial RAM disk that runs tests in it.
+// guest returns the image's kernel, and an initial RAM disk that runs tests in it: the image's
+// own, behind what is added to it.
 func guest(t *testing.T, tests []testneed.GuestTest) (kernel, initrd string) {
 	t.Helper()
 	slot, err := os.ReadFile(built(t, ".efi"))
@@ -61,69 +61,29 @@ func guest(t *testing.T, tests []testneed.GuestTest) (kernel, initrd string) {
 		t.Fatal(err)
 	}
 	text, err := uki.Read(slot, ".linux")
-	if err != nil {
+	root, err2 := uki.Read(slot, ".initrd")
+	if err := errors.Join(err, err2); err != nil {
 		t.Fatal(err)
 	}
 	var a cpio.Archive
 	a.Device("/dev/console", 0o600, 5, 1)
-	for _, dir := range []string{"/proc", "/sys", "/tmp"} {
-		a.Dir(dir, 0o755)
-	}
-	addModules(t, &a, tests)
-	addProgram(t, &a, testneed.Program(t, "ip"))
-	addFile(t, &a, "/init", program(t, "./internal/imagetest/testdata/guest"))
+	var modules []string
 	for i, g := range tests {
+		modules = append(modules, g.Modules...)
 		addFile(t, &a, fmt.Sprintf("/guest/tests/%02d-%s", i, g.Name), testBinary(t, g.Package))
 	}
+	a.File("/guest/modules", 0o644, []byte(strings.Join(modules, " ")))
+	addFile(t, &a, "/guest/init", program(t, "./internal/imagetest/testdata/guest"))
+	addProgram(t, &a, testneed.Program(t, "ip"))
+	var all bytes.Buffer
+	_, err = a.WriteTo(&all)
+	all.Write(root)
 	dir := t.TempDir()
 	kernel, initrd = filepath.Join(dir, "kernel"), filepath.Join(dir, "initrd")
-	var packed bytes.Buffer
-	_, err = a.WriteTo(&packed)
-	if err := errors.Join(err, os.WriteFile(kernel, text, 0o600), os.WriteFile(initrd, packed.Bytes(), 0o600)); err != nil {
+	if err := errors.Join(err, os.WriteFile(kernel, text, 0o600), os.WriteFile(initrd, all.Bytes(), 0o600)); err != nil {
 		t.Fatal(err)
 	}
 	return kernel, initrd
-}
-
-// addModules adds the image's modules that the tests need, in the order to load them.
-func addModules(t *testing.T, a *cpio.Archive, tests []testneed.GuestTest) {
-	t.Helper()
-	var index *appliance.ModuleIndex
-	files := map[string][]byte{}
-	for name, data := range newc(t, rootFS(t)) {
-		files["/"+name] = data
-		if path.Base(name) == appliance.ModuleIndexName {
-			var err error
-			if index, err = appliance.ParseModuleIndex(bytes.NewReader(data)); err != nil {
-				t.Fatal(err)
-			}
-		}
-	}
-	if index == nil {
-		t.Fatal("no index of modules")
-	}
-	var order []string
-	for _, g := range tests {
-		for _, name := range g.Modules {
-			needs := index.Needs(name)
-			if len(needs) == 0 && !index.Builtin(name) {
-				t.Fatalf("the image has no module %s", name)
-			}
-			for _, p := range needs {
-				if !slices.Contains(order, p) {
-					order = append(order, p)
-				}
-			}
-		}
-	}
-	for i, p := range order {
-		data := files[path.Join(appliance.ModuleDir, index.Release, p)]
-		if data == nil {
-			t.Fatalf("the image has no file %s", p)
-		}
-		a.File(fmt.Sprintf("/guest/modules/%02d-%s", i, path.Base(p)), 0o644, data)
-	}
-	t.Logf("modules: %v", order)
 }
 
 func addFile(t *testing.T, a *cpio.Archive, name, from string) {

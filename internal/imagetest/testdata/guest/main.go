@@ -1,17 +1,21 @@
-// Guest is the first process of a virtual machine that runs tests: it loads the modules in
-// /guest/modules, runs the test binaries in /guest/tests, both in the order of their names, says
-// on the serial line how each ended, and turns the machine off. The file NN-TestName holds
-// the test TestName.
+// Guest is the first process of a virtual machine that runs tests: it loads the modules that
+// /guest/modules names, as the image does, runs the test binaries in /guest/tests in the order
+// of their names, says on the serial line how each ended, and turns the machine off. The file
+// NN-TestName holds the test TestName.
 package main
 
 import (
 	"fmt"
+	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"lazaret/appliance"
+	"lazaret/appliance/modules"
 )
 
 func main() {
@@ -29,45 +33,40 @@ func run() error {
 			return fmt.Errorf("mounting %s: %w", m[1], err)
 		}
 	}
-	if err := each("/guest/modules", load); err != nil {
+	if err := load(); err != nil {
 		return err
 	}
-	return each("/guest/tests", func(path string) error {
-		_, name, _ := strings.Cut(filepath.Base(path), "-")
-		c := exec.Command(path, "-test.v", "-test.count=1", "-test.timeout=3m", "-test.run=^"+name+"$")
-		c.Stdout, c.Stderr = os.Stdout, os.Stderr
-		fmt.Printf("guest: %s ended: %v\n", name, c.Run())
-		return nil
-	})
-}
-
-// each does something with each file of a directory, sorted.
-func each(dir string, do func(path string) error) error {
-	files, err := os.ReadDir(dir)
+	tests, err := os.ReadDir("/guest/tests")
 	if err != nil {
 		return err
 	}
-	for _, f := range files {
-		if err := do(filepath.Join(dir, f.Name())); err != nil {
-			return err
-		}
+	for _, f := range tests {
+		_, name, _ := strings.Cut(f.Name(), "-")
+		c := exec.Command("/guest/tests/"+f.Name(), "-test.v", "-test.count=1", "-test.timeout=3m", "-test.run=^"+name+"$")
+		c.Stdout, c.Stderr = os.Stdout, os.Stderr
+		fmt.Printf("guest: %s ended: %v\n", name, c.Run())
 	}
 	return nil
 }
 
-// load gives a module to the kernel, which unpacks what is packed.
-func load(path string) error {
-	f, err := os.Open(path)
+func load() error {
+	names, err := os.ReadFile("/guest/modules")
+	if err != nil {
+		return err
+	}
+	found, err := filepath.Glob(appliance.ModuleDir + "/*/" + appliance.ModuleIndexName)
+	if err != nil || len(found) != 1 {
+		return fmt.Errorf("found the indexes of modules %v (%v)", found, err)
+	}
+	f, err := os.Open(found[0])
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	flags := 0
-	if filepath.Ext(path) != ".ko" {
-		flags = unix.MODULE_INIT_COMPRESSED_FILE
+	index, err := appliance.ParseModuleIndex(f)
+	if err != nil {
+		return err
 	}
-	if err := unix.FinitModule(int(f.Fd()), "", flags); err != nil {
-		return fmt.Errorf("loading %s: %w", path, err)
-	}
-	return nil
+	l := modules.New(modules.Config{Index: index, Log: slog.Default(), Dir: filepath.Dir(found[0])})
+	return l.Load(strings.Fields(string(names))...)
 }
