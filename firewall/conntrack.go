@@ -32,10 +32,15 @@ func OpenFlows(netNS int) (*Flows, error) {
 	return &Flows{conn: c}, nil
 }
 
-// Forget deletes every entry that one of the addresses opened, or that was opened towards
+// Forget deletes every entry that one of the IPv4 addresses opened, or that was opened towards
 // one of them, masqueraded or not: those with the address as source of the original or of
 // the reply tuple. Entries of others stay. It stops at the first error, or between two walks
 // when ctx ends; what it has not deleted then ends by its own timeouts.
+//
+// So do the entries of IPv6 addresses, which it leaves alone. The kernel's filter compares
+// those the wrong way round, from Linux 5.8, which has it first, to 6.18 at the least
+// (ctnetlink_filter_match_tuple in net/netfilter/nf_conntrack_netlink.c): asked to delete the
+// entries of one, it deletes those of all others, and whoever only receives is cut off.
 //
 // Give it addresses that stand in neither set any more: the pool address of a device that
 // left the pool, both addresses of one that was blocked. Not a fixed address that has
@@ -50,6 +55,9 @@ func (f *Flows) Forget(ctx context.Context, addrs ...netip.Addr) error {
 	for _, a := range addrs {
 		if !a.IsValid() || a.Is4In6() || a.Zone() != "" || a.IsUnspecified() {
 			return fmt.Errorf("forgetting the flows of %s: want a plain address", a)
+		}
+		if a.Is6() {
+			continue
 		}
 		for _, tuple := range []uint16{ctaTupleOrig, ctaTupleReply} {
 			if ctx.Err() != nil {
@@ -82,26 +90,22 @@ const (
 
 	ctaTupleOrig, ctaTupleReply, ctaFilter = 1, 2, 25
 	ctaTupleIP                             = 1
-	ctaIPv4Src, ctaIPv6Src                 = 1, 3
+	ctaIPv4Src                             = 1
 	filterBySource                         = 1 // CTA_FILTER_F_CTA_IP_SRC
 )
 
-// forgetMessage asks the kernel to delete all entries with a as source of one tuple.
+// forgetMessage asks the kernel to delete all entries with a, of IPv4, as source of one tuple.
 func forgetMessage(tuple uint16, a netip.Addr) (netlink.Message, error) {
-	family, source, flags := byte(unix.AF_INET), uint16(ctaIPv4Src), tuple
-	if a.Is6() {
-		family, source = unix.AF_INET6, ctaIPv6Src
-	}
 	e := netlink.NewAttributeEncoder()
 	e.Nested(tuple, func(e *netlink.AttributeEncoder) error {
 		e.Nested(ctaTupleIP, func(e *netlink.AttributeEncoder) error {
-			e.Bytes(source, a.AsSlice())
+			e.Bytes(ctaIPv4Src, a.AsSlice())
 			return nil
 		})
 		return nil
 	})
 	e.Nested(ctaFilter, func(e *netlink.AttributeEncoder) error {
-		e.Uint32(flags, filterBySource) // CTA_FILTER_ORIG_FLAGS and _REPLY_FLAGS are numbered like the tuples
+		e.Uint32(tuple, filterBySource) // CTA_FILTER_ORIG_FLAGS and _REPLY_FLAGS are numbered like the tuples
 		return nil
 	})
 	b, err := e.Encode()
@@ -112,6 +116,6 @@ func forgetMessage(tuple uint16, a netip.Addr) (netlink.Message, error) {
 	const version = 1
 	return netlink.Message{
 		Header: netlink.Header{Type: ctDelete, Flags: netlink.Request | netlink.Acknowledge},
-		Data:   append([]byte{family, version, 0, 0}, b...),
+		Data:   append([]byte{unix.AF_INET, version, 0, 0}, b...),
 	}, nil
 }
