@@ -162,10 +162,10 @@ func (l *laptop) stands(t testing.TB, stage string) {
 	})
 }
 
-// reaches asks whether something gets there and back, by the device's own routes.
-func (l *laptop) reaches(t testing.TB, proto testnet.Proto, to netip.AddrPort) bool {
+// reaches asks whether something gets there and back in time, by the device's own routes.
+func (l *laptop) reaches(t testing.TB, proto testnet.Proto, to netip.AddrPort, within time.Duration) bool {
 	t.Helper()
-	r, err := l.host.Probe(soon(t), testnet.ProbeSpec{Proto: proto, To: to, Timeout: 400 * time.Millisecond})
+	r, err := l.host.Probe(soon(t), testnet.ProbeSpec{Proto: proto, To: to, Timeout: within})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -77,7 +77,7 @@ func TestDeviceCommands(t *testing.T) {
 			t.Errorf("%s: %s %s", kind, c.State, c.Detail)
 		}
 	}
-	if !l.reaches(t, testnet.UDP, to) {
+	if !l.reaches(t, testnet.UDP, to, late) {
 		t.Error("after all that the intranet is not reached")
 	}
 	if a := g.call(t, "POST", "/api/v1/devices/"+l.id+"/commands", api.CommandRequest{Kind: "format"}, nil); a.status != http.StatusUnprocessableEntity {

@@ -43,6 +43,10 @@ func soon(t testing.TB) context.Context {
 	return ctx
 }
 
+// moment is enough where silence is expected, as everything passes at another; late is for what
+// must pass, and costs nothing where it does.
+const moment, late = 400 * time.Millisecond, patience / 2
+
 // until asks again and again until the answer is yes.
 func until(t testing.TB, what string, ask func() bool) {
 	t.Helper()

@@ -228,9 +228,9 @@ func (n *namesLab) ask(name string, qtype uint16) *dns.Msg {
 	return m
 }
 
-func (n *namesLab) probe(to netip.Addr) testnet.ProbeResult {
+func (n *namesLab) probe(to netip.Addr, within time.Duration) testnet.ProbeResult {
 	n.t.Helper()
-	r, err := n.device.host.Probe(soon(n.t), testnet.ProbeSpec{Proto: testnet.TCP, From: n.device.quarantine, To: netip.AddrPortFrom(to, mdmPort), Device: n.device.name, Timeout: time.Second})
+	r, err := n.device.host.Probe(soon(n.t), testnet.ProbeSpec{Proto: testnet.TCP, From: n.device.quarantine, To: netip.AddrPortFrom(to, mdmPort), Device: n.device.name, Timeout: within})
 	if err != nil || r.Outcome == testnet.NotSent {
 		n.t.Fatalf("probing %s: %+v, %v", to, r, err)
 	}
@@ -261,14 +261,14 @@ func TestNames(t *testing.T) {
 	if err != nil {
 		t.Fatalf("the server that the name leads to is not reached: %v", err)
 	}
-	if r := n.probe(secondMDM); r.Passed() {
+	if r := n.probe(secondMDM, time.Second); r.Passed() {
 		t.Error("an address that no name leads to is reached")
 	}
 
 	n.lead("192.0.2.204") // a rotation, and a crash of the control plane at the same time
 	n.restart()
 	n.resolved("192.0.2.204", true)
-	if r := n.probe(secondMDM); !r.Passed() {
+	if r := n.probe(secondMDM, late); !r.Passed() {
 		t.Errorf("after the rotation the new address is not reached: %+v", r)
 	}
 	before, err := stream.Client(soon(t))
@@ -291,7 +291,7 @@ func TestNames(t *testing.T) {
 	n.lead(intranet.String(), "127.0.0.1", n.within.String(), "192.0.2.204")
 	n.restart()
 	n.resolved(intranet.String(), false)
-	r := n.probe(intranet)
+	r := n.probe(intranet, time.Second)
 	if r.Passed() || len(capture.Records(r.Is)) > 0 {
 		t.Errorf("a rebound name opens the intranet: %+v, seen there %d times", r, len(capture.Records(r.Is)))
 	}

@@ -120,14 +120,14 @@ func TestRenewalKilledAtEachStep(t *testing.T) {
 		}
 		l.start(t, "")
 		l.stands(t, "routed")
-		if !l.reaches(t, testnet.UDP, to) {
+		if !l.reaches(t, testnet.UDP, to, late) {
 			t.Fatalf("killed at %q: the intranet is not reached", step)
 		}
 		if step == "tunnel key" { // not begun: nobody was asked for anything
 			l.ask(t, "renew")
 		}
 		l.settled(t, map[bool]tunnel.Key{false: before}[step == "rotated"])
-		if d := g.show(t, l.id); d.Certificate == certificate || !l.reaches(t, testnet.UDP, to) {
+		if d := g.show(t, l.id); d.Certificate == certificate || !l.reaches(t, testnet.UDP, to, late) {
 			t.Fatalf("killed at %q: certificate %s, as before: %v", step, d.Certificate, d.Certificate == certificate)
 		}
 		l.end(t)

@@ -41,17 +41,17 @@ func TestIPv6Only(t *testing.T) {
 	l.start(t, "")
 	l.stands(t, "quarantined")
 	management, intranet := netip.AddrPortFrom(plan.Management.V6, servicePort), netip.AddrPortFrom(plan.Intranet.V6, 0)
-	if !l.reaches(t, testnet.TCP, management) || l.reaches(t, testnet.ICMP, intranet) {
+	if !l.reaches(t, testnet.TCP, management, late) || l.reaches(t, testnet.ICMP, intranet, moment) {
 		t.Error("in quarantine: the management server is not reached, or the intranet is")
 	}
 	g.reported(t, l.id, "compliant")
 	l.stands(t, "routed")
-	if !l.reaches(t, testnet.TCP, management) || !l.reaches(t, testnet.ICMP, intranet) {
+	if !l.reaches(t, testnet.TCP, management, late) || !l.reaches(t, testnet.ICMP, intranet, late) {
 		t.Error("routed: management server or intranet are not reached")
 	}
 	g.reported(t, l.id, "noncompliant")
 	l.stands(t, "quarantined")
-	if l.reaches(t, testnet.ICMP, intranet) {
+	if l.reaches(t, testnet.ICMP, intranet, moment) {
 		t.Error("back in quarantine, and the intranet is reached")
 	}
 	for _, a := range g.show(t, l.id).Addresses {
