@@ -72,17 +72,16 @@ func (d *demo) cut(ctx context.Context, r *result) error {
 	if err != nil {
 		return err
 	}
-	commit, err := d.cutOne(ctx, r, watch, d.rogue, "", "dev2 is reported non-compliant", d.reporting(d.rogue, "noncompliant"))
-	if err != nil {
+	if err := d.cutOne(ctx, r, watch, d.rogue, "", "dev2 is reported non-compliant", d.reporting(d.rogue, "noncompliant")); err != nil {
 		return err
 	}
-	if err := d.checkOthers(ctx, r, theirs, commit); err != nil {
+	if err := d.checkOthers(ctx, r, theirs); err != nil {
 		return err
 	}
 	if err := closeFlows(ctx, theirs); err != nil {
 		return err
 	}
-	if _, err := d.cutOne(ctx, r, watch, d.honest, "agent_", "dev1 is reported non-compliant", d.reporting(d.honest, "noncompliant")); err != nil {
+	if err := d.cutOne(ctx, r, watch, d.honest, "agent_", "dev1 is reported non-compliant", d.reporting(d.honest, "noncompliant")); err != nil {
 		return err
 	}
 	a, err := d.ask(ctx, "status")
@@ -108,42 +107,42 @@ func (d *demo) watch(ctx context.Context) (*testnet.Process, error) {
 
 // cutOne opens a device's flows, has it cut off, and judges by captures at
 // both ends what passed of all that was sent after the kernel had committed the change.
-func (d *demo) cutOne(ctx context.Context, r *result, watch *testnet.Process, v device, prefix, what string, report trigger) (testnet.Stamp, error) {
+func (d *demo) cutOne(ctx context.Context, r *result, watch *testnet.Process, v device, prefix, what string, report trigger) error {
 	server, err := d.net.Intranet.Capture(ctx, "intra")
 	if err != nil {
-		return 0, err
+		return err
 	}
 	own, err := v.host.Capture(ctx, tunnelDevice)
 	if err != nil {
-		return 0, err
+		return err
 	}
 	flows, err := d.openFlows(ctx, v)
 	if err != nil {
-		return 0, err
+		return err
 	}
 	for _, f := range flows {
 		if err := f.runs(ctx, own, server); err != nil {
-			return 0, err
+			return err
 		}
 	}
 	sent, answered, err := report(ctx)
 	if err != nil {
-		return 0, err
+		return err
 	}
 	commit, err := awaitCommit(ctx, watch, v)
 	if err != nil {
-		return 0, err
+		return err
 	}
 	for _, f := range flows {
 		if v.host == d.honest.host && f.spec.Direction == testnet.Upload {
 			continue // its agent takes the address away: it sends little or nothing more
 		}
 		if err := f.goesOn(ctx, own, server, commit); err != nil {
-			return 0, err
+			return err
 		}
 	}
 	if err := stopAll(ctx, server, own); err != nil {
-		return 0, err
+		return err
 	}
 	r.figure(prefix+"report_answered_ms", answered.Sub(sent))
 	r.figure(prefix+"report_to_commit_ms", commit.Sub(sent))
@@ -152,7 +151,7 @@ func (d *demo) cutOne(ctx context.Context, r *result, watch *testnet.Process, v 
 	r.figure(prefix+"report_to_last_packet_ms", last.Sub(sent))
 	r.figure(prefix+"answer_to_last_packet_ms", last.Sub(answered))
 	r.check(last > 0 && last.Sub(answered) < time.Second, "of its open TCP flows, the last packet arrived %s the report was sent, %s the answer", beside(last.Sub(sent)), beside(last.Sub(answered)))
-	return commit, closeFlows(ctx, flows)
+	return closeFlows(ctx, flows)
 }
 
 // ends are the captures where the flow's messages are sent and where they arrive.
@@ -281,15 +280,17 @@ func judge(r *result, prefix, what string, flows []*flow, own, server *testnet.C
 	r.check(passed == 0 && total >= 100, "%s: of %d packets that its %d flows sent after the commit, %d passed%s", what, total, len(flows), passed, words)
 }
 
-// checkOthers shows that another device's same flows never stopped. Of a pause those over UDP
-// tell; TCP makes a long one of two packets that a busy machine loses.
-func (d *demo) checkOthers(ctx context.Context, r *result, flows []*flow, commit testnet.Stamp) error {
+// checkOthers shows that another device's same flows never stopped, and go on now that the
+// gateway has tidied up after the cut. Of a pause those over UDP tell; TCP makes a long one of
+// two packets that a busy machine loses.
+func (d *demo) checkOthers(ctx context.Context, r *result, flows []*flow) error {
+	now := testnet.Now()
 	var received uint64
 	var gap time.Duration
 	ends := make([]testnet.StreamStat, len(flows))
 	for i, f := range flows {
 		var err error
-		if ends[i], err = arrived(ctx, f, commit); err != nil {
+		if ends[i], err = arrived(ctx, f, now); err != nil {
 			return err
 		}
 	}
@@ -301,7 +302,7 @@ func (d *demo) checkOthers(ctx context.Context, r *result, flows []*flow, commit
 	for i, f := range flows {
 		end := ends[i]
 		received, gap = received+end.Received, max(gap, end.MaxGap)
-		if end.LastSent > commit && (f.spec.Proto == testnet.TCP || end.MaxGap < limit) {
+		if end.LastSent > now && (f.spec.Proto == testnet.TCP || end.MaxGap < limit) {
 			on++
 		} else {
 			words += fmt.Sprintf("; %s: %+v", f, end)

@@ -89,7 +89,7 @@ func (d *demo) cutByHook(ctx context.Context, r *result) error {
 	if err != nil {
 		return err
 	}
-	_, err = d.cutOne(ctx, r, watch, d.honest, "", "a signed webhook says that dev1 is not compliant", func(ctx context.Context) (sent, answered testnet.Stamp, err error) {
+	err = d.cutOne(ctx, r, watch, d.honest, "", "a signed webhook says that dev1 is not compliant", func(ctx context.Context) (sent, answered testnet.Stamp, err error) {
 		q, err := d.hookReport("noncompliant", "malware found")
 		if err != nil {
 			return 0, 0, err
