@@ -101,6 +101,10 @@ func (m Match) check(name, at string, fault reporter) {
 	}
 }
 
+// primaryModes are those of BondModes whose bonds use one card before others; without a mode
+// a bond is of the first (Documentation/networking/bonding.rst).
+var primaryModes = []string{"active-backup", "balance-tlb", "balance-alb"}
+
 func (n Network) checkBond(b Bond, name, at string, used map[string]string, fault reporter) {
 	if len(b.Interfaces) == 0 {
 		fault(at, "%s: interfaces: name at least one card", at)
@@ -123,6 +127,9 @@ func (n Network) checkBond(b Bond, name, at string, used map[string]string, faul
 	}
 	if p.Primary != "" && !slices.Contains(b.Interfaces, p.Primary) {
 		fault(at+".parameters.primary", "%s.parameters.primary: %s is not among its interfaces", at, p.Primary)
+	}
+	if p.Primary != "" && p.Mode != "" && slices.Contains(BondModes, p.Mode) && !slices.Contains(primaryModes, p.Mode) {
+		fault(at+".parameters.primary", "%s.parameters.primary: with mode %s only", at, strings.Join(primaryModes, ", "))
 	}
 	if p.LACPRate != "" && (p.LACPRate != "slow" && p.LACPRate != "fast" || p.Mode != "802.3ad") {
 		fault(at+".parameters.lacp-rate", "%s.parameters.lacp-rate: slow or fast, and with mode 802.3ad only", at)

@@ -131,6 +131,22 @@ func TestParseNetworkRefuses(t *testing.T) {
 	}
 }
 
+// TestPrimary: a bond may name the card that it uses before others in the modes in which the
+// kernel takes one (Linux, drivers/net/bonding/bond_options.c, BOND_OPT_PRIMARY), and no others.
+func TestPrimary(t *testing.T) {
+	takes := map[string]bool{"": true, "active-backup": true, "balance-tlb": true, "balance-alb": true, "802.3ad": false, "balance-xor": false, "balance-rr": false, "broadcast": false}
+	for mode, want := range takes {
+		parameters := "primary: one"
+		if mode != "" {
+			parameters += ", mode: " + mode
+		}
+		_, err := ParseNetwork([]byte("version: 2\nethernets: {one: {}, two: {}}\nbonds:\n  b: {interfaces: [one, two], parameters: {" + parameters + "}}\n"))
+		if (err == nil) != want {
+			t.Errorf("mode %q: %v", mode, err)
+		}
+	}
+}
+
 func TestAutomaticIsSound(t *testing.T) {
 	if err := Automatic().Check(); err != nil {
 		t.Error(err)
