@@ -11,7 +11,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/klauspost/compress/zstd"
+	"github.com/pierrec/lz4/v4"
 	"github.com/ulikunitz/xz"
 
 	"lazaret/appliance"
@@ -29,12 +29,7 @@ func rootFS(t testing.TB) []byte {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r, err := zstd.NewReader(nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer r.Close()
-	files, err := r.DecodeAll(packed, nil)
+	files, err := io.ReadAll(lz4.NewReader(bytes.NewReader(packed)))
 	if err != nil {
 		t.Fatal(err)
 	}
