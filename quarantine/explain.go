@@ -33,7 +33,7 @@ func (g *Gate) Explain(idOrName string) (Explanation, error) {
 		Decided:  Place(g.facts(st.known(), now.Wall)),
 		InForce:  g.inForce(st, now.Wall),
 		Pending:  slices.Concat(st.pending, st.later),
-		Enforced: g.planned && !g.dirty && st.problem == nil,
+		Enforced: g.planned && !g.dirty && st.problem == nil && st.applied == st.moves,
 		Fresh:    g.fresh > now.Boot,
 	}
 	x.Record.Reasons = slices.Clone(x.Decided.Reasons)

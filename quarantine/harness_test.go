@@ -239,6 +239,9 @@ func (b *bench) reconciled(when string) {
 	synctest.Wait()
 	before := b.enforcer.Entries()
 	for id, e := range before {
+		if x, err := b.gate.Explain(string(id)); err != nil || !x.Enforced || x.Problem != "" {
+			b.t.Errorf("%s: %s is explained as enforced %v, problem %q, %v", when, id, x.Enforced, x.Problem, err)
+		}
 		if e.Until < b.boot()+firewall.Deadline(time.Second) { // a lease's last second is not planned any more
 			e.Routed, e.Mark, e.Until = nil, 0, 0
 			before[id] = e

@@ -2,6 +2,7 @@ package quarantine_test
 
 import (
 	"bytes"
+	"context"
 	"log/slog"
 	"strings"
 	"sync"
@@ -67,4 +68,38 @@ func (g *guarded) String() string {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return g.text.String()
+}
+
+// What is on its way to the data plane is not enforced yet: the plan that other settings ask
+// for, and the move into another pool once that is recorded.
+func TestOnItsWayIsNotEnforced(t *testing.T) {
+	for _, step := range []string{"replace", "apply"} {
+		bubble(t, func(t *testing.T, b *bench) {
+			b.enroll(enrolled(1, "staff", time.Now()))
+			b.compliant("d1")
+			before, held := b.enforcer.Entry("d1"), make(chan struct{})
+			b.enforcer.SetHook(func(_ context.Context, at string, _ quarantine.ID) error {
+				if at == step {
+					<-held
+				}
+				return nil
+			})
+			s := settings()
+			s.Profiles["staff"] = quarantine.Profile{Name: "staff", Pool: "other"}
+			b.store.Save(s)
+			synctest.Wait()
+			if x, err := b.gate.Explain("d1"); err != nil || x.Enforced {
+				t.Errorf("before the %s: in force %s in pool %q, enforced %v, %v", step, x.InForce.Stage, x.InForce.Pool, x.Enforced, err)
+			}
+			close(held)
+			synctest.Wait()
+			x, err := b.gate.Explain("d1")
+			if err != nil || !x.Enforced || x.InForce.Stage != quarantine.Routed || x.InForce.Pool != "other" {
+				t.Errorf("after the %s: in force %s in pool %q, enforced %v, %v", step, x.InForce.Stage, x.InForce.Pool, x.Enforced, err)
+			}
+			if e := b.enforcer.Entry("d1"); len(e.Routed) == 0 || e.Mark == before.Mark {
+				t.Errorf("after the %s the data plane holds %+v", step, e)
+			}
+		})
+	}
 }

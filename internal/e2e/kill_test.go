@@ -127,7 +127,12 @@ func (s *subject) settled(t *testing.T) {
 	if !s.may(stage) {
 		t.Errorf("%s is %s after the restart; it may only be %v", s.id, stage, s.possible)
 	}
-	if e := s.g.explain(t, s.id); !e.Enforced || e.Decided.Stage != stage {
+	var e api.Explanation
+	until(t, s.id+" is enforced", func() bool { // what the journal held is being recorded, and applied once more
+		e = s.g.explain(t, s.id)
+		return e.Enforced
+	})
+	if e.Decided.Stage != stage {
 		t.Errorf("%s is %s, and explained as %+v", s.id, stage, e)
 	}
 	maps.DeleteFunc(s.possible, func(f fate, _ bool) bool { return f.stage() != stage })
