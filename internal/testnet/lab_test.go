@@ -229,14 +229,10 @@ func TestLinkConfigure(t *testing.T) {
 		}
 	}
 	to := netip.MustParseAddrPort("10.1.0.2:0")
-	probe := func() ProbeResult {
-		r, err := a.Probe(soon(t), ProbeSpec{Proto: ICMP, To: to, Timeout: 300 * time.Millisecond})
-		if err != nil {
-			t.Fatal(err)
-		}
-		return r
+	probe := func(want Outcome) ProbeResult {
+		return mustProbe(t, a, ProbeSpec{Proto: ICMP, To: to, Timeout: within(want)})
 	}
-	if r := probe(); r.Outcome != Echoed {
+	if r := probe(Echoed); r.Outcome != Echoed {
 		t.Fatalf("before: %+v", r)
 	}
 	hole := NetConfig{
@@ -246,19 +242,19 @@ func TestLinkConfigure(t *testing.T) {
 	if err := a.Configure(soon(t), hole); err != nil {
 		t.Fatal(err)
 	}
-	if r := probe(); r.Outcome != NotSent {
+	if r := probe(NotSent); r.Outcome != NotSent {
 		t.Errorf("with a hole in the own routing: %+v", r)
 	}
 	if err := a.Unconfigure(soon(t), hole); err != nil {
 		t.Fatal(err)
 	}
-	if r := probe(); r.Outcome != Echoed {
+	if r := probe(Echoed); r.Outcome != Echoed {
 		t.Errorf("after: %+v", r)
 	}
 	if err := b.Configure(soon(t), NetConfig{Links: []LinkConfig{{Name: "eth0", Down: true}}}); err != nil {
 		t.Fatal(err)
 	}
-	if r := probe(); r.Passed() {
+	if r := probe(Silent); r.Passed() {
 		t.Errorf("through a link that is down: %+v", r)
 	}
 	if err := a.Configure(soon(t), NetConfig{Sysctls: map[string]string{"../../etc/passwd": "x"}}); err == nil {
