@@ -131,6 +131,7 @@ func TestForget(t *testing.T) {
 	}
 	l := newLab(t)
 	l.device.up("wg0", 1420, []string{"10.98.0.9/20", "fd98::9/64"}, nil)
+	l.device.settled()
 	l.neighbour(l.gateway, "lz0", l.device, "wg0", "10.98.0.9", "fd98::9")
 	r := leakRuleset()
 	r.Gateway = addrs("10.99.0.1", "10.98.0.1", "fd99::1", "fd98::1")

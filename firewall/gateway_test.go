@@ -7,6 +7,7 @@ import (
 	"os"
 	"runtime"
 	"testing"
+	"time"
 	"unsafe"
 
 	"github.com/vishvananda/netlink"
@@ -94,6 +95,28 @@ func (n *namespace) up(name string, mtu int, addresses []string, routes []string
 	}
 }
 
+// settled waits until the kernel takes packets to all its addresses for its own. For IPv6 it
+// does so only once a worker of its own has come to that, after the link has a carrier.
+func (n *namespace) settled() {
+	n.t.Helper()
+	list, err := n.nl.AddrList(nil, netlink.FAMILY_ALL)
+	must(n.t, err)
+	for _, a := range list {
+		if !a.IP.IsGlobalUnicast() {
+			continue
+		}
+		for end := time.Now().Add(30 * time.Second); ; runtime.Gosched() {
+			r, err := n.nl.RouteGet(a.IP)
+			if err == nil && len(r) == 1 && r[0].Type == unix.RTN_LOCAL {
+				break
+			}
+			if time.Now().After(end) {
+				n.t.Fatalf("%s does not become the kernel's own: %v, %v", a.IP, r, err)
+			}
+		}
+	}
+}
+
 // tun opens a network interface whose other end is this process: what is written goes
 // into the kernel, which has forwarded it when write returns; what it sends is read.
 func (n *namespace) tun(name string) int {
@@ -133,6 +156,7 @@ func newGateway(t testing.TB, filtered bool) *gateway {
 	g.port = map[string]int{"lz0": g.tun("lz0"), "out0": g.tun("out0")}
 	g.up("lz0", 1420, []string{"10.99.0.1/16", "10.98.0.1/20", "10.97.0.1/24", "fd99::1/64", "fd98::1/64", "fd97::1/64"}, nil)
 	g.up("out0", 1500, []string{"203.0.113.1/24", "2001:db8:ff::1/64"}, []string{"0.0.0.0/0", "::/0"})
+	g.settled()
 	if filtered {
 		g.table = openAt(t, g.fd)
 	}

@@ -35,6 +35,9 @@ func newLab(t *testing.T) *lab {
 	l.route(l.server, "eth0", l.gateway, "out0", "192.0.2.1", "2001:db8::1")
 	l.neighbour(l.gateway, "lz0", l.device, "wg0", "10.99.0.9", "fd99::9")
 	l.neighbour(l.gateway, "out0", l.server, "eth0", "192.0.2.10", "192.0.2.20", "2001:db8::10", "2001:db8::20")
+	for _, n := range []*namespace{l.device, l.gateway, l.server} {
+		n.settled()
+	}
 	l.table = openAt(t, l.gateway.fd)
 	return l
 }
