@@ -39,7 +39,7 @@ type Config struct {
 	// channel of one's own. Every TLS connection that the gateway makes by the system's
 	// trust believes them, not that to the channel alone. Optional.
 	Authorities []byte
-	Time        time.Time    // when it was built, as far as the image knows: its clock is never before; zero: 1980
+	Time        time.Time    // dates the files on the EFI partition; zero: 1980. See floor
 	Log         *slog.Logger // required
 
 	// Sign signs an EFI program for Secure Boot (package sign); nil: nothing is signed.

@@ -17,9 +17,11 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
+	"lazaret/appliance"
 	"lazaret/image/fake"
 	"lazaret/image/packages"
 	"lazaret/image/uki"
@@ -107,6 +109,47 @@ func TestSameInputsMakeTheSameBytes(t *testing.T) {
 	if hash(t, build(t, c).UKI) == hash(t, a.UKI) {
 		t.Error("two versions are the same")
 	}
+}
+
+// TestFloor: whatever time an image is given, and without any, its clock has a floor of its
+// own age.
+func TestFloor(t *testing.T) {
+	day, err := packages.Day()
+	if err != nil || day.Before(time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)) || day.Format("20060102T150405Z") != packages.Taken {
+		t.Fatalf("the table of packages is of %s, %v", day, err)
+	}
+	for _, x := range []struct{ given, want time.Time }{
+		{time.Time{}, day}, {time.Date(1980, 1, 1, 0, 0, 0, 0, time.UTC), day}, {day.Add(time.Hour), day.Add(time.Hour)},
+	} {
+		c := standIns(t)
+		c.Time = x.given
+		if got := slotFile(t, c, appliance.BuiltPath); got != x.want.Format(time.RFC3339)+"\n" {
+			t.Errorf("given %s, the floor is %q, want %s", x.given, got, x.want)
+		}
+	}
+}
+
+// slotFile is the text of one file in the root file system of the image that c makes.
+func slotFile(t *testing.T, c Config, name string) string {
+	t.Helper()
+	if err := c.check(); err != nil {
+		t.Fatal(err)
+	}
+	in, err := c.gather(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, _ := c.initramfs(in, "")
+	var out bytes.Buffer
+	if _, err := a.WriteTo(&out); err != nil {
+		t.Fatal(err)
+	}
+	_, rest, _ := bytes.Cut(out.Bytes(), []byte(strings.TrimPrefix(name, "/")+"\x00")) // names end in a zero, and zeros fill up to a multiple of four (newc)
+	text, _, _ := bytes.Cut(bytes.TrimLeft(rest, "\x00"), []byte("\x00"))
+	if i := bytes.IndexByte(text, '\n'); i >= 0 { // the next entry may follow at once
+		text = text[:i+1]
+	}
+	return string(text)
 }
 
 // hash hashes the parts of a file that are not holes, and where they are.

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path"
 	"strings"
+	"time"
 
 	"lazaret/appliance"
 	"lazaret/image/deb"
@@ -41,6 +42,7 @@ type inputs struct {
 	kernel, stub, loader         []byte
 	trust                        []byte // certificates of public authorities, PEM
 	program                      []byte
+	floor                        time.Time
 	index                        *appliance.ModuleIndex
 	modules                      map[string][]byte // by path below /lib/modules/<release>
 }
@@ -53,12 +55,25 @@ func Needs(list []packages.Package, arch, flavour string) ([]packages.Package, e
 	return []packages.Package{kernel, boot, trust}, errors.Join(err, err2, err3)
 }
 
+// floor is the time before which the machine's clock never is: when the image was built, and
+// no earlier than the table of packages. So there always is one that is of use.
+func (c *Config) floor() (time.Time, error) {
+	day, err := packages.Day()
+	if err == nil && c.Time.After(day) {
+		return c.Time, nil
+	}
+	return day, err
+}
+
 func (c *Config) gather(ctx context.Context) (*inputs, error) {
 	need, err := Needs(c.Packages, c.Arch, c.Flavour)
 	if err != nil {
 		return nil, err
 	}
 	in := &inputs{packages: need, kernelPkg: need[0], bootPkg: need[1], trustPkg: need[2]}
+	if in.floor, err = c.floor(); err != nil {
+		return nil, err
+	}
 	if in.program, err = os.ReadFile(c.Program); err != nil {
 		return nil, fmt.Errorf("reading program: %w", err)
 	}

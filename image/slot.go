@@ -78,9 +78,7 @@ func (c *Config) initramfs(in *inputs, release string) (*cpio.Archive, []Part) {
 	a.File("etc/hosts", 0o644, []byte("127.0.0.1 localhost\n::1 localhost\n"))
 	a.Link("etc/resolv.conf", appliance.ResolvConf)
 	a.File(update.KeysPath, 0o644, c.Keys)
-	if !c.Time.IsZero() {
-		a.File(appliance.BuiltPath, 0o644, []byte(c.Time.UTC().Format(time.RFC3339)+"\n"))
-	}
+	a.File(appliance.BuiltPath, 0o644, []byte(in.floor.UTC().Format(time.RFC3339)+"\n"))
 	a.File("etc/ssl/certs/ca-certificates.crt", 0o644, in.trust)
 	parts := []Part{
 		{Name: "lazaretd", Version: c.Version, Path: "uki:/init", SHA256: sum(in.program), Size: int64(len(in.program))},

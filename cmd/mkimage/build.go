@@ -26,7 +26,8 @@ func buildCommand(log *slog.Logger) *cobra.Command {
 		Short: "Build one image, its update file and what is made of them",
 		Long: `Build one image out of the gateway's program and pinned Debian packages, without root,
 mounts or other programs. SOURCE_DATE_EPOCH (seconds since 1970) dates the files on the
-EFI partition; without it they are of 1980.`,
+EFI partition; without it they are of 1980. The machine's clock is never before that time, nor
+before the day on which the table of packages was written.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			for _, name := range keys {

@@ -9,6 +9,7 @@ import (
 	"path"
 	"strconv"
 	"strings"
+	"time"
 )
 
 //go:embed table.txt
@@ -17,6 +18,18 @@ var table string
 // Taken is when the table was written: the snapshot of that time has all that is in it,
 // also once newer versions have replaced it in the archive.
 var Taken = takenAt(table)
+
+// Day is Taken as a time: what is made of these packages is not older.
+func Day() (time.Time, error) {
+	at, err := time.Parse(takenForm, Taken)
+	if err != nil {
+		return time.Time{}, fmt.Errorf("package table, when it was taken: %w", err)
+	}
+	return at, nil
+}
+
+// takenForm is how a table says when it was taken, in UTC.
+const takenForm = "20060102T150405Z"
 
 // Package is one version of one Debian package.
 type Package struct {

@@ -92,7 +92,7 @@ func described(field map[string]string) (Package, error) {
 
 // Write writes a table that was taken at that time.
 func Write(w io.Writer, list []Package, taken time.Time) error {
-	text := fmt.Sprintf(header, taken.UTC().Format("20060102T150405Z"))
+	text := fmt.Sprintf(header, taken.UTC().Format(takenForm))
 	for _, p := range list {
 		text += fmt.Sprintf("%s %s %s %s %d %s\n", p.Name, p.Version, p.Arch, p.Path, p.Size, p.SHA256)
 	}
