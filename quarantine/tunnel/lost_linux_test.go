@@ -44,7 +44,7 @@ func TestLost(t *testing.T) {
 	again := openLink(t, own)
 	a := newClient(t, again.Public(), "10.66.0.2")
 	set(t, again, a.key.Public(), "10.66.0.2/32")
-	if !a.reaches(t, "10.66.0.2", listen(t, "10.66.0.1:0"), 5*time.Second) {
+	if !a.reaches(t, "10.66.0.2", listen(t, "10.66.0.1:0"), soon) {
 		t.Error("the link that was opened again carries nothing")
 	}
 	if err := l.Remove(); err != nil { // as does the cleanup: what has the name now is another's
@@ -97,7 +97,7 @@ func TestWatchAsks(t *testing.T) {
 	}
 	select {
 	case <-gone.lost:
-	case <-time.After(10 * time.Second):
+	case <-time.After(soon):
 		t.Error("the kernel's answer was not understood")
 	}
 	select {
@@ -114,7 +114,7 @@ func waitLost(t *testing.T, l *Link) {
 	t.Helper()
 	select {
 	case <-l.Lost():
-	case <-time.After(10 * time.Second):
+	case <-time.After(soon):
 		t.Fatal("the loss was not noticed")
 	}
 }

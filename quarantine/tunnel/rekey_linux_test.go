@@ -23,7 +23,7 @@ func TestSetKey(t *testing.T) {
 	}
 	defer over.close()
 	at := listen(t, "10.66.0.1:0")
-	const soon, never = 10 * time.Second, 400 * time.Millisecond
+	const never = 400 * time.Millisecond
 	old, new, newest := newClient(t, first, "10.66.0.2"), newClient(t, second.Public(), "10.66.0.3"), newClient(t, third.Public(), "10.66.0.4")
 	set(t, l, old.key.Public(), "10.66.0.2/32")
 	set(t, l, new.key.Public(), "10.66.0.3/32")
@@ -71,7 +71,7 @@ func TestSetKeyEndsSending(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer there.Close()
-	const soon, never = 10 * time.Second, 400 * time.Millisecond
+	const never = 400 * time.Millisecond
 	send := func(text string, within time.Duration) bool {
 		t.Helper()
 		if _, err := there.Write([]byte(text)); err != nil {

@@ -200,7 +200,7 @@ func TestGrowingDisturbsNobody(t *testing.T) {
 	b := make([]byte, 8)
 	ping := func(i int) {
 		binary.BigEndian.PutUint64(b, uint64(i))
-		if err := c.SetDeadline(time.Now().Add(5 * time.Second)); err != nil {
+		if err := c.SetDeadline(time.Now().Add(soon)); err != nil {
 			t.Fatal(err)
 		}
 		if _, err := c.Write(b); err != nil {
