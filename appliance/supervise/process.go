@@ -26,6 +26,7 @@ type process struct {
 	notice *notice         // nil: nobody listens
 	group  *group          // nil: no cgroup
 	ours   []*os.File      // our ends of its pipes
+	words  words           // what it said last
 	copies sync.WaitGroup
 }
 
@@ -47,7 +48,7 @@ func (p *pipes) close() {
 	}
 }
 
-func (s *Supervisor) connect(name string, l launch) (p pipes, err error) {
+func (s *Supervisor) connect(name string, l launch, said *words) (p pipes, err error) {
 	defer func() {
 		if err != nil {
 			p.close()
@@ -71,19 +72,19 @@ func (s *Supervisor) connect(name string, l launch) (p pipes, err error) {
 		return p, err
 	}
 	p.ours = append(p.ours, r)
-	p.copying = append(p.copying, func() { s.c.Output(name, r); r.Close() })
-	said := w
+	p.copying = append(p.copying, func() { s.c.Output(name, io.TeeReader(r, said)); r.Close() })
+	out := w
 	if l.out != nil {
 		r, o, err := os.Pipe()
 		if err != nil {
 			w.Close()
 			return p, err
 		}
-		said = o
+		out = o
 		p.ours = append(p.ours, r)
 		p.copying = append(p.copying, func() { _, _ = io.Copy(l.out, r); r.Close() })
 	}
-	p.theirs = append(p.theirs, said, w)
+	p.theirs = append(p.theirs, out, w)
 	return p, nil
 }
 
@@ -116,7 +117,7 @@ func (s *Supervisor) launch(part Part, l launch) (_ *process, err error) {
 		}
 		attr.Sys.UseCgroupFD, attr.Sys.CgroupFD = true, int(p.group.dir.Fd())
 	}
-	pipes, err := s.connect(part.Name, l)
+	pipes, err := s.connect(part.Name, l, &p.words)
 	if err != nil {
 		return nil, err
 	}

@@ -49,11 +49,11 @@ func (r *run) keep(ctx context.Context) {
 	pause := shortPause
 	for ctx.Err() == nil {
 		started := time.Now()
-		why, wanted := r.once(ctx)
+		why, said, wanted := r.once(ctx)
 		if time.Since(started) >= goodMinute {
 			pause = shortPause
 		}
-		r.ended(why, wanted || ctx.Err() != nil)
+		r.ended(why, said, wanted || ctx.Err() != nil)
 		if ctx.Err() != nil {
 			log.Info("part ended", "how", why)
 			return
@@ -74,13 +74,20 @@ func (r *run) keep(ctx context.Context) {
 	}
 }
 
-// once runs the part a single time, and returns how it ended, and whether that was asked for.
-func (r *run) once(ctx context.Context) (why string, wanted bool) {
+// once runs the part a single time, and returns how it ended, what it said last, and whether
+// its end was asked for.
+func (r *run) once(ctx context.Context) (why, said string, wanted bool) {
 	p, err := r.s.launch(r.part, launch{})
 	if err != nil {
-		return err.Error(), false
+		return err.Error(), "", false
 	}
-	defer p.close()
+	why, wanted = r.until(ctx, p)
+	p.close() // by then all it said was read
+	return why, p.words.told(), wanted
+}
+
+// until waits for the end of a process of the part's, or brings it about.
+func (r *run) until(ctx context.Context, p *process) (why string, wanted bool) {
 	select { // what was asked before it ran has been done
 	case <-r.again:
 	default:
@@ -130,13 +137,16 @@ func (r *run) becameReady() {
 	r.s.tell()
 }
 
-func (r *run) ended(why string, wanted bool) {
+func (r *run) ended(why, said string, wanted bool) {
 	r.mu.Lock()
 	if r.is.Ready {
 		r.ready = make(chan struct{})
 	}
 	r.is.Ready, r.is.Since, r.is.Last = false, time.Now(), why
 	r.is.Restarts++
+	if said != "" {
+		why += " (" + said + ")"
+	}
 	if !wanted {
 		r.problem = fmt.Sprintf("%s does not run: %s.", r.part.Name, why)
 	}

@@ -63,7 +63,7 @@ func play(args []string) int {
 		fmt.Fprintln(os.Stderr, "beaten")
 		select {}
 	case "fail":
-		fmt.Fprintln(os.Stderr, "failing")
+		fmt.Fprintln(os.Stderr, "failing\nlazaretd: making listener certificate: the clock is too far ahead\x1b [2J\n\nafter")
 		return 7
 	case "show":
 		in, _ := io.ReadAll(os.Stdin) // and by then the limits stand
@@ -243,7 +243,7 @@ func TestPartThatFails(t *testing.T) {
 	if took := time.Since(begun); took < shortPause+2*shortPause {
 		t.Errorf("three runs in %s: the pauses are too short", took)
 	}
-	if got := s.Problems(); len(got) != 1 || got[0] != "one does not run: exit status 7." {
+	if got := s.Problems(); len(got) != 1 || got[0] != "one does not run: exit status 7 (making listener certificate: the clock is too far ahead? [2J)." {
 		t.Errorf("problems %q", got)
 	}
 	if !strings.Contains(h.all(), "one: failing") {
