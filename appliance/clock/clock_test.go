@@ -308,10 +308,11 @@ func serve(t *testing.T, a answer) string {
 
 // TestServers asks real servers, sound and unsound.
 func TestServers(t *testing.T) {
-	good := answer{stratum: 2, delay: 10 * time.Millisecond, spread: 10 * time.Millisecond, ahead: 10 * time.Minute}
+	const unit = time.Second / 64 // which the protocol, that counts in 1/65536 s, tells exactly
+	good := answer{stratum: 2, delay: unit, spread: unit, ahead: 10 * time.Minute}
 	server := serve(t, good)
 	got, err := ask(t.Context(), server, time.Now)
-	if err != nil || (got.Offset-10*time.Minute).Abs() > 500*time.Millisecond || got.Distance < 15*time.Millisecond {
+	if err != nil || (got.Offset-10*time.Minute).Abs() > 500*time.Millisecond || got.Distance < unit/2+unit {
 		t.Errorf("%+v %v", got, err)
 	}
 	for name, change := range map[string]func(*answer){
