@@ -134,13 +134,28 @@ func showLog(ctx context.Context, t *terminal, _ appliance.Status) error {
 		width, height = size(t.file)
 	}
 	lines := t.screen.config.Actions.Log(height - 3)
-	lines = lines[max(0, len(lines)-(height-3)):]
-	var b strings.Builder
-	for _, l := range lines {
-		b.WriteString(clean(l, width-1) + "\r\n")
+	text := logRows(lines[max(0, len(lines)-(height-3)):], width-1)
+	if !t.console.Serial {
+		text = text[max(0, len(text)-(height-3)):]
 	}
-	if err := t.write(b.String()); err != nil {
+	if err := t.write(strings.Join(append(text, ""), "\r\n")); err != nil {
 		return err
 	}
 	return t.pause(ctx)
+}
+
+// longestLogged bounds a line of the log on the screen, in characters.
+const longestLogged = 1000
+
+// logRows are lines of the log, each on as many rows of width columns as it needs: the reason
+// stands at its end.
+func logRows(lines []string, width int) []string {
+	const indent = "  "
+	var text []string
+	for _, l := range lines {
+		rows := wrap(indent, clean(l, longestLogged), width)
+		rows[0] = strings.TrimPrefix(rows[0], indent)
+		text = append(text, rows...)
+	}
+	return text
 }

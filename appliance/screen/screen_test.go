@@ -218,6 +218,29 @@ func TestMenu(t *testing.T) {
 	}
 }
 
+// TestLogIsWrapped: of a line that is longer than a row nothing is lost, on either console.
+func TestLogIsWrapped(t *testing.T) {
+	reason := "serve: lazaretd: making listener certificate: issuing \"server\" certificate: the clock is too far ahead of what is known: " + strings.Repeat("x", 100) + " and this is the END"
+	a := Actions{Log: func(int) []string { return []string{"first", reason, "last"} }}
+	for _, console := range []Console{screenConsole, serialConsole} {
+		p := sit(t)
+		_, stop := with(t, Config{Actions: a}, map[Console]*person{console: p})
+		p.see("l log")
+		p.press("l")
+		p.see("first\r\n")
+		between := p.see("\r\nlast\r\n")
+		if got := strings.ReplaceAll(strings.ReplaceAll(between, "\r\n  ", " "), " ", ""); got != strings.ReplaceAll(reason, " ", "") {
+			t.Errorf("%s: the log shows %q", console.Name, between)
+		}
+		for _, row := range strings.Split(between, "\r\n") {
+			if len(row) >= columns {
+				t.Errorf("%s: a row of %d columns", console.Name, len(row))
+			}
+		}
+		stop()
+	}
+}
+
 // TestNothingOffered: no key does anything where nothing can be done.
 func TestNothingOffered(t *testing.T) {
 	p := sit(t)
