@@ -14,9 +14,9 @@ import (
 // generation that entries may have been remembered in, and placement is looked up again, so
 // what is cut is cut with its entries in place; they only hold memory, for up to five days, and the address translation of flows that are over.
 //
-// The kernel picks the entries itself, by a filter in the request, so that nothing is
-// read into this process. Each address costs two walks of the kernel's table, some 0.2 us
-// for each entry there is: call it from a goroutine of its own, after the answer was given.
+// Of an IPv4 address the kernel picks the entries itself, by a filter in the request, so that nothing is
+// read into this process: each costs two walks of the kernel's table, some 0.2 us
+// for each entry there is. An IPv6 address costs more: see forget6. Call it from a goroutine of its own, after the answer was given.
 type Flows struct {
 	mu   sync.Mutex
 	conn *netlink.Conn
@@ -32,15 +32,10 @@ func OpenFlows(netNS int) (*Flows, error) {
 	return &Flows{conn: c}, nil
 }
 
-// Forget deletes every entry that one of the IPv4 addresses opened, or that was opened towards
+// Forget deletes every entry that one of the addresses opened, or that was opened towards
 // one of them, masqueraded or not: those with the address as source of the original or of
-// the reply tuple. Entries of others stay. It stops at the first error, or between two walks
-// when ctx ends; what it has not deleted then ends by its own timeouts.
-//
-// So do the entries of IPv6 addresses, which it leaves alone. The kernel's filter compares
-// those the wrong way round, from Linux 5.8, which has it first, to 6.18 at the least
-// (ctnetlink_filter_match_tuple in net/netfilter/nf_conntrack_netlink.c): asked to delete the
-// entries of one, it deletes those of all others, and whoever only receives is cut off.
+// the reply tuple. Entries of others stay. It stops at the first error, or when ctx ends; what
+// it has not deleted then ends by its own timeouts.
 //
 // Give it addresses that stand in neither set any more: the pool address of a device that
 // left the pool, both addresses of one that was blocked. Not a fixed address that has
@@ -57,6 +52,9 @@ func (f *Flows) Forget(ctx context.Context, addrs ...netip.Addr) error {
 			return fmt.Errorf("forgetting the flows of %s: want a plain address", a)
 		}
 		if a.Is6() {
+			if err := f.forget6(ctx, a); err != nil {
+				return fmt.Errorf("forgetting the flows of %s: %w", a, err)
+			}
 			continue
 		}
 		for _, tuple := range []uint16{ctaTupleOrig, ctaTupleReply} {
@@ -86,12 +84,13 @@ func (f *Flows) Close() error {
 // From linux/netfilter/nfnetlink_conntrack.h, and the filter flags of the kernel's
 // net/netfilter/nf_conntrack_netlink.c.
 const (
+	ctGet    = unix.NFNL_SUBSYS_CTNETLINK<<8 | 1 // IPCTNL_MSG_CT_GET
 	ctDelete = unix.NFNL_SUBSYS_CTNETLINK<<8 | 2 // IPCTNL_MSG_CT_DELETE
 
-	ctaTupleOrig, ctaTupleReply, ctaFilter = 1, 2, 25
-	ctaTupleIP                             = 1
-	ctaIPv4Src                             = 1
-	filterBySource                         = 1 // CTA_FILTER_F_CTA_IP_SRC
+	ctaTupleOrig, ctaTupleReply, ctaID, ctaZone, ctaFilter = 1, 2, 12, 18, 25
+	ctaTupleIP                                             = 1
+	ctaIPv4Src, ctaIPv6Src                                 = 1, 3
+	filterBySource                                         = 1 // CTA_FILTER_F_CTA_IP_SRC
 )
 
 // forgetMessage asks the kernel to delete all entries with a, of IPv4, as source of one tuple.

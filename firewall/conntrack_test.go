@@ -42,15 +42,24 @@ func tracked(t *testing.T, n *namespace, family, address string) []string {
 
 // load adds n UDP flows of others.
 func load(t *testing.T, g *namespace, n int) {
+	loadFrom(t, g, n, addr("10.97.0.0"), addr("192.0.2.10"))
+}
+
+// loadFrom makes n entries of UDP to server, from as many addresses, the first one next to base.
+func loadFrom(t *testing.T, g *namespace, n int, base, server netip.Addr) {
 	t.Helper()
-	server := addr("192.0.2.10")
+	family := uint8(unix.AF_INET6)
+	if base.Is4() {
+		family = unix.AF_INET
+	}
 	g.do(func() error {
+		src := base
 		for i := range n {
-			src := netip.AddrFrom4([4]byte{10, 97, byte(i >> 8), byte(i)})
-			x := &netlink.ConntrackFlow{FamilyType: unix.AF_INET, TimeOut: 600}
+			src = src.Next()
+			x := &netlink.ConntrackFlow{FamilyType: family, TimeOut: 600}
 			x.Forward = tuple(src, server, 17, uint16(1024+i%50000), 53)
 			x.Reverse = tuple(server, src, 17, 53, uint16(1024+i%50000))
-			if err := netlink.ConntrackCreate(netlink.ConntrackTable, unix.AF_INET, x); err != nil {
+			if err := netlink.ConntrackCreate(netlink.ConntrackTable, netlink.InetFamily(family), x); err != nil {
 				return fmt.Errorf("entry %d: %w", i, err)
 			}
 		}
@@ -122,8 +131,8 @@ func echo(t *testing.T, network, at string) error {
 }
 
 // TestForget: after Forget no entry names the address in any position, those of others
-// stay, and so does the device's own session over its other address. Nobody's IPv6 entries
-// are touched. conntrack(8) is the witness; 20,000 entries are others'.
+// stay, and so does the device's own session over its other address. conntrack(8) is the
+// witness; 20,000 entries of each family are others'.
 func TestForget(t *testing.T) {
 	testneed.Program(t, "conntrack")
 	if !inNamespace(t) {
@@ -148,17 +157,21 @@ func TestForget(t *testing.T) {
 	l.from(t, "10.98.0.9", "udp", "192.0.2.20:9002")
 	l.from(t, "fd98::9", "tcp", "[2001:db8::20]:9003")
 	load(t, l.gateway, 20_000)
+	loadFrom(t, l.gateway, 20_000, addr("fd97::"), addr("2001:db8::10"))
 	l.gateway.do(func() error { // opened towards the device, and translated on the way to it
 		x := &netlink.ConntrackFlow{FamilyType: unix.AF_INET, TimeOut: 600}
 		x.Forward = tuple(addr("192.0.2.77"), addr("203.0.113.9"), 17, 40000, 5000)
 		x.Reverse = tuple(addr("10.98.0.9"), addr("192.0.2.77"), 17, 5000, 40000)
-		return netlink.ConntrackCreate(netlink.ConntrackTable, unix.AF_INET, x)
+		six := &netlink.ConntrackFlow{FamilyType: unix.AF_INET6, TimeOut: 600}
+		six.Forward = tuple(addr("2001:db8::77"), addr("2001:db8::9"), 17, 40000, 5000)
+		six.Reverse = tuple(addr("fd98::9"), addr("2001:db8::77"), 17, 5000, 40000)
+		return errors.Join(netlink.ConntrackCreate(netlink.ConntrackTable, unix.AF_INET, x), netlink.ConntrackCreate(netlink.ConntrackTable, unix.AF_INET6, six))
 	})
 	if n := len(tracked(t, l.gateway, "ipv4", "10.98.0.9")); n != 3 {
 		t.Fatalf("%d entries name the address before, want 3", n)
 	}
-	if n := len(tracked(t, l.gateway, "ipv6", "fd98::9")); n != 1 {
-		t.Fatalf("%d entries name the IPv6 address before, want 1", n)
+	if n := len(tracked(t, l.gateway, "ipv6", "fd98::9")); n != 2 {
+		t.Fatalf("%d entries name the IPv6 address before, want 2", n)
 	}
 
 	f, err := OpenFlows(l.gateway.fd)
@@ -168,14 +181,18 @@ func TestForget(t *testing.T) {
 	if left := tracked(t, l.gateway, "ipv4", "10.98.0.9"); len(left) != 0 {
 		t.Errorf("left behind: %q", left)
 	}
-	if n := len(tracked(t, l.gateway, "ipv6", "fd98::9")); n != 1 {
-		t.Errorf("forgetting the IPv4 address left %d entries of the IPv6 one, want 1", n)
+	if n := len(tracked(t, l.gateway, "ipv6", "fd98::9")); n != 2 {
+		t.Errorf("forgetting the IPv4 address left %d entries of the IPv6 one, want 2", n)
 	}
 	must(t, f.Forget(t.Context(), addr("fd98::9"), addr("10.98.0.9")))
-	for _, address := range []string{"fd98::9", "fd99::9"} {
-		if n := len(tracked(t, l.gateway, "ipv6", address)); n != 1 {
-			t.Errorf("forgetting an IPv6 address left %d entries of %s, want 1", n, address)
-		}
+	if left := tracked(t, l.gateway, "ipv6", "fd98::9"); len(left) != 0 {
+		t.Errorf("left behind: %q", left)
+	}
+	if n := len(tracked(t, l.gateway, "ipv6", "fd99::9")); n != 1 {
+		t.Errorf("forgetting an IPv6 address left %d entries of another one, want 1", n)
+	}
+	if n := len(tracked(t, l.gateway, "ipv6", "2001:db8::10")); n != 20_001 {
+		t.Errorf("%d IPv6 entries of others and of the session, want 20001", n)
 	}
 	if n := len(tracked(t, l.gateway, "ipv4", "192.0.2.10")); n != 20_001 {
 		t.Errorf("%d entries of others and of the session, want 20001", n)
