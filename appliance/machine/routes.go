@@ -98,7 +98,7 @@ func (b *whole) Read(p []byte) (int, error) {
 }
 
 // stage takes in a bundle. Staging may end before the bundle does, with a read under way of
-// a peer that says nothing: neither that nor the answer waits for it.
+// a peer that says nothing: the answer does not wait for it.
 func (m router) stage(h Host) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		o, err := options(r)
@@ -107,18 +107,47 @@ func (m router) stage(h Host) http.HandlerFunc {
 		if err == nil {
 			out, err = h.StageUpdate(r.Context(), io.LimitReader(body, MaxBundle+1), o)
 		}
-		if err != nil && body.ended.Load() { // nobody reads, and the next request may come
+		switch {
+		case err == nil:
+			reply(w, http.StatusOK, out)
+		case body.ended.Load():
 			fail(w, r, m.log, err)
+		default:
+			m.refuse(w, r, body, err)
+		}
+	}
+}
+
+// lingerTime is how long what was refused is read on and thrown away, at most, and
+// lingerSilence how long the peer may say nothing meanwhile.
+const (
+	lingerTime    = 30 * time.Second
+	lingerSilence = 2 * time.Second
+)
+
+// refuse answers in the middle of a bundle, then reads on: who is still writing would find the
+// connection closed, and perhaps no answer.
+func (m router) refuse(w http.ResponseWriter, r *http.Request, body io.Reader, err error) {
+	c := http.NewResponseController(w)
+	if err := c.EnableFullDuplex(); err != nil {
+		m.log.Error("answering in the middle of an update", "err", err)
+	}
+	w.Header().Set("Connection", "close")
+	fail(w, r, m.log, err)
+	if c.Flush() != nil {
+		return // the peer is gone
+	}
+	for end := time.Now().Add(lingerTime); ; {
+		at := time.Now().Add(lingerSilence)
+		if at.After(end) {
+			at = end
+		}
+		if c.SetReadDeadline(at) != nil {
 			return
 		}
-		if err != nil {
-			if err := http.NewResponseController(w).SetReadDeadline(time.Unix(1, 0)); err != nil {
-				m.log.Error("ending an update's connection", "err", err)
-			}
-			fail(w, r, m.log, err)
+		if _, err := io.CopyN(io.Discard, body, 32<<10); err != nil {
 			return
 		}
-		reply(w, http.StatusOK, out)
 	}
 }
 

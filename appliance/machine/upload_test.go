@@ -2,6 +2,7 @@ package machine
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -79,6 +80,47 @@ func TestNobodyReadsOn(t *testing.T) {
 	for _, conn := range peers {
 		if n, err := conn.Read(make([]byte, 1)); n != 0 || !errors.Is(err, io.EOF) {
 			t.Errorf("a connection goes on: %d, %v", n, err)
+		}
+	}
+}
+
+// first refuses a bundle at its first bytes.
+type first struct{ Host }
+
+// StageUpdate implements Updates.
+func (first) StageUpdate(_ context.Context, r io.Reader, _ Options) (Staged, error) {
+	_, err := io.ReadFull(r, make([]byte, 4))
+	return Staged{}, errors.Join(err, fmt.Errorf("%w: signed by nobody", ErrRefused))
+}
+
+// TestRefusedIsReadOn: a peer that sends all of a bundle before it listens can, and has its
+// answer; and so does a Client, every time.
+func TestRefusedIsReadOn(t *testing.T) {
+	path := open(t, first{}, io.Discard, uint32(os.Getuid()))
+	const size = 32 << 20
+	bundle := make([]byte, size)
+	c := Connect(path)
+	for range 8 {
+		conn, err := net.Dial("unix", path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		if _, err := fmt.Fprintf(conn, "POST /v1/update HTTP/1.1\r\nHost: machine\r\nContent-Length: %d\r\n\r\n", size); err != nil {
+			t.Fatal(err)
+		}
+		if n, err := conn.Write(bundle); err != nil {
+			t.Fatalf("cut off after %d bytes: %v", n, err)
+		}
+		resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if text, err := io.ReadAll(resp.Body); err != nil || !strings.Contains(string(text), "signed by nobody") {
+			t.Errorf("%s, %v", text, err)
+		}
+		if _, err := c.StageUpdate(t.Context(), bytes.NewReader(bundle), Options{Size: size}); !errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), "signed by nobody") {
+			t.Error(err)
 		}
 	}
 }

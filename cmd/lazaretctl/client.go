@@ -58,7 +58,7 @@ func (s *session) open() (*caller, error) {
 		return nil, fmt.Errorf("%s holds no certificate", filepath.Join(s.dir, "root.pem"))
 	}
 	t := &tls.Config{MinVersion: tls.VersionTLS13, RootCAs: roots}
-	c := &caller{base: strings.TrimSuffix(server, "/"), http: &http.Client{Timeout: time.Minute, Transport: &http.Transport{TLSClientConfig: t}}}
+	c := &caller{base: strings.TrimSuffix(server, "/"), http: &http.Client{Timeout: time.Minute, Transport: &http.Transport{TLSClientConfig: t, DialContext: dialPatient}}}
 	if s.tokenFile != "" {
 		c.token, err = readToken(s.tokenFile)
 		return c, err

@@ -26,6 +26,8 @@ type machineLab struct {
 	result   appliance.Result // of the machine's check
 	recovery string
 	bad      string // version that comes back from a restart in the place of what was given
+	hasty    string // the refusal of an update, at its first bytes
+	until    time.Time
 }
 
 func newMachineLab(t *testing.T) *machineLab {
@@ -48,6 +50,12 @@ func newMachineLab(t *testing.T) *machineLab {
 }
 
 func (l *machineLab) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if l.hasty != "" && r.Method == http.MethodPost {
+		if err := refuseHastily(w, r, l.hasty); err != nil {
+			panic(err)
+		}
+		return
+	}
 	body, _ := io.ReadAll(r.Body)
 	path := strings.TrimPrefix(r.URL.String(), machinePath)
 	l.asked = append(l.asked, strings.TrimSpace(fmt.Sprintf("%s %s %s", r.Method, path, body)))

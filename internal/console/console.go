@@ -140,6 +140,8 @@ type Config struct {
 	From          []netip.Prefix                     // optional: networks that may ask the administration API
 	Now           func() time.Time
 	Log           *slog.Logger
+
+	silence time.Duration // instead of lingerSilence
 }
 
 // Server answers both APIs.
@@ -169,6 +171,9 @@ func New(cfg Config) (*Server, error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
+	if cfg.silence == 0 {
+		cfg.silence = lingerSilence
+	}
 	s := &Server{cfg: cfg, api: http.NewServeMux(), cross: http.NewCrossOriginProtection(), pace: newPace(cfg.Now, reportBurst), managePace: newPace(cfg.Now, manageBurst), attempts: newAttempts(cfg.Now)}
 	for _, r := range s.routes() {
 		s.api.Handle(r.pattern, s.guard(r))
@@ -180,6 +185,7 @@ func New(cfg Config) (*Server, error) {
 // without verifying them: they are verified here, against the administrators' CA alone.
 func (s *Server) API() http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		r.Body = &intake{ReadCloser: http.MaxBytesReader(w, r.Body, bodyLimit(r)), silence: s.cfg.silence}
 		defer s.recoverPanic(w, r)
 		if !s.fromAllowed(r) {
 			s.fail(w, r, errForbiddenNetwork)
@@ -190,7 +196,6 @@ func (s *Server) API() http.Handler {
 			s.fail(w, r, errCrossSite)
 			return
 		}
-		r.Body = http.MaxBytesReader(w, r.Body, bodyLimit(r))
 		w.Header().Set("Cache-Control", "no-store")
 		w.Header().Set("X-Content-Type-Options", "nosniff")
 		if _, pattern := s.api.Handler(r); pattern == "" {

@@ -193,8 +193,8 @@ type steady struct {
 	r io.Reader
 	c *http.ResponseController
 
-	mu             sync.Mutex
-	reading, ended bool
+	mu    sync.Mutex
+	ended bool
 }
 
 // errUnwanted is for who reads on after the upload was answered.
@@ -205,42 +205,28 @@ func (u *steady) Read(b []byte) (int, error) {
 	if err := u.begin(); err != nil {
 		return 0, err
 	}
-	defer func() {
-		u.mu.Lock()
-		defer u.mu.Unlock()
-		u.reading = false
-	}()
 	return u.r.Read(b)
 }
 
+// begin gives the sender time. A connection without deadlines needs none.
 func (u *steady) begin() error {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if u.ended {
 		return errUnwanted
 	}
-	u.reading = true
-	return u.until(time.Now().Add(uploadPause))
-}
-
-// end ends a read that is under way: the machine may have answered before it had all of the
-// body, and then the answer would wait for the read, and the read for the sender.
-func (u *steady) end() error {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	u.ended = true
-	if !u.reading {
-		return nil
-	}
-	return u.until(time.Unix(1, 0))
-}
-
-// until sets a deadline. A connection without deadlines needs none.
-func (u *steady) until(at time.Time) error {
-	if err := u.c.SetReadDeadline(at); !errors.Is(err, http.ErrNotSupported) {
+	if err := u.c.SetReadDeadline(time.Now().Add(uploadPause)); !errors.Is(err, http.ErrNotSupported) {
 		return err
 	}
 	return nil
+}
+
+// end lets nobody begin to read any more: the machine may have answered before it had all of
+// the body. What is read at the moment ends as whoever reads the rest has it.
+func (u *steady) end() {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.ended = true
 }
 
 func (s *Server) uploadUpdate(w http.ResponseWriter, r *http.Request, who identity) error {
@@ -262,9 +248,7 @@ func (s *Server) uploadUpdate(w http.ResponseWriter, r *http.Request, who identi
 	o := machine.Options{Size: r.ContentLength, Reboot: r.URL.Query().Get("reboot") == "true"}
 	body := &steady{r: r.Body, c: c}
 	got, err := m.StageUpdate(r.Context(), body, o)
-	if err != nil {
-		err = errors.Join(err, body.end())
-	}
+	body.end()
 	detail := map[string]string{"version": got.Version, "reboot": strconv.FormatBool(o.Reboot)}
 	action := "machine.update"
 	if err != nil {

@@ -89,6 +89,9 @@ func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 	if status == http.StatusUnauthorized {
 		w.Header().Set("WWW-Authenticate", "Bearer")
 	}
+	if rest, ok := unread(r); ok && rest.refuse(w, status, problem) {
+		return
+	}
 	reply(w, status, problem)
 }
 
