@@ -44,7 +44,7 @@ func setAddress(ctx context.Context, t *terminal, st appliance.Status) error {
 // card has one of the links chosen by its number.
 func (t *terminal) card(ctx context.Context, links []appliance.LinkIs) (string, error) {
 	if len(links) == 0 {
-		return "", t.leaveSaying(ctx, "This machine has no network card.")
+		return "", t.leaveSaying(ctx, "This machine has no network card that this image has a driver for.")
 	}
 	if err := t.say("Set the address of a network card; Esc leaves everything as it is.", ""); err != nil {
 		return "", err

@@ -20,18 +20,6 @@ func (t *terminal) protect() action {
 	return protectData
 }
 
-// acceptTime is the entry for a clock that waits for a person.
-func (t *terminal) acceptTime() action {
-	st, _, _ := t.screen.seen()
-	if t.screen.config.Actions.AcceptTime == nil || st.Clock.Problem == "" {
-		return nil
-	}
-	return func(ctx context.Context, t *terminal, st appliance.Status) error {
-		return confirmed("Set the clock to what the time servers agree on. What it waits for: "+st.Clock.Problem+".",
-			"Look at a clock of your own first: certificates are judged by this one.", t.screen.config.Actions.AcceptTime)(ctx, t, st)
-	}
-}
-
 // protectData asks what is to keep the key.
 func protectData(ctx context.Context, t *terminal, _ appliance.Status) error {
 	a := t.screen.config.Actions

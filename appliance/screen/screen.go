@@ -52,8 +52,12 @@ type Actions struct {
 	Seal          func(ctx context.Context, pin string) (recovery string, err error)
 	NewRecovery   func(ctx context.Context) (string, error)
 	// AcceptTime sets the clock to what the time servers agree on. It is offered while
-	// Status.Clock has a problem.
-	AcceptTime   func(context.Context) error
+	// Status.Clock has a problem, or is not synchronized once the machine stands.
+	AcceptTime func(context.Context) error
+	// SetTime sets the clock to a time that was typed there, for where no servers can be
+	// asked, and CheckTime says beforehand whether that can be. Both optional.
+	SetTime      func(context.Context, time.Time) error
+	CheckTime    func(time.Time) error
 	RollBack     func(context.Context) error // boots the slot before this one
 	FactoryReset func(context.Context) error // destroys the key of the data partition
 	Reboot       func(context.Context) error

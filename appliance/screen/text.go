@@ -67,6 +67,9 @@ func stage(st appliance.Status) string {
 	case appliance.Locked:
 		return "locked: the data partition waits for its passphrase"
 	case appliance.Unclaimed:
+		if len(st.URLs) == 0 {
+			return "unclaimed: once it has an address, by its page or lazaretctl claim"
+		}
 		return "unclaimed: the page below or lazaretctl claim, with the code"
 	case appliance.Running:
 		return "running"
@@ -157,6 +160,8 @@ func clock(c appliance.Clock, now time.Time, steady bool) string {
 		text = now.UTC().Format("2006-01-02 15:04 UTC, ")
 	}
 	switch {
+	case c.Problem != "" && !c.Synchronized:
+		return text + "NOT SYNCHRONIZED: " + c.Problem
 	case c.Problem != "":
 		return text + c.Problem
 	case c.Synchronized && c.Server != "":
