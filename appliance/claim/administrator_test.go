@@ -43,7 +43,7 @@ func only(t *testing.T, s appliance.Setup) []byte {
 func TestAdministratorOnly(t *testing.T) {
 	gateway, nobodys := newMachine(t, ofGateway), newMachine(t, nil)
 	for m, want := range map[*machine]bool{gateway: true, nobodys: false} {
-		if got, err := IsForAdministrator(t.Context(), m.address); got != want || err != nil {
+		if got, err := AskOffer(t.Context(), m.address); got.Administrator != want || err != nil {
 			t.Errorf("for an administrator: %v, %v; want %v", got, err, want)
 		}
 	}
@@ -97,10 +97,10 @@ func TestAdministratorPage(t *testing.T) {
 			t.Errorf("the page says %q", not)
 		}
 	}
-	if status, _ := v.post("/", url.Values{"code": {DrawCode().String()}, "administrator": {"ada"}}); status != http.StatusUnprocessableEntity {
+	if status, _ := v.post("/", url.Values{"code": {DrawCode().String()}, "clock": {"on"}, "administrator": {"ada"}}); status != http.StatusUnprocessableEntity {
 		t.Errorf("a wrong code: %d", status)
 	}
-	_, text = v.post("/", url.Values{"code": {m.code.String()}, "administrator": {"ada"}, "enroll_names": {"evil.example"}})
+	_, text = v.post("/", url.Values{"code": {m.code.String()}, "clock": {"on"}, "administrator": {"ada"}, "enroll_names": {"evil.example"}})
 	for strings.Contains(text, "looks again by itself") {
 		_, text = v.get("/progress")
 	}

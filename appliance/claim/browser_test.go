@@ -258,6 +258,8 @@ func TestPageInABrowser(t *testing.T) {
 		t.Error("the focus cannot be seen")
 	}
 	b.typeIn("WRONG")
+	way = append(way, b.tabTo(entryClock)...)
+	b.key(" ", " ", 32, 0)
 	way = append(way, b.tabTo("enroll_names")...)
 	b.typeIn("gw.example.com")
 	way = append(way, b.tabTo("Claim this gateway")...)

@@ -137,7 +137,7 @@ func (k *Conn) post(ctx context.Context, path string, body any) (resp *http.Resp
 	if err != nil {
 		return nil, nil, err
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "https://"+k.host+path, bytes.NewReader(text))
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, urlOf(k.host, path), bytes.NewReader(text))
 	if err != nil {
 		return nil, nil, err
 	}

@@ -43,6 +43,7 @@ type Door struct {
 	limit       limiter
 	tickets     chan struct{} // calls to the keeper under way
 	page        page
+	heard       heard
 	over        chan struct{} // closed when the claim is kept
 	end         func()
 }

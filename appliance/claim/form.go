@@ -27,6 +27,8 @@ type option struct{ Value, Label string }
 // section is some entries under one heading.
 type section struct {
 	Title, Intro string
+	Name         string // of its kind, where it looks otherwise than the rest
+	More         string // behind Intro
 	Folded       bool
 	Entries      []*entry
 }
@@ -42,6 +44,7 @@ type form struct {
 // Names of entries that are no keys of Setup.
 const (
 	entryCode    = "code"
+	entryClock   = "clock"
 	entryMode    = "mode"
 	entryCard    = "card"
 	entryAddress = "address"
@@ -61,9 +64,9 @@ const (
 )
 
 // newForm is an empty form with its defaults: what a seed said, and from where it is asked.
-func newForm(about About, from netip.Addr) *form {
+func newForm(about About, clock Clock, from netip.Addr) *form {
 	if about.Administrator {
-		return administratorForm(about)
+		return administratorForm(about, clock)
 	}
 	s := about.Setup
 	admin := s.AdminNetworks
@@ -86,6 +89,7 @@ func newForm(about About, from netip.Addr) *form {
 		{Title: "Claim code", Entries: []*entry{
 			{Name: entryCode, Label: "Code on the machine's screen", Kind: "text", Required: true, Code: true, Help: "Seven groups of three letters and digits. Capitals, spaces and dashes do not matter."},
 		}},
+		clockSection(clock, !about.SeedCode),
 		{Title: "The gateway", Entries: []*entry{
 			{Name: "name", Label: "Name of this gateway", Kind: "text", Value: cmp.Or(s.Name, "gateway"), Help: "Lower-case letters, digits and hyphens."},
 			{Name: "organization", Label: "Organization", Kind: "text", Value: cmp.Or(s.Organization, "Lazaret"), Help: "Stands in the certificates that are made here. It cannot be changed later."},
@@ -133,11 +137,12 @@ func (f *form) network(n *appliance.Network) {
 }
 
 // administratorForm asks for what a new administrator of a gateway takes.
-func administratorForm(about About) *form {
+func administratorForm(about About, clock Clock) *form {
 	return &form{only: true, Sections: []section{
 		{Title: "Claim code", Entries: []*entry{
 			{Name: entryCode, Label: "Code on the machine's screen", Kind: "text", Required: true, Code: true, Help: "Seven groups of three letters and digits. Capitals, spaces and dashes do not matter."},
 		}},
+		clockSection(clock, !about.SeedCode),
 		{Title: "The administrator", Entries: []*entry{
 			{Name: "administrator", Label: "Administrator", Kind: "text", Value: cmp.Or(about.Setup.Administrator, "administrator"), Help: "The new administrator's name, yours perhaps. It stands in the log beside what is done."},
 		}},
@@ -242,6 +247,9 @@ func (f *form) setup(seeded *appliance.Network) (Code, appliance.Setup) {
 		f.fault(entryCode, "type the code that the machine's screen shows")
 	} else if err != nil {
 		f.fault(entryCode, "%v", err)
+	}
+	if e := f.entry(entryClock); e != nil && e.Value == "" {
+		f.fault(entryClock, "look at the time above, and tick this if it is right")
 	}
 	if f.only {
 		s := appliance.Setup{Administrator: at("administrator")}

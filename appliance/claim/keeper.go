@@ -29,6 +29,12 @@ type KeeperConfig struct {
 	// may be used, and a machine that restarts begins anew.
 	Keep func(ctx context.Context) error // required
 
+	// Clock is the machine's time, and what it rests on. Optional: it rests on nothing then.
+	Clock func() Clock
+	// SeedCode says that a seed brought the code: whoever comes with it has no screen before
+	// them, and is not asked whether the clock is right. Optional.
+	SeedCode bool
+
 	// Administrator has the claim make an administrator of a gateway that is there, and
 	// nothing else. Optional.
 	Administrator bool
@@ -154,8 +160,13 @@ func (k *Keeper) reply(ctx context.Context, c call, step func(string)) reply {
 		if k.cfg.About != nil {
 			about = k.cfg.About()
 		}
-		about.Administrator = k.cfg.Administrator
+		about.Administrator, about.SeedCode = k.cfg.Administrator, k.cfg.SeedCode
 		r.About = &about
+	case callClock:
+		r.Clock = &Clock{Time: time.Now()}
+		if k.cfg.Clock != nil {
+			*r.Clock = k.cfg.Clock()
+		}
 	case callOpen:
 		r.Machine, r.Proof, r.Seed, err = k.open(c.Exchange)
 	case callClaim:

@@ -145,6 +145,7 @@ type About struct {
 	// administrator of it, and nothing else. Setup holds no more than his name then.
 	Administrator bool `json:"administrator,omitempty"`
 
+	SeedCode bool            `json:"seed_code,omitempty"` // a seed brought the code
 	Version  string          `json:"version,omitempty"`
 	Setup    appliance.Setup `json:"setup,omitzero"`     // what a seed said, to begin with
 	Links    []Card          `json:"links,omitempty"`    // cards that can be given an address

@@ -9,19 +9,28 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"time"
 )
 
-// IsForAdministrator asks a machine, host:port, whether its claim makes an administrator of
-// the gateway it is, and not a gateway. Nobody vouches for the answer: it says what to ask
-// the person, and a machine refuses a request for the other. A machine that does not know
+// Offer is what a machine says, to whoever asks, of its claim. Nobody vouches for it: it
+// says what to ask the person, and guards against mistakes alone.
+type Offer struct {
+	// Administrator says that the claim makes an administrator of the gateway it is, and not
+	// a gateway. A machine refuses a request for the other.
+	Administrator bool
+	// Clock is the machine's; a zero Time: it does not say.
+	Clock Clock
+}
+
+// AskOffer asks a machine, host:port, what its claim makes. A machine that does not know
 // the question is nobody's. ErrNoMachine is wrapped.
-func IsForAdministrator(ctx context.Context, address string) (bool, error) {
+func AskOffer(ctx context.Context, address string) (Offer, error) {
 	ctx, cancel := context.WithTimeout(ctx, dialTime)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://"+address+aboutPath, nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, urlOf(address, aboutPath), nil)
 	if err != nil {
-		return false, fmt.Errorf("asking %s what it offers: %w", address, err)
+		return Offer{}, fmt.Errorf("asking %s what it offers: %w", address, err)
 	}
 	t := &http.Transport{
 		Proxy: nil, DisableKeepAlives: true, MaxResponseHeaderBytes: 16 << 10, TLSHandshakeTimeout: dialTime,
@@ -31,16 +40,30 @@ func IsForAdministrator(ctx context.Context, address string) (bool, error) {
 	c := &http.Client{Transport: t, Timeout: dialTime + time.Second, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 	resp, err := c.Do(req)
 	if op, ok := errors.AsType[*net.OpError](err); ok && op.Op == "dial" {
-		return false, fmt.Errorf("connecting to %s: %w", address, op)
+		return Offer{}, fmt.Errorf("connecting to %s: %w", address, op)
 	}
 	if err != nil {
-		return false, fmt.Errorf("%w: %w", ErrNoMachine, err)
+		return Offer{}, fmt.Errorf("%w: %w", ErrNoMachine, err)
 	}
 	defer resp.Body.Close()
+	var offer Offer
+	if at, err := http.ParseTime(resp.Header.Get("Date")); err == nil {
+		offer.Clock.Time = at // what machines of earlier versions say
+	}
 	text, err := io.ReadAll(io.LimitReader(resp.Body, maxOpening))
 	var o offered
 	if err != nil || resp.StatusCode != http.StatusOK || json.Unmarshal(text, &o) != nil || o.Service != service {
-		return false, nil
+		return offer, nil
 	}
-	return o.Administrator, nil
+	offer.Administrator = o.Administrator
+	if o.Clock != nil {
+		offer.Clock = *o.Clock
+	}
+	return offer, nil
+}
+
+// urlOf is the URL of a path at a machine, host:port. A link-local address has a zone, whose
+// sign is written otherwise in a URL (RFC 6874, section 2).
+func urlOf(address, path string) string {
+	return (&url.URL{Scheme: "https", Host: address, Path: path}).String()
 }

@@ -112,12 +112,12 @@ func (d *Door) showForm(w http.ResponseWriter, r *http.Request) {
 		http.Redirect(w, r, "/progress", http.StatusSeeOther)
 		return
 	}
-	d.show(w, http.StatusOK, view{Title: formTitle, Form: newForm(d.about, peer(r))})
+	d.show(w, http.StatusOK, view{Title: formTitle, Form: newForm(d.about, d.clock(r.Context()), peer(r))})
 }
 
 // takeForm shows the form again with everything that is wrong, or begins the claim.
 func (d *Door) takeForm(w http.ResponseWriter, r *http.Request) {
-	f := newForm(d.about, peer(r))
+	f := newForm(d.about, d.clock(r.Context()), peer(r))
 	again := func(status int) { d.show(w, status, view{Title: formTitle, Form: f}) }
 	r.Body = http.MaxBytesReader(w, r.Body, maxForm)
 	if err := r.ParseForm(); err != nil {

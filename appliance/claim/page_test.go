@@ -59,7 +59,7 @@ func (v *visitor) read(resp *http.Response, err error) (int, string) {
 
 // filled is a form that is right.
 func filled(code string) url.Values {
-	return url.Values{"code": {code}, "name": {"gateway"}, "organization": {"Example"}, "administrator": {"administrator"}, "enroll_names": {"gw.example.com"},
+	return url.Values{"code": {code}, "clock": {"on"}, "name": {"gateway"}, "organization": {"Example"}, "administrator": {"administrator"}, "enroll_names": {"gw.example.com"},
 		"management": {"192.0.2.10 tcp/443\r\nmdm.example.com  tcp/443"}, "admin_networks": {"192.0.2.0/24, 198.51.100.7"}, "mode": {"leave"}}
 }
 
@@ -236,7 +236,7 @@ func TestFormNetworks(t *testing.T) {
 		for k, v := range change {
 			values[k] = v
 		}
-		f := newForm(about, netip.MustParseAddr("192.0.2.9"))
+		f := newForm(about, Clock{Synchronized: true}, netip.MustParseAddr("192.0.2.9"))
 		f.take(values)
 		_, s := f.setup(nil)
 		return s, f
@@ -262,7 +262,7 @@ func TestFormNetworks(t *testing.T) {
 	if got := f.entry("admin_networks"); got == nil {
 		t.Error("no such entry")
 	}
-	def := newForm(About{Networks: []netip.Prefix{netip.MustParsePrefix("10.0.2.15/24"), netip.MustParsePrefix("fe80::1/64")}}, netip.MustParseAddr("192.0.2.9"))
+	def := newForm(About{Networks: []netip.Prefix{netip.MustParsePrefix("10.0.2.15/24"), netip.MustParsePrefix("fe80::1/64")}}, Clock{}, netip.MustParseAddr("192.0.2.9"))
 	if got := def.entry("admin_networks").Value; got != "10.0.2.0/24\n192.0.2.9/32" {
 		t.Errorf("suggested %q", got)
 	}
@@ -277,7 +277,7 @@ func FuzzForm(f *testing.F) {
 		if err != nil {
 			return
 		}
-		x := newForm(About{}, netip.Addr{})
+		x := newForm(About{}, Clock{}, netip.Addr{})
 		x.take(values)
 		if _, s := x.setup(nil); !x.bad() && len(Check(s)) > 0 {
 			t.Error("faults went unseen")

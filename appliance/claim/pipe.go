@@ -25,6 +25,7 @@ type call struct {
 
 const (
 	callServing = "serving" // the door listens
+	callClock   = "clock"   // what time it is
 	callOpen    = "open"    // begin an exchange
 	callClaim   = "claim"   // make the gateway
 	callKept    = "kept"    // the claimant has the answer
@@ -34,6 +35,7 @@ type reply struct {
 	ID       uint64   `json:"id"`
 	Last     bool     `json:"last,omitempty"`
 	About    *About   `json:"about,omitempty"`    // serving
+	Clock    *Clock   `json:"clock,omitempty"`    // clock
 	Machine  Sum      `json:"machine,omitempty"`  // open: nonce
 	Seed     []byte   `json:"seed,omitempty"`     // open: what a seed said
 	Proof    Sum      `json:"proof,omitempty"`    // open: the machine's; claim: the answer's MAC

@@ -37,6 +37,7 @@ type opened struct {
 type offered struct {
 	Service       string `json:"service"`
 	Administrator bool   `json:"administrator,omitempty"` // of a gateway that is there; else the whole machine
+	Clock         *Clock `json:"clock,omitempty"`         // the machine's; machines of earlier versions do not say
 }
 
 const service = "lazaret-claim/1"
@@ -117,7 +118,9 @@ func (d *Door) sayAbout(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	w.Header().Set("Content-Type", "application/json")
-	_ = json.NewEncoder(w).Encode(offered{Service: service, Administrator: d.about.Administrator})
+	c := d.clock(r.Context())
+	c.Time = c.Time.UTC().Truncate(time.Second)
+	_ = json.NewEncoder(w).Encode(offered{Service: service, Administrator: d.about.Administrator, Clock: &c})
 }
 
 func (d *Door) openExchange(w http.ResponseWriter, r *http.Request) {

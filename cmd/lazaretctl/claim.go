@@ -8,11 +8,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/netip"
 	"path/filepath"
 	"reflect"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -29,6 +29,7 @@ type claimFlags struct {
 	routes                  []string
 	set                     appliance.Setup // what flags give as it is
 	masquerade              bool            // given, whatever it is
+	acceptClock             bool
 }
 
 // claimed is what lazaretctl claim says with --json.
@@ -50,7 +51,8 @@ key is made here and stays here.
 
 What the gateway is to be comes from the machine's seed, if it has one, from -f (YAML or JSON,
 as in a seed), from flags, or, at a terminal, from questions; flags win over the file, and that
-over the seed. If the connection breaks, give the same command again: until the
+over the seed. The machine's clock must be right: what is made now is valid from its time on. If
+its time is more than an hour from this computer's, nothing is made. If the connection breaks, give the same command again: until the
 machine has heard that its answer arrived, it is asked for again, and for ten minutes at most.
 
 A gateway at whose screen somebody asked for a new administrator shows a code, too. The same
@@ -68,6 +70,7 @@ func (s *session) claim() *cobra.Command {
 	f := c.Flags()
 	f.StringVarP(&v.file, "file", "f", "", "what the gateway is to be: YAML or JSON")
 	f.StringVar(&v.codeFile, "code-file", "", "file with the claim code, - for standard input (default: ask at the terminal)")
+	f.BoolVar(&v.acceptClock, "accept-clock", false, "claim a machine whose clock is far from this computer's")
 	f.StringSliceVar(&v.apiNames, "api-name", nil, "further names or addresses the API is reached at (HOST is one)")
 	f.StringVar(&v.set.Name, "name", "", "the gateway's name (default gateway)")
 	f.StringVar(&v.set.Organization, "organization", "", "name in the authorities' certificates (default Lazaret)")
@@ -103,13 +106,17 @@ func (s *session) runClaim(cmd *cobra.Command, host string, v *claimFlags) error
 	if ours && !forAdministrator(text) && s.answers(cmd.Context()) {
 		return s.claimedBefore(cmd)
 	}
-	only, err := claim.IsForAdministrator(cmd.Context(), address)
+	offer, err := claim.AskOffer(cmd.Context(), address)
 	if err != nil && ours {
 		err = fmt.Errorf("%w: %w", errUnheard, err)
 	}
 	if err != nil {
 		return explainClaim(err)
 	}
+	if err := checkClock(ask.out, offer.Clock, time.Now(), v.acceptClock); err != nil {
+		return err
+	}
+	only := offer.Administrator
 	if resumed && forAdministrator(text) != only {
 		resumed = false // of the time before, or after, it was a gateway
 	}
@@ -167,17 +174,6 @@ func (s *session) askSetup(cmd *cobra.Command, v *claimFlags, ask *questions, ad
 	}
 	v.masquerade = cmd.Flags().Changed("masquerade")
 	return v.setup(ask, seeded)
-}
-
-// claimAddress adds the port, and returns the host alone, too.
-func claimAddress(host string) (address, name string) {
-	if a, err := netip.ParseAddr(strings.Trim(host, "[]")); err == nil {
-		return net.JoinHostPort(a.String(), "443"), a.WithZone("").String()
-	}
-	if h, _, err := net.SplitHostPort(host); err == nil {
-		return host, h
-	}
-	return net.JoinHostPort(host, "443"), host
 }
 
 // setup is the seed's, overridden by the file's and that by flags, field by field, and
@@ -329,8 +325,8 @@ func (s *session) showClaimed(cmd *cobra.Command, v claimed) error {
   root certificate       SHA-256 %s
 
 Next:
-  lazaretctl status
-`, v.Name, v.Dir, v.API, v.RootSHA256)
+  lazaretctl %sstatus
+`, v.Name, v.Dir, v.API, v.RootSHA256, s.where(cmd))
 			return
 		}
 		fmt.Fprintf(w, `Claimed %s. It starts as a gateway now, which takes some seconds.
@@ -341,8 +337,8 @@ Next:
   root certificate       SHA-256 %s
 
 Next:
-  lazaretctl status
-  lazaretctl otp create --user NAME
-`, v.Name, v.Dir, v.TokenFile, v.API, v.Enroll, v.RootSHA256)
+  lazaretctl %[7]sstatus
+  lazaretctl %[7]sotp create --user NAME
+`, v.Name, v.Dir, v.TokenFile, v.API, v.Enroll, v.RootSHA256, s.where(cmd))
 	})
 }

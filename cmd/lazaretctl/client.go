@@ -42,7 +42,7 @@ func (s *session) open() (*caller, error) {
 	if server == "" {
 		text, err := os.ReadFile(filepath.Join(s.dir, "server"))
 		if err != nil {
-			return nil, fmt.Errorf("finding the API: %w; give --server, or --dir with what lazaretd init made", err)
+			return nil, fmt.Errorf("finding the API: %w; make or import a credential with lazaretctl claim or lazaretctl connect, or give --dir with one that they or lazaretd init made, or --server", err)
 		}
 		server = strings.TrimSpace(string(text))
 	}
@@ -58,6 +58,7 @@ func (s *session) open() (*caller, error) {
 		return nil, fmt.Errorf("%s holds no certificate", filepath.Join(s.dir, "root.pem"))
 	}
 	t := &tls.Config{MinVersion: tls.VersionTLS13, RootCAs: roots}
+	server, t.ServerName = withoutZone(server)
 	c := &caller{base: strings.TrimSuffix(server, "/"), http: &http.Client{Timeout: time.Minute, Transport: &http.Transport{TLSClientConfig: t, DialContext: dialPatient}}}
 	if s.tokenFile != "" {
 		c.token, err = readToken(s.tokenFile)

@@ -136,7 +136,7 @@ func (s *session) connect() *cobra.Command {
 				return err
 			}
 			return s.show(cmd, append(raw, '\n'), func(w io.Writer) {
-				fmt.Fprintf(w, "imported the credential for %s into %s; remove %s, which holds the key\n", c.Server, s.dir, args[0])
+				fmt.Fprintf(w, "imported the credential for %s into %s; remove %s, which holds the key\n\nNext:\n  lazaretctl %sstatus\n", c.Server, s.dir, args[0], s.where(cmd))
 			})
 		}}
 }

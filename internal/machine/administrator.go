@@ -95,6 +95,7 @@ func (m *Machine) offerAdministrator(ctx context.Context) error {
 	keeper, err := claim.NewKeeper(claim.KeeperConfig{
 		Code: code, Log: m.log, Administrator: true,
 		About:   func() claim.About { return claim.About{Version: m.version} },
+		Clock:   m.saysClock,
 		Serving: func(print string) { m.show(func(st *state) { st.print = print }) },
 		Make: func(ctx context.Context, r claim.Request, step func(string)) (claim.Answer, error) {
 			made, err := m.makeOf(ctx, daemon.MakeRequest{Claim: r}, step)

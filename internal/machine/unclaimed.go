@@ -130,7 +130,8 @@ func (m *Machine) claimWith(o offering, make func(context.Context, claim.Request
 	var setup appliance.Setup
 	return claim.KeeperConfig{
 		Code: o.code, Log: m.log,
-		About:   func() claim.About { return m.about(o.seed) },
+		About: func() claim.About { return m.about(o.seed) },
+		Clock: m.saysClock, SeedCode: o.fromSeed,
 		Serving: func(print string) { m.show(func(st *state) { st.print = print }) },
 		Make: func(ctx context.Context, r claim.Request, step func(string)) (claim.Answer, error) {
 			if err := o.turns.begin(); err != nil {
@@ -147,6 +148,11 @@ func (m *Machine) claimWith(o offering, make func(context.Context, claim.Request
 		},
 		Keep: func(context.Context) error { return m.keepGateway(made, setup, o.seed) },
 	}
+}
+
+// saysClock is the time, for whoever claims the machine.
+func (m *Machine) saysClock() claim.Clock {
+	return claim.Clock{Time: time.Now(), Synchronized: m.clock.Status().Synchronized}
 }
 
 // serveDoor runs doors until the claim is kept, or until the keeper is of no use any more.
