@@ -44,6 +44,7 @@ type Machine struct {
 	clock   *clock.Keeper
 	parts   *supervise.Supervisor
 	version string
+	flavour string // of the image; empty: unknown
 	booted  time.Time
 
 	beat   chan chan struct{} // the main loop's sign of life
@@ -232,6 +233,9 @@ const volatileDir = appliance.MachineRun + "/updates"
 
 // makeParts makes all that status asks, before anything runs that may change it.
 func (m *Machine) makeParts() (err error) {
+	if release, err := osRelease("/etc/os-release"); err == nil {
+		m.flavour = release["VARIANT_ID"]
+	}
 	if m.loader, err = newLoader(m.log); err != nil {
 		return err
 	}

@@ -22,6 +22,8 @@ func (m *Machine) actions() screen.Actions {
 		Seal:               m.Seal,
 		NewRecovery:        m.NewRecovery,
 		AcceptTime:         m.AcceptTime,
+		SetTime:            m.setTime,
+		CheckTime:          func(at time.Time) error { return m.clock.Check(at) },
 		RollBack:           m.Rollback,
 		FactoryReset:       m.reset,
 		Reboot:             func(context.Context) error { m.finish(boot.Restart, "asked at the screen"); return nil },
@@ -97,7 +99,11 @@ func (m *Machine) status() appliance.Status {
 		s.Problems = append(s.Problems, st.data.Problems()...)
 	}
 	s.Links, s.Clock, s.Parts = m.network.Links(), m.clock.Status(), m.parts.Parts()
-	s.Problems = append(s.Problems, m.parts.Problems()...)
+	for _, p := range append([]string{clockProblem(s, m.clock.Doubtful(), time.Now()), cardProblem(s, "/sys", m.flavour)}, m.parts.Problems()...) {
+		if p != "" {
+			s.Problems = append(s.Problems, p)
+		}
+	}
 	if s.Stage == appliance.Unclaimed {
 		s.URLs = claimURLs(s.Links)
 	}
