@@ -440,7 +440,12 @@ func TestFindsTheDiskBootedFrom(t *testing.T) {
 	if err := open(id, blank, other); !errors.Is(err, ErrNoDisk) {
 		t.Error(err)
 	}
-	if err := open(strings.ToUpper(id), blank, other, m.disk); err != nil {
+	cut := newDisk(200<<20, 5)
+	cut.Resize(100 << 20)
+	if err := open(id, blank, cut); !errors.Is(err, ErrNoDisk) || !strings.Contains(err.Error(), "too small: vdb ends") {
+		t.Error(err)
+	}
+	if err := open(strings.ToUpper(id), cut, blank, other, m.disk); err != nil {
 		t.Error(err)
 	}
 	if err := open("", blank, m.disk); err != nil {

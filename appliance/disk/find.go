@@ -50,10 +50,14 @@ func choose(on system) (drive, error) {
 	}
 	booted := on.Booted()
 	var ours []drive
-	var seen []string
+	var seen, small []string
 	for _, d := range drives {
 		seen = append(seen, d.Name)
-		if is(d, booted) {
+		found, err := is(d, booted)
+		if errors.Is(err, gpt.ErrSmall) {
+			small = append(small, d.Name)
+		}
+		if found {
 			ours = append(ours, d)
 		} else {
 			d.Close()
@@ -70,19 +74,31 @@ func choose(on system) (drive, error) {
 	if len(ours) > 1 {
 		return drive{}, fmt.Errorf("disks %s look the same, and which of them is this machine's cannot be told: take the others off", strings.Join(names, ", "))
 	}
+	if len(small) > 0 {
+		return drive{}, errSmall{strings.Join(small, ", ")}
+	}
 	return drive{}, fmt.Errorf("%w; seen: %s", ErrNoDisk, strings.Join(seen, ", "))
 }
 
+// errSmall is an ErrNoDisk where disks are cut off, of which one may be this machine's.
+type errSmall struct{ names string }
+
+func (e errSmall) Error() string {
+	return "the disk is too small: " + e.names + " ends before its partition table says; make it as large as the image, or larger"
+}
+
+func (errSmall) Is(target error) bool { return target == ErrNoDisk }
+
 // is reports whether a disk has this machine's partitions; booted is the EFI partition's
-// GUID, or empty.
-func is(d drive, booted string) bool {
+// GUID, or empty. An error says why its table cannot be read.
+func is(d drive, booted string) (bool, error) {
 	t, err := gpt.Read(d)
 	if err != nil {
-		return false
+		return false, err
 	}
 	esp, ok := t.Find(appliance.ESPName)
 	if _, data := t.Find(appliance.DataName); !ok || !data {
-		return false
+		return false, nil
 	}
-	return booted == "" || strings.EqualFold(esp.ID.String(), booted)
+	return booted == "" || strings.EqualFold(esp.ID.String(), booted), nil
 }

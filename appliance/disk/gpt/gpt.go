@@ -18,6 +18,9 @@ import (
 // ErrNone reports a disk without a whole partition table.
 var ErrNone = errors.New("no whole GUID partition table")
 
+// ErrSmall reports, beside ErrNone, a table that says of its disk that it is larger than it is.
+var ErrSmall = errors.New("the disk is smaller than its partition table says")
+
 // Bounds of what is taken: UEFI asks for room for 128 entries of 128 bytes.
 const (
 	maxEntries = 1024
@@ -146,7 +149,9 @@ func (h header) check(at, sectors uint64, sector int) error {
 		return errors.New("the header is that of another sector")
 	case h.size < entrySize || h.size > 4096 || h.size%8 != 0 || h.count == 0 || h.count > maxEntries || uint64(h.count)*uint64(h.size) > maxBytes:
 		return fmt.Errorf("%d entries of %d bytes", h.count, h.size)
-	case h.first > h.last || h.last >= sectors || h.array < 2 || h.array >= sectors || h.arraySectors(sector) > sectors-h.array:
+	case h.first <= h.last && h.last >= sectors:
+		return ErrSmall
+	case h.first > h.last || h.array < 2 || h.array >= sectors || h.arraySectors(sector) > sectors-h.array:
 		return errors.New("the header points off the disk")
 	case h.array <= h.last && h.array+h.arraySectors(sector) > h.first:
 		return errors.New("the entries lie among the partitions")
