@@ -41,6 +41,10 @@ func (d *Desk) Handler(l Listener) http.Handler {
 
 func (d *Desk) serve(w http.ResponseWriter, r *http.Request, l Listener) {
 	w.Header().Set("Cache-Control", "no-store")
+	if isForPeople(r) {
+		forPeople().ServeHTTP(w, r)
+		return
+	}
 	if r.Method != http.MethodPost {
 		w.Header().Set("Allow", http.MethodPost)
 		http.Error(w, "CMP is spoken with POST", http.StatusMethodNotAllowed)

@@ -18,6 +18,7 @@ import (
 	"lazaret/enroll/code"
 	"lazaret/internal/audit"
 	"lazaret/internal/console/api"
+	"lazaret/internal/signpost"
 	"lazaret/quarantine"
 )
 
@@ -199,6 +200,10 @@ func (s *Server) API() http.Handler {
 		w.Header().Set("Cache-Control", "no-store")
 		w.Header().Set("X-Content-Type-Options", "nosniff")
 		if _, pattern := s.api.Handler(r); pattern == "" {
+			if r.URL.Path == "/" && signpost.Reads(r) && signpost.Wanted(r) {
+				forPeople().ServeHTTP(w, r)
+				return
+			}
 			s.fail(w, r, ErrNotFound)
 			return
 		}
