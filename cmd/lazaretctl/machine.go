@@ -131,7 +131,7 @@ func (s *session) machineNetwork() *cobra.Command {
 			}
 			now := n.Confirmed
 			if n.Trying != nil {
-				fmt.Fprintf(cmd.ErrOrStderr(), "this one is tried, and taken back %s unless you say: lazaretctl machine network confirm\n", ago(n.Until))
+				fmt.Fprintf(cmd.ErrOrStderr(), "this one is tried, and taken back %s unless you say: lazaretctl machine network confirm\n", remaining(time.Until(n.Until)))
 				now = *n.Trying
 			}
 			text, err := now.Marshal()
@@ -156,7 +156,9 @@ func (s *session) networkSet() *cobra.Command {
 	file, trial := "", 2*time.Minute
 	c := &cobra.Command{Use: "set", Short: "Connect the machine as a file says, on trial", Args: cobra.NoArgs,
 		Long: `Connect the machine as a file says (netplan, version 2), on trial: unless you confirm it in
-time, which shows that you still reach the machine, the network from before comes back.`,
+time, which shows that you still reach the machine, the network from before comes back. Where
+the machine is not reached under the new one, this waits until it is under the one before, and
+fails.`,
 		Example: "  lazaretctl machine network set -f network.yaml && lazaretctl machine network confirm",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			text, err := readFileOrStdin(cmd, file)
@@ -167,13 +169,7 @@ time, which shows that you still reach the machine, the network from before come
 			if err != nil {
 				return fmt.Errorf("%s: %w", file, err)
 			}
-			got, raw, err := ask[api.MachineTrying](cmd.Context(), s, http.MethodPut, machinePath+"/network", api.MachineTrial{Network: n, Seconds: int(trial / time.Second)})
-			if err != nil {
-				return err
-			}
-			return s.show(cmd, raw, func(w io.Writer) {
-				fmt.Fprintf(w, "on trial; the one before comes back %s, unless you say: lazaretctl machine network confirm\n", ago(got.Until))
-			})
+			return s.tryNetwork(cmd, n, trial)
 		}}
 	c.Flags().StringVarP(&file, "file", "f", "", "the file, - for standard input")
 	c.Flags().DurationVar(&trial, "for", trial, "how long to try it, 30s to 15m")

@@ -27,7 +27,8 @@ type machineLab struct {
 	recovery string
 	bad      string // version that comes back from a restart in the place of what was given
 	hasty    string // the refusal of an update, at its first bytes
-	until    time.Time
+	back     bool   // a network that is tried is taken back at once
+	lost     bool   // a network is tried, and no answer comes
 }
 
 func newMachineLab(t *testing.T) *machineLab {
@@ -73,6 +74,14 @@ func (l *machineLab) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			l.st.Version, l.st.Update.Last = l.bad, "version 1.2.0 was started 3 times and was not found well; version 1.0.0 runs again"
 		}
 		_ = json.NewEncoder(w).Encode(api.MachineStaged{Version: "1.2.0", Rebooting: true})
+	case path == "/network" && r.Method == http.MethodGet:
+		n := api.MachineNetwork{}
+		if !l.back {
+			n.Trying, n.Until = &appliance.Network{Version: 2}, time.Now().Add(2*time.Minute)
+		}
+		_ = json.NewEncoder(w).Encode(n)
+	case path == "/network" && l.lost:
+		panic(http.ErrAbortHandler)
 	case path == "/network" && r.Method == http.MethodPut:
 		_ = json.NewEncoder(w).Encode(api.MachineTrying{Until: time.Now().Add(2 * time.Minute)})
 	case strings.HasPrefix(path, "/log"):
@@ -122,7 +131,7 @@ func TestMachineCommands(t *testing.T) {
 		{"update " + file, "GET;POST /update?reboot=true bundle", "version 1.2.0 is written; the machine restarts", ""},
 		{"update --no-reboot " + file, "GET;POST /update bundle", "at the next start", ""},
 		{"update --wait " + file, "GET;POST /update?reboot=true bundle;GET", "back, with version 1.2.0", ""},
-		{"network set -f " + network, `PUT /network {"network":{"version":2,"ethernets":{"wan":{"addresses":["192.0.2.8/24"]}}},"seconds":120}`, "on trial", ""},
+		{"network set -f " + network, `PUT /network {"network":{"version":2,"ethernets":{"wan":{"addresses":["192.0.2.8/24"]}}},"seconds":120};GET /network`, "on trial; the one before comes back in ", ""},
 		{"network confirm", "POST /network/confirm", "confirmed", ""},
 		{"updates set --automatic", `GET /updates;PUT /updates {"channel":"https://u.example/s","automatic":true,"window":"Sun 02:00-05:00"}`, "by itself, Sun 02:00-05:00 UTC", ""},
 		{"reboot", "GET;POST /reboot", "does so now", ""},
@@ -199,6 +208,40 @@ func TestMachineProtection(t *testing.T) {
 			if strings.Contains(out, secret) || err != nil && strings.Contains(err.Error(), secret) {
 				t.Errorf("%s shows %q", name, secret)
 			}
+		}
+	}
+}
+
+// TestLostNetworkFails: who does not reach the machine under a new network learns that it was
+// taken back, by the exit status too.
+func TestLostNetworkFails(t *testing.T) {
+	l := newMachineLab(t)
+	file := filepath.Join(l.dir, "network.yaml")
+	if err := os.WriteFile(file, []byte("version: 2\nethernets:\n  wan:\n    addresses: [192.0.2.8/24]\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]struct {
+		back, lost bool
+		args, says string
+	}{
+		"answered late":    {true, false, "2m", "was taken back: the machine was not reached under the new network"},
+		"lost":             {true, true, "0s", "was taken back: the machine was not reached under the new network"},
+		"never tried":      {true, true, "10m", "tries no network"},
+		"answer lost":      {false, true, "10m", ""},
+		"answered in time": {false, false, "2m", ""},
+	} {
+		l.back, l.lost = c.back, c.lost
+		out, err := l.run(t, "network", "set", "-f", file, "--for", c.args)
+		if (err == nil) != (c.says == "") || err != nil && !strings.Contains(err.Error(), c.says) || strings.Contains(out, "ago") || (err == nil) != strings.Contains(out, "on trial; the one before comes back in ") {
+			t.Errorf("%s: %s, %v; want %q", name, out, err, c.says)
+		}
+	}
+	for d, want := range map[time.Duration]string{
+		2*time.Minute - time.Millisecond: "in 2m", 2 * time.Minute: "in 2m", 119 * time.Second: "in 1m59s", 90*time.Second + 1: "in 1m31s",
+		time.Millisecond: "in 1s", 10 * time.Second: "in 10s", 20*time.Minute - 1: "in 20m", 0: "at any moment", -time.Hour: "at any moment",
+	} {
+		if got := remaining(d); got != want {
+			t.Errorf("%s: %s, want %s", d, got, want)
 		}
 	}
 }

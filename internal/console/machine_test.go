@@ -185,3 +185,13 @@ func (g gone) Note(ctx context.Context, by quarantine.Actor, action string, deta
 	return g.notes.Note(ctx, by, action, detail)
 }
 func (g gone) Check(context.Context) error { return nil }
+
+// TestChannelFaultIsPublic: what is wrong with a channel is told as another server's fault.
+func TestChannelFaultIsPublic(t *testing.T) {
+	l := newLab(t)
+	l.cfg.Machine = &fakeMachine{refuse: &UpstreamFault{"the update channel https://u.example/s: it answers 404 Not Found", "name the directory"}}
+	got := l.ask(l.API(), who{token: "lzt_root"}, "POST", "/api/v1/machine/updates/check", "")
+	if got.Code != http.StatusBadGateway || !strings.Contains(got.Body.String(), "https://u.example/s: it answers 404 Not Found") || !strings.Contains(got.Body.String(), "name the directory") {
+		t.Errorf("%d %s", got.Code, got.Body)
+	}
+}

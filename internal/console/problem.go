@@ -42,6 +42,12 @@ func bad(remedy, format string, args ...any) error {
 	return badRequest{fmt.Sprintf(format, args...), remedy}
 }
 
+// UpstreamFault is what somebody else's server did, told to whoever had it asked.
+type UpstreamFault struct{ What, Remedy string }
+
+// Error implements error.
+func (f *UpstreamFault) Error() string { return f.What }
+
 // public maps errors that callers may see to a status and a remedy. What is not listed
 // is answered as an internal error, and its text stays in the log.
 var public = []struct {
@@ -105,6 +111,9 @@ func (s *Server) problem(r *http.Request, err error) *api.Problem {
 func (s *Server) judge(r *http.Request, err error) (status int, p api.Problem) {
 	if b, ok := errors.AsType[badRequest](err); ok {
 		return http.StatusBadRequest, api.Problem{Error: b.what, Remedy: b.remedy}
+	}
+	if f, ok := errors.AsType[*UpstreamFault](err); ok {
+		return http.StatusBadGateway, api.Problem{Error: clip(f.What, 500), Remedy: f.Remedy}
 	}
 	if e, ok := errors.AsType[*enroll.RequestError](err); ok {
 		return http.StatusUnprocessableEntity, api.Problem{Error: e.Error()}

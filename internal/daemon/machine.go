@@ -46,7 +46,7 @@ func (d machineDoor) Note(ctx context.Context, by quarantine.Actor, action strin
 }
 
 // Check implements console.Machine.
-func (d machineDoor) Check(ctx context.Context) error { return d.watch.look(ctx) }
+func (d machineDoor) Check(ctx context.Context) error { return tellChannel(d.watch.look(ctx)) }
 
 // makeMachine asks the update channel, where the gateway is an appliance.
 func (k *control) makeMachine(context.Context) (part, error) {
@@ -129,7 +129,7 @@ func (w *channelWatch) run(ctx context.Context) error {
 }
 
 // errNoChannel says that there is none to ask.
-var errNoChannel = fmt.Errorf("%w: no update channel is set", appliance.ErrRefused)
+var errNoChannel = fmt.Errorf("%w: no update channel is set: lazaretctl machine updates set --channel URL sets one", appliance.ErrRefused)
 
 // look asks the channel and tells the machine what it said.
 func (w *channelWatch) look(ctx context.Context) error {
@@ -175,12 +175,20 @@ func (w *channelWatch) look(ctx context.Context) error {
 	return w.host.Heard(ctx, said)
 }
 
-// fetch gets a channel's list.
+// fetch gets a channel's list. What the channel is to blame for is a *channelError.
 func (w *channelWatch) fetch(ctx context.Context, channel string) (update.Channel, error) {
 	keys, err := w.keys()
 	if err != nil {
 		return update.Channel{}, err
 	}
+	list, err := w.list(ctx, channel, keys)
+	if err != nil {
+		return list, &channelError{channel, err}
+	}
+	return list, nil
+}
+
+func (w *channelWatch) list(ctx context.Context, channel string, keys update.Keys) (update.Channel, error) {
 	ctx, stop := context.WithTimeout(ctx, time.Minute)
 	defer stop()
 	resp, err := w.get(ctx, channel, update.ChannelFile)
@@ -210,13 +218,9 @@ func (w *channelWatch) get(ctx context.Context, channel, file string) (*http.Res
 	}
 	resp, err := w.http.Do(req)
 	if err != nil {
-		return nil, fmt.Errorf("asking the channel: %w", err)
+		return nil, fmt.Errorf("asking the channel: %w", withoutURL(err))
 	}
-	if resp.StatusCode != http.StatusOK {
-		resp.Body.Close()
-		return nil, fmt.Errorf("asking the channel for %s: it answers %s", file, resp.Status)
-	}
-	return resp, nil
+	return expect(resp, file)
 }
 
 // install has the machine take the next version, if it is to do so by itself and now is the
