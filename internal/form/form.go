@@ -55,6 +55,15 @@ func HostName(s string) bool {
 	return true
 }
 
+// errForeign says how names in other letters are written: as the DNS knows them (RFC 5890,
+// A-label).
+var errForeign = errors.New("has other letters than a to z: write the form that the DNS knows, which begins with xn--, like xn--bcher-kva.example for bücher.example")
+
+// foreign says whether s, which should be a name, is written in other letters.
+func foreign(s string) bool {
+	return utf8.ValidString(s) && strings.ContainsFunc(s, func(r rune) bool { return r > unicode.MaxASCII && (unicode.IsLetter(r) || unicode.IsMark(r)) })
+}
+
 // Host says what is wrong with a name or an address at which a host is reached.
 func Host(s string) error {
 	if a, err := netip.ParseAddr(s); err == nil {
@@ -62,6 +71,9 @@ func Host(s string) error {
 			return errors.New("no address that others reach a host at")
 		}
 		return nil
+	}
+	if foreign(s) {
+		return errForeign
 	}
 	if !HostName(s) {
 		return errors.New("neither a host name nor an address")

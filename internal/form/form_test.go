@@ -1,6 +1,7 @@
 package form
 
 import (
+	"errors"
 	"net/netip"
 	"strings"
 	"testing"
@@ -60,5 +61,27 @@ func TestNetworks(t *testing.T) {
 	}
 	if Hosts(netip.Prefix{}) == nil || Network(netip.Prefix{}) == nil {
 		t.Error("no network passes for one")
+	}
+}
+
+// TestOtherLetters: whoever writes a name as people read it learns how the DNS knows it.
+func TestOtherLetters(t *testing.T) {
+	for name, err := range map[string]error{
+		"host": Host("bücher.example"), "endpoint": Endpoint("例え.example:51820"), "reach": ReachName("bücher.example"),
+		"pool": func() error { _, err := ParseReach("Bücher.example tcp/443"); return err }(),
+	} {
+		if err == nil || !strings.Contains(err.Error(), "xn--") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	for _, good := range []string{"xn--bcher-kva.example", "gw.example.com"} {
+		if err := errors.Join(Host(good), ReachName(good)); err != nil {
+			t.Errorf("%s: %v", good, err)
+		}
+	}
+	for _, bad := range []string{"a b", "a_b!", "gw.example.com…", "\xff\xfc"} { // no names in any letters
+		if err := Host(bad); err == nil || strings.Contains(err.Error(), "xn--") {
+			t.Errorf("%q: %v", bad, err)
+		}
 	}
 }

@@ -27,6 +27,8 @@ func ParseReach(text string) (Reach, error) {
 	var r Reach
 	if name := strings.ToLower(strings.TrimSuffix(fields[0], ".")); ReachName(name) == nil {
 		r.Name = name
+	} else if foreign(name) {
+		return Reach{}, errForeign
 	} else if err := r.network(fields[0]); err != nil {
 		return Reach{}, err
 	}
@@ -112,6 +114,9 @@ func (r Reach) Check(quarantine bool) error {
 // ReachName says what is wrong with a host name in a reach; nil if nothing is. Names of
 // other scripts are written as they are asked for (RFC 5890, A-label).
 func ReachName(name string) error {
+	if foreign(name) {
+		return errForeign
+	}
 	labels := strings.Split(name, ".")
 	if name != strings.ToLower(name) || len(name) > 253 || len(labels) < 2 {
 		return fmt.Errorf("%q is no host name in lower case with a dot in it", name)
