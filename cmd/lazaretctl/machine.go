@@ -11,6 +11,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -204,6 +205,11 @@ func (s *session) machineLog() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			if len(lines) == 0 && part != "" {
+				if err := s.isPart(cmd.Context(), part); err != nil {
+					return err
+				}
+			}
 			return s.show(cmd, raw, func(w io.Writer) {
 				for _, l := range lines {
 					fmt.Fprintf(w, "%s %s: %s\n", l.At.Local().Format("2006-01-02 15:04:05.000"), l.Part, printable(l.Text))
@@ -219,6 +225,22 @@ func (s *session) machineLog() *cobra.Command {
 	return c
 }
 
+// isPart refuses a name that no part of the machine's log has.
+func (s *session) isPart(ctx context.Context, part string) error {
+	m, _, err := ask[api.Machine](ctx, s, http.MethodGet, machinePath, nil)
+	if err != nil {
+		return err
+	}
+	all := []string{"kernel", "machine"}
+	for _, p := range m.Parts {
+		all = append(all, p.Name)
+	}
+	if !slices.Contains(all, part) {
+		return fmt.Errorf("no part of the machine is called %q: there are %s", part, strings.Join(all, ", "))
+	}
+	return nil
+}
+
 // printable keeps a line from moving the cursor of whoever reads it.
 func printable(s string) string {
 	return strings.Map(func(r rune) rune {
@@ -231,7 +253,8 @@ func printable(s string) string {
 
 func (s *session) machinePower(what, short string, returns bool) *cobra.Command {
 	wait := false
-	c := &cobra.Command{Use: what, Short: short, Args: cobra.NoArgs,
+	also := map[string][]string{"reboot": {"restart"}, "poweroff": {"shutdown", "halt", "stop"}}
+	c := &cobra.Command{Use: what, Short: short, Args: cobra.NoArgs, SuggestFor: also[what],
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			before, _, err := ask[api.Machine](cmd.Context(), s, http.MethodGet, machinePath, nil)
 			if err != nil {
@@ -303,7 +326,13 @@ func (s *session) awaitReturn(ctx context.Context, w io.Writer, booted time.Time
 
 func (s *session) machineReset() *cobra.Command {
 	sure := false
-	c := &cobra.Command{Use: "reset GATEWAY", Short: "Erase everything and make the machine nobody's", Args: cobra.ExactArgs(1), ValidArgsFunction: cobra.NoFileCompletions,
+	c := &cobra.Command{Use: "reset GATEWAY", Short: "Erase everything and make the machine nobody's", ValidArgsFunction: cobra.NoFileCompletions,
+		Args: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return errors.New("name the gateway that is to be erased, as lazaretctl status shows it: lazaretctl machine reset GATEWAY --yes")
+			}
+			return cobra.ExactArgs(1)(cmd, args)
+		},
 		Long: `Erase everything, keys and records of all devices too, and start the machine anew as it
 came: it shows a claim code on its screen and waits for whoever claims it. This cannot be
 undone. GATEWAY is the gateway's name, as lazaretctl status shows it.`,

@@ -37,6 +37,7 @@ func newMachineLab(t *testing.T) *machineLab {
 		Slots:  []appliance.Slot{{Version: "1.0.0", File: "lazaret_1.0.0.efi", Booted: true, Blessed: true}, {Version: "1.1.0", File: "lazaret_1.1.0+0-3.efi", Tried: 3}},
 		Links:  []appliance.LinkIs{{Name: "wan", Up: true, Addresses: []netip.Prefix{netip.MustParsePrefix("192.0.2.7/24")}, Gateways: []netip.Addr{netip.MustParseAddr("192.0.2.1")}}},
 		Disk:   appliance.Disk{Size: 8 << 30, Free: 5 << 30, Encrypted: true, Protection: appliance.ByTPM},
+		Parts:  []appliance.Part{{Name: "dataplane"}},
 		Memory: appliance.Memory{Size: 512 << 20, Available: 300 << 20},
 	}}
 	srv := httptest.NewTLSServer(l)
@@ -84,6 +85,8 @@ func (l *machineLab) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		panic(http.ErrAbortHandler)
 	case path == "/network" && r.Method == http.MethodPut:
 		_ = json.NewEncoder(w).Encode(api.MachineTrying{Until: time.Now().Add(2 * time.Minute)})
+	case strings.HasPrefix(path, "/log") && !strings.Contains(path, "part=serve"):
+		_, _ = io.WriteString(w, "[]")
 	case strings.HasPrefix(path, "/log"):
 		_ = json.NewEncoder(w).Encode([]api.MachineLine{{Part: "serve", Text: "evil \x1b[2J line"}})
 	case path == "/check":
@@ -137,6 +140,12 @@ func TestMachineCommands(t *testing.T) {
 		{"reboot", "GET;POST /reboot", "does so now", ""},
 		{"rollback", "GET;POST /rollback", "does so now", ""},
 		{"log -n 3 --part serve", "GET /log?contains=&n=3&part=serve", "serve: evil ?[2J line", ""},
+		{"log --part nope", "GET /log?contains=&n=200&part=nope;GET", "", `no part of the machine is called "nope": there are kernel, machine, dataplane`},
+		{"log --part dataplane", "GET /log?contains=&n=200&part=dataplane;GET", "", ""},
+		{"restart", "", "", "did you mean reboot?"},
+		{"network sett", "", "", "did you mean set?"},
+		{"updates xyzzyx", "", "", "it has check, set, show"},
+		{"reset", "", "", "name the gateway that is to be erased"},
 		{"reset gw", "", "", "add --yes"},
 		{"reset gw --yes", `POST /reset {"name":"gw"}`, "claim code", ""},
 	} {

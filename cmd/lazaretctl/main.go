@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"lazaret/cmd/internal/strict"
 	"lazaret/internal/version"
 )
 
@@ -44,5 +45,5 @@ admin.pem and admin-key.pem. With --token-file a token takes the certificate's p
 	f.StringVar(&s.tokenFile, "token-file", "", "file with an API token, - for standard input")
 	f.BoolVar(&s.json, "json", false, "print JSON as the API sent it")
 	c.AddCommand(s.otp(), s.device(), s.command(), s.report(), s.pool(), s.profile(), s.policy(), s.conduct(), s.source(), s.ssf(), s.hook(), s.stream(), s.token(), s.alert(), s.attestation(), s.audit(), s.machine(), s.certificate(), s.status(), s.claim(), s.connect(), s.seed())
-	return c
+	return strict.Groups(c)
 }

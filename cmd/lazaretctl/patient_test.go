@@ -9,8 +9,11 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
+
+	"github.com/spf13/cobra"
 )
 
 // TestRefusedUpdateSaysWhy: a gateway, or something before it, that answers at the first bytes
@@ -46,4 +49,30 @@ func refuseHastily(w http.ResponseWriter, r *http.Request, says string) error {
 		return errors.New("no TLS connection")
 	}
 	return errors.Join(err, inner.NetConn().Close()) // with what is unread: a reset
+}
+
+// TestUnknownCommandFails: no group takes a name that it does not hold for success.
+func TestUnknownCommandFails(t *testing.T) {
+	groups := 0
+	var walk func(c *cobra.Command, path []string)
+	walk = func(c *cobra.Command, path []string) {
+		for _, sub := range c.Commands() {
+			if !sub.HasSubCommands() {
+				continue
+			}
+			groups++
+			at := append(slices.Clone(path), sub.Name())
+			r := root()
+			r.SetArgs(append(slices.Clone(at), "xyzzyxyzzy"))
+			r.SetOut(io.Discard)
+			if err := r.ExecuteContext(t.Context()); err == nil || !strings.Contains(err.Error(), "unknown command \"xyzzyxyzzy\"") {
+				t.Errorf("%v: %v", at, err)
+			}
+			walk(sub, at)
+		}
+	}
+	walk(root(), nil)
+	if groups < 20 {
+		t.Errorf("%d groups were found", groups)
+	}
 }

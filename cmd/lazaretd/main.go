@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"lazaret/appliance/supervise"
+	"lazaret/cmd/internal/strict"
 	"lazaret/internal/config"
 	"lazaret/internal/daemon"
 	"lazaret/internal/machine"
@@ -51,7 +52,7 @@ func root() *cobra.Command {
 		initCommand(&path), rootCommand(&path), clockCommand(&path), checkCommand(&path), firewallCommand(&path), stigCommand(&path), referenceCommand(), versionCommand(),
 		claimCommand(), makeCommand(),
 	)
-	return c
+	return strict.Groups(c)
 }
 
 // run makes a command that loads the configuration and runs one long-lived part, which with
