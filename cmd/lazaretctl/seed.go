@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -66,31 +67,16 @@ const userHeader = "#lazaret\n"
 
 // makeSeed writes the disk and returns its claim code.
 func makeSeed(q seeding) (string, error) {
-	var f seed.Files
-	user := []byte(userHeader)
-	if q.setup != "" {
-		text, err := os.ReadFile(q.setup)
-		if err != nil {
-			return "", err
-		}
-		var code string
-		if _, err := appliance.ReadSetup(text, map[string]*string{"claim_code": &code}); err != nil {
-			return "", fmt.Errorf("%s:\n%w", q.setup, err)
-		}
-		// The file goes in as it is written; JSON is a value of its own and takes no more lines.
-		if bytes.HasPrefix(bytes.TrimSpace(text), []byte("{")) && code == "" {
-			return "", fmt.Errorf(`%s: a setup in JSON has to bring its "claim_code"; write it in YAML to have one drawn`, q.setup)
-		}
-		user = append(append(user, bytes.TrimPrefix(text, user)...), '\n')
+	u, err := readUser(q.setup)
+	if err != nil {
+		return "", err
 	}
+	f := seed.Files{UserData: u.text}
 	if q.network != "" {
-		text, err := os.ReadFile(q.network)
-		if err != nil {
+		if f.NetworkConfig, err = os.ReadFile(q.network); err != nil {
 			return "", err
 		}
-		f.NetworkConfig = text
 	}
-	f.UserData = user
 	if q.instance == "" {
 		var b [8]byte
 		rand.Read(b[:])
@@ -101,18 +87,92 @@ func makeSeed(q seeding) (string, error) {
 		f.MetaData = fmt.Appendf(f.MetaData, "local-hostname: %q\n", q.hostname)
 	}
 	read := seed.Parse(f)
-	if read.Code == "" && len(read.Faults) == 0 {
-		f.UserData = fmt.Appendf(f.UserData, "claim_code: %s\n", claim.DrawCode().String())
-		read = seed.Parse(f) // as the machine will
+	if faults := u.faults(read.Faults); len(faults) > 0 {
+		return "", refusedSeed(faults)
 	}
-	if len(read.Faults) > 0 {
-		return "", errors.New("the machine would not take this seed:\n" + strings.Join(read.Faults, "\n"))
+	if read.Code == "" {
+		f.UserData = fmt.Appendf(f.UserData, "claim_code: %s\n", claim.DrawCode().String())
+		if read = seed.Parse(f); len(read.Faults) > 0 { // as the machine will
+			return "", refusedSeed(read.Faults)
+		}
 	}
 	code, err := claim.ParseCode(read.Code)
 	if err != nil {
 		return "", fmt.Errorf("claim_code: %w", err)
 	}
 	return code.String(), writeSeed(q.out, f)
+}
+
+func refusedSeed(faults []string) error {
+	return errors.New("the machine would not take this seed:\n" + strings.Join(faults, "\n"))
+}
+
+// user is user-data, and the file that it is made of.
+type user struct {
+	text  []byte
+	file  string // empty: there is none
+	added int    // lines before the file's own
+	json  bool   // a value of its own, which takes no more lines
+	code  string // that the file brings
+	err   error  // of the setup
+}
+
+// readUser makes user-data of a setup. The file goes in as it is written.
+func readUser(file string) (user, error) {
+	u := user{text: []byte(userHeader), file: file}
+	if file == "" {
+		return u, nil
+	}
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return u, err
+	}
+	_, u.err = appliance.ReadSetup(text, map[string]*string{"claim_code": &u.code})
+	u.json = bytes.HasPrefix(bytes.TrimSpace(text), []byte("{"))
+	own := bytes.TrimPrefix(text, u.text)
+	if len(own) == len(text) {
+		u.added = 1
+	}
+	u.text = append(append(u.text, own...), '\n')
+	return u, nil
+}
+
+// faults are those that the machine would find, as of the file, and what else is wrong with it.
+func (u user) faults(machines []string) []string {
+	var out []string
+	own, code := false, false // the machine finds some of the file, and of its code
+	for _, fault := range machines {
+		own = own || strings.HasPrefix(fault, "user-data:")
+		code = code || strings.Contains(fault, " claim_code: ")
+		out = append(out, inFile(fault, u.file, u.added))
+	}
+	if u.err != nil && !own {
+		out = append(out, fmt.Sprintf("%s:\n%v", u.file, u.err))
+	}
+	if u.code != "" && !code {
+		if _, err := claim.ParseCode(u.code); err != nil {
+			out = append(out, fmt.Sprintf("%s: claim_code: %v", u.file, err))
+		}
+	}
+	if u.json && u.code == "" {
+		out = append(out, fmt.Sprintf(`%s: a setup in JSON has to bring its "claim_code"; write it in YAML to have one drawn`, u.file))
+	}
+	return out
+}
+
+// inFile is a fault of user-data as one of the file that it was made of, whose lines come
+// after the added ones.
+func inFile(fault, file string, added int) string {
+	rest, is := strings.CutPrefix(fault, "user-data:")
+	if !is || file == "" {
+		return fault
+	}
+	number, text, numbered := strings.Cut(rest, ":")
+	n, err := strconv.Atoi(number)
+	if !numbered || err != nil || n <= added {
+		return file + ":" + rest
+	}
+	return fmt.Sprintf("%s:%d:%s", file, n-added, text)
 }
 
 func writeSeed(path string, f seed.Files) error {

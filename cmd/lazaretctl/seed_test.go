@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"lazaret/appliance/claim"
 	"lazaret/appliance/seed"
 )
 
@@ -67,4 +68,53 @@ func TestSeedMake(t *testing.T) {
 	if _, err := os.Stat(iso + "3"); err == nil {
 		t.Error("a seed that no machine takes was written")
 	}
+}
+
+// TestSeedMakeTellsAll: every fault of all files at once, on the lines they have in the files.
+func TestSeedMakeTellsAll(t *testing.T) {
+	dir := t.TempDir()
+	write := func(name, text string) string {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	network := write("network.yaml", "version: 2\nethernets: {eth0: {mtu: 1}}\n")
+	yaml := "enroll_names: [b\u00fccher.example]\nnonsense: 1\nclaim_code: "
+	for name, x := range map[string]struct {
+		text string
+		want []string
+	}{
+		"no code":       {yaml + "ABC\n", []string{"FILE:1: ", "xn--", "FILE:2: ", "nonsense", "FILE:3: claim_code: "}},
+		"a wrong one":   {yaml + wrongCode() + "\n", []string{"FILE:1: ", "FILE:2: ", "FILE: claim_code: not a claim code"}},
+		"with a header": {"#lazaret\n" + yaml + "ABC\n", []string{"FILE:2: ", "FILE:3: ", "FILE:4: claim_code: "}},
+		"JSON":          {`{"enroll_names": ["-"], "nonsense": 1}`, []string{"FILE:1: enroll_names", "nonsense", "has to bring its"}},
+		"no YAML":       {"a: [", []string{"FILE"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			file := write("setup", x.text)
+			_, err := runSeed(t, "-f", file, "--network", network, "-o", filepath.Join(dir, "out.iso"))
+			for _, want := range append(x.want, "network-config:2: ") {
+				if want = strings.ReplaceAll(want, "FILE", file); err == nil || !strings.Contains(err.Error(), want) {
+					t.Errorf("no %q in %v", want, err)
+				}
+			}
+			if _, err := os.Stat(filepath.Join(dir, "out.iso")); err == nil {
+				t.Error("it was written")
+			}
+		})
+	}
+	if _, err := runSeed(t, "-f", write("empty", ""), "-o", filepath.Join(dir, "out.iso")); err == nil {
+		t.Error("an empty setup passes")
+	}
+}
+
+// wrongCode is a claim code with one symbol that is another's.
+func wrongCode() string {
+	text := claim.DrawCode().String()
+	if text[0] == 'A' {
+		return "B" + text[1:]
+	}
+	return "A" + text[1:]
 }
