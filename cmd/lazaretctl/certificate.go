@@ -166,6 +166,8 @@ an address. Devices and lazaretctl are not concerned.`)
 
 func (s *session) certificateUnset() *cobra.Command {
 	return &cobra.Command{Use: "unset", Short: "Forget the certificate, and show the gateway's own", Args: cobra.NoArgs,
+		Long: `Forget the certificate and its key, and show the gateway's own. Keys of requests that wait for
+their certificates stay.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			_, raw, err := ask[any](cmd.Context(), s, http.MethodDelete, certificatePath, nil)
 			if err != nil {

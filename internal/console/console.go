@@ -103,6 +103,8 @@ type AuditLog interface {
 var (
 	// ErrNotFound reports a named thing that does not exist.
 	ErrNotFound = errors.New("not found")
+	// ErrNotSet reports what is not there because nobody set it; the error says how to.
+	ErrNotSet = errors.New("not set")
 	// ErrInvalid reports a value that cannot stand beside the others.
 	ErrInvalid = errors.New("not acceptable")
 	// ErrPace refuses what was asked for a moment ago.

@@ -62,6 +62,7 @@ var public = []struct {
 	{errTooMany, http.StatusTooManyRequests, "wait a moment"},
 	{errForbiddenNetwork, http.StatusForbidden, "ask from a network listed in api.from"},
 	{ErrNotFound, http.StatusNotFound, "see /api/v1/openapi.json for what there is"},
+	{ErrNotSet, http.StatusNotFound, ""},
 	{ErrInvalid, http.StatusUnprocessableEntity, "correct it and save it again"},
 	{ErrPace, http.StatusTooManyRequests, "wait a minute"},
 	{ErrInUse, http.StatusConflict, "change what refers to it first"},

@@ -76,7 +76,7 @@ var _ console.Certificates = certificates{}
 // translateCertificate names the keeper's errors as the console knows them.
 func translateCertificate(err error) error {
 	for from, to := range map[error]error{
-		servercert.ErrInvalid: console.ErrInvalid, servercert.ErrACME: console.ErrInUse, servercert.ErrNone: console.ErrNotFound, servercert.ErrSoon: console.ErrPace,
+		servercert.ErrInvalid: console.ErrInvalid, servercert.ErrACME: console.ErrInUse, servercert.ErrNone: console.ErrNotSet, servercert.ErrNoACME: console.ErrNotSet, servercert.ErrSoon: console.ErrPace,
 	} {
 		if errors.Is(err, from) {
 			return fmt.Errorf("%w: %w", to, err)

@@ -201,7 +201,7 @@ func (k *Keeper) UnsetACME(ctx context.Context, note Note) error {
 	k.changes.Lock()
 	defer k.changes.Unlock()
 	if k.acme.Load() == nil && k.noACME.Load() == nil {
-		return ErrNone
+		return ErrNoACME
 	}
 	if err := note(ctx, "certificate.acme.unset", nil); err != nil {
 		return err
@@ -217,7 +217,7 @@ func (k *Keeper) UnsetACME(ctx context.Context, note Note) error {
 // sooner is how long after an attempt a person may ask for the next.
 const sooner = time.Minute
 
-// Renew asks for a certificate now. ErrNone without ACME, ErrSoon while an attempt runs and a
+// Renew asks for a certificate now. ErrNoACME without ACME, ErrSoon while an attempt runs and a
 // moment after.
 func (k *Keeper) Renew(ctx context.Context, note Note) error {
 	k.changes.Lock()
@@ -225,7 +225,7 @@ func (k *Keeper) Renew(ctx context.Context, note Note) error {
 	k.reload(ctx)
 	a := k.acme.Load()
 	if a == nil {
-		return ErrNone
+		return ErrNoACME
 	}
 	if since := k.now().Sub(a.Tried); k.asking.Load() || since >= 0 && since < sooner {
 		return ErrSoon

@@ -279,15 +279,15 @@ func (k *Keeper) forget(ctx context.Context, b Bundle, waiting savedRequests) er
 }
 
 // Unset forgets the certificate and its key: the gateway's own is shown from now on. Keys
-// that wait for a certificate go, too. ErrNone where there is nothing.
+// that wait for a certificate stay, unless they cannot be read. ErrNone where there is nothing.
 func (k *Keeper) Unset(ctx context.Context, note Note) error {
 	k.changes.Lock()
 	defer k.changes.Unlock()
 	if k.byACME(ctx) {
 		return ErrACME
 	}
-	waiting, err := k.requests(ctx)
-	if err == nil && len(waiting.Requests) == 0 && k.shown.Load() == nil && k.noShown.Load() == nil {
+	_, waiting := k.requests(ctx)
+	if waiting == nil && k.shown.Load() == nil && k.noShown.Load() == nil {
 		return ErrNone
 	}
 	if err := note(ctx, "certificate.unset", nil); err != nil {
@@ -298,5 +298,8 @@ func (k *Keeper) Unset(ctx context.Context, note Note) error {
 	}
 	k.shown.Store(nil)
 	k.noShown.Store(nil)
-	return k.config.Store.Delete(ctx, blobRequests)
+	if errors.Is(waiting, errForm) {
+		return k.config.Store.Delete(ctx, blobRequests)
+	}
+	return nil
 }

@@ -18,6 +18,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"lazaret/internal/testneed"
@@ -77,9 +78,12 @@ func TestEveryFaultIsTold(t *testing.T) {
 		"a name in CN alone": {text(with(func(c *x509.Certificate) { c.DNSNames = nil }), l.issuer), k, nil, "does not bear gw.example.test, only none"},
 		"over":               {text(with(func(c *x509.Certificate) { c.NotAfter = time.Now().Add(-time.Minute) }), l.issuer), k, nil, "ended on"},
 		"not yet":            {text(with(func(c *x509.Certificate) { c.NotBefore = time.Now().Add(time.Hour) }), l.issuer), k, nil, "is valid from"},
-		"for clients":        {text(with(func(c *x509.Certificate) { c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth} }), l.issuer), k, nil, "is not for servers"},
-		"for anything":       {text(with(func(c *x509.Certificate) { c.ExtKeyUsage = nil }), l.issuer), k, nil, "serverAuth"},
-		"for encryption":     {text(with(func(c *x509.Certificate) { c.KeyUsage = x509.KeyUsageKeyEncipherment }), l.issuer), k, nil, "may not sign"},
+		"not so soon": {text(with(func(c *x509.Certificate) {
+			c.NotBefore = time.Now().Add(2 * leeway).Truncate(time.Minute).Add(17 * time.Second)
+		}), l.issuer), k, nil, ":17 UTC on, and it is"},
+		"for clients":    {text(with(func(c *x509.Certificate) { c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth} }), l.issuer), k, nil, "is not for servers"},
+		"for anything":   {text(with(func(c *x509.Certificate) { c.ExtKeyUsage = nil }), l.issuer), k, nil, "serverAuth"},
+		"for encryption": {text(with(func(c *x509.Certificate) { c.KeyUsage = x509.KeyUsageKeyEncipherment }), l.issuer), k, nil, "may not sign"},
 		"must staple": {text(with(func(c *x509.Certificate) {
 			c.ExtraExtensions = []pkix.Extension{{Id: oidFeature, Value: []byte{0x30, 3, 2, 1, 5}}}
 		}), l.issuer), k, nil, "stapled"},
@@ -306,4 +310,51 @@ func FuzzParse(f *testing.F) {
 		}
 		_, _ = check{names: []string{name}, now: time.Now(), roots: l.pool()}.run(b)
 	})
+}
+
+// TestHastyAuthority: a certificate of an authority whose clock is minutes ahead is taken, and
+// shown as soon as it has begun by the gateway's.
+func TestHastyAuthority(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l, key := newLab(t), newKey(t)
+		c := server(name)
+		c.NotBefore = time.Now().Add(leeway - time.Second)
+		if err := l.Set(t.Context(), l.note, Brought{Chain: text(l.leaf(t, key.Public(), c), l.issuer), Key: keyText(t, key)}); err != nil {
+			t.Fatal(err)
+		}
+		if s := l.State(t.Context()); s.Certificate == nil || s.Shown {
+			t.Errorf("before it begins: %+v", s)
+		}
+		time.Sleep(leeway)
+		if s := l.State(t.Context()); !s.Shown {
+			t.Errorf("when it has begun: %+v", s)
+		}
+	})
+}
+
+// TestUnsetKeepsWaitingKeys: the certificate that comes for a request fits after unset, too.
+func TestUnsetKeepsWaitingKeys(t *testing.T) {
+	l := newLab(t)
+	asked, _, err := l.Request(t.Context(), l.note, nil, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Unset(t.Context(), l.note); !errors.Is(err, ErrNone) {
+		t.Errorf("with a request alone: %v", err)
+	}
+	l.bring(t, name)
+	if err := l.Unset(t.Context(), l.note); err != nil {
+		t.Fatal(err)
+	}
+	block, _ := pem.Decode(asked)
+	q, err := x509.ParseCertificateRequest(block.Bytes)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Set(t.Context(), l.note, Brought{Chain: text(l.leaf(t, q.PublicKey, server(name)), l.issuer)}); err != nil {
+		t.Error(err)
+	}
+	if err := l.Renew(t.Context(), l.note); !errors.Is(err, ErrNoACME) || !strings.Contains(err.Error(), "certificate acme set") {
+		t.Errorf("renew without ACME: %v", err)
+	}
 }

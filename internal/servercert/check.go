@@ -113,10 +113,14 @@ func (c check) usage(f *Faults, leaf *x509.Certificate) {
 	}
 }
 
+// leeway is how far ahead of the gateway's clock that of an authority may be: a certificate that
+// begins so soon is taken, and shown once it has begun.
+const leeway = 5 * time.Minute
+
 func (c check) validity(f *Faults, chain []*x509.Certificate) {
 	for _, x := range chain {
 		switch {
-		case c.now.Before(x.NotBefore):
+		case c.now.Add(leeway).Before(x.NotBefore):
 			f.add("the certificate of %s is valid from %s on, and it is %s", "wait until then, or see that the gateway's clock is right", who(x), stamp(x.NotBefore), stamp(c.now))
 		case !c.now.Before(x.NotAfter):
 			f.add("the certificate of %s ended on %s, and it is %s", "give the one that came after it", who(x), stamp(x.NotAfter), stamp(c.now))
@@ -124,7 +128,7 @@ func (c check) validity(f *Faults, chain []*x509.Certificate) {
 	}
 }
 
-func stamp(t time.Time) string { return t.UTC().Format("2006-01-02 15:04 UTC") }
+func stamp(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05 UTC") }
 
 // good are the signature algorithms that count.
 var good = []x509.SignatureAlgorithm{
@@ -183,7 +187,8 @@ func better(chain []*x509.Certificate) string {
 
 // complete verifies the chain as a client does that knows the root.
 func (c check) complete(f *Faults, chain []*x509.Certificate, root *x509.Certificate) {
-	o := x509.VerifyOptions{Roots: c.roots, Intermediates: x509.NewCertPool(), CurrentTime: c.now, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}}
+	begin, _ := span(chain)
+	o := x509.VerifyOptions{Roots: c.roots, Intermediates: x509.NewCertPool(), CurrentTime: latest(c.now, begin), KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}}
 	if root != nil {
 		o.Roots = x509.NewCertPool()
 		o.Roots.AddCert(root)

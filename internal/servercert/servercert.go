@@ -42,7 +42,9 @@ var (
 	// ErrACME refuses what cannot be while the gateway gets its certificate by ACME.
 	ErrACME = errors.New("this gateway gets its certificate by ACME; end that first: lazaretctl certificate acme unset")
 	// ErrNone reports that there is nothing to change.
-	ErrNone = errors.New("there is none")
+	ErrNone = errors.New("the gateway's own certificate is shown, and no other is kept")
+	// ErrNoACME reports that no certificate is got by ACME.
+	ErrNoACME = errors.New("this gateway gets no certificate by ACME; set that up with: lazaretctl certificate acme set")
 	// ErrInvalid reports what cannot be taken as it is: every *Faults is one.
 	ErrInvalid = errors.New("not acceptable")
 	// ErrSoon refuses to ask an ACME server again so soon.
