@@ -60,6 +60,9 @@ func (k *Keeper) Set(at time.Time) error {
 	return nil
 }
 
+// Now reads the clock that is kept, without the monotonic one.
+func (k *Keeper) Now() time.Time { return k.config.System.Now().Round(0) }
+
 // Doubtful says whether the clock may be wrong as far as can be told without time servers:
 // they do not agree, and it is far beyond the last time known to have passed.
 func (k *Keeper) Doubtful() bool {

@@ -21,7 +21,7 @@ func (m *Machine) actions() screen.Actions {
 		SetPassphrase:      m.SetPassphrase,
 		Seal:               m.Seal,
 		NewRecovery:        m.NewRecovery,
-		AcceptTime:         m.AcceptTime,
+		AcceptTime:         m.acceptTime,
 		SetTime:            m.setTime,
 		CheckTime:          func(at time.Time) error { return m.clock.Check(at) },
 		RollBack:           m.Rollback,

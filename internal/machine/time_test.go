@@ -25,9 +25,11 @@ func day(year int, month time.Month, day int) time.Time {
 }
 
 // TestTypedTimeIsSet: what was typed at the screen sets the clock and the hardware's, within
-// bounds; and which control plane is started again for it.
+// bounds, and a control plane that knew another time starts anew for it, once.
 func TestTypedTimeIsSet(t *testing.T) {
 	m := idle(t)
+	var log strings.Builder
+	m.log = slog.New(slog.NewTextHandler(&log, nil))
 	h := &hands{at: day(2040, 1, 1)}
 	var err error
 	m.clock, err = clock.New(clock.Config{Log: slog.New(slog.DiscardHandler), System: h, Built: day(2026, 11, 22), Mark: filepath.Join(t.TempDir(), "time")})
@@ -37,8 +39,20 @@ func TestTypedTimeIsSet(t *testing.T) {
 	if err := m.setTime(t.Context(), day(2026, 11, 21)); !errors.Is(err, machine.ErrRefused) || h.at != day(2040, 1, 1) {
 		t.Errorf("before the image was built: %v, %s", err, h.at)
 	}
+	if err := m.setTime(t.Context(), day(2040, 1, 1)); err == nil {
+		t.Error("14 years after it was built")
+	}
+	if err := m.setTime(t.Context(), day(2030, 1, 1)); err != nil || h.at != day(2030, 1, 1) || log.Len() > 0 {
+		t.Errorf("without a control plane: %v, set to %s; %s", err, h.at, &log)
+	}
+	if err := m.parts.Start(controlPart()); err != nil {
+		t.Fatal(err)
+	}
 	if err := m.setTime(t.Context(), day(2026, 11, 23)); err != nil || h.at != day(2026, 11, 23) || h.saved != h.at {
 		t.Errorf("%v, set to %s, saved %s", err, h.at, h.saved)
+	}
+	if n := strings.Count(log.String(), "the control plane starts anew"); n != 1 {
+		t.Errorf("it starts anew %d times: %s", n, &log)
 	}
 	parts := []appliance.Part{{Name: plane, Ready: true}, {Name: control}}
 	if failing(parts) || failing(nil) {
