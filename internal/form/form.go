@@ -57,7 +57,7 @@ func HostName(s string) bool {
 
 // errForeign says how names in other letters are written: as the DNS knows them (RFC 5890,
 // A-label).
-var errForeign = errors.New("has other letters than a to z: write the form that the DNS knows, which begins with xn--, like xn--bcher-kva.example for bücher.example")
+var errForeign = errors.New("it has other letters than a to z: write the form that the DNS knows, which begins with xn--, like xn--bcher-kva.example for bücher.example")
 
 // foreign says whether s, which should be a name, is written in other letters.
 func foreign(s string) bool {
