@@ -28,6 +28,9 @@ const (
 	Channel        Kind = "update-channel"
 	Update         Kind = "update-failed"
 
+	PoolFull       Kind = "pool-full"
+	NameUnresolved Kind = "name-unresolved" // of what a pool reaches
+
 	ServerCertificate Kind = "server-certificate" // G8
 )
 

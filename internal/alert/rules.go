@@ -28,7 +28,9 @@ type View struct {
 	Many        *Deferred
 	Machine     *MachineHealth     // the appliance; nil too where it is none
 	Certificate *CertificateHealth // for those who know no root of ours
-	Deaf        bool               // the tunnel could not be asked, so that nobody's silence is known
+	Pools       map[string]quarantine.Pool
+	Names       []NameHealth // what pools reach by name
+	Deaf        bool         // the tunnel could not be asked, so that nobody's silence is known
 }
 
 // Expiry is a certificate of the gateway's own.
@@ -90,6 +92,8 @@ func Look(v View) (looked []Kind, found []Condition) {
 		{Version, v.Machine != nil, behind},
 		{Channel, v.Machine != nil, channel},
 		{Update, v.Machine != nil, failedUpdate},
+		{PoolFull, v.Pools != nil && v.Devices != nil, fullPools},
+		{NameUnresolved, v.Names != nil, lostNames},
 		{ServerCertificate, v.Certificate != nil, serverCertificate},
 	} {
 		if r.can {

@@ -105,6 +105,10 @@ func (k *control) alertView(ctx context.Context, began time.Time, g *guesses, f 
 		v.Streams = append(v.Streams, alert.StreamHealth{Name: r.Health.Name, Problem: r.Health.Problem, Parked: r.Health.Parked})
 	}
 	v.Certificate = k.certificateHealth(ctx)
+	v.Pools, _ = k.gate.Pools()
+	if v.Now.Sub(began) >= settleTime {
+		v.Names = nameHealth(v.Pools, k.names)
+	}
 	status := k.gate.Status()
 	v.Gate = settle.look(v.Now, status)
 	if status.Planned {
@@ -116,6 +120,25 @@ func (k *control) alertView(ctx context.Context, began time.Time, g *guesses, f 
 		}
 	}
 	return v, nil
+}
+
+// nameHealth is what the names that pools reach lead to.
+func nameHealth(pools map[string]quarantine.Pool, names func(quarantine.Pool) []api.Name) []alert.NameHealth {
+	out := []alert.NameHealth{}
+	for _, p := range pools {
+		for _, n := range names(p) {
+			h := alert.NameHealth{Pool: p.Name, Name: n.Name, Quarantine: p.Quarantine, Problem: n.Problem, Asked: n.Problem != notAsked && (n.Problem != "" || !n.Answered.IsZero())}
+			for _, a := range n.Addresses {
+				if a.Refused == "" {
+					h.Usable++
+				} else if h.Problem == "" {
+					h.Problem = a.Refused
+				}
+			}
+			out = append(out, h)
+		}
+	}
+	return out
 }
 
 // settling keeps what lasts a moment, as at every start, from being told: enforcement that is

@@ -106,6 +106,9 @@ func (k *control) ownAddresses(interfaces *lastOwn) []netip.Addr {
 	return all
 }
 
+// notAsked is the problem of a name before its first question.
+const notAsked = "not asked for yet"
+
 // names tells what the names of a pool resolve to.
 func (k *control) names(p quarantine.Pool) []api.Name {
 	pools, _ := k.gate.Pools()
@@ -117,7 +120,7 @@ func (k *control) names(p quarantine.Pool) []api.Name {
 		}
 		known, ok := k.inside.names.Look(named.Name)
 		if !ok {
-			known.Problem = "not asked for yet"
+			known.Problem = notAsked
 		}
 		n := api.Name{Name: named.Name, Answered: known.Answered, Problem: known.Problem, Addresses: []api.NameAddress{}}
 		for _, pin := range known.Pins {

@@ -230,7 +230,7 @@ func (l *life) does(t *testing.T, args ...string) {
 
 // takenBack: a network that nobody confirms goes by itself.
 func (l *life) takenBack(t *testing.T, o office) {
-	l.configured(t, "1m")
+	l.configured(t, "30s")
 	o.ports[0].reached(t, "the machine answers in the VLAN, on trial")
 	until(t, "what nobody confirmed is taken back", func() error {
 		var m api.Machine
