@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -263,11 +264,18 @@ type receiver struct {
 	answer  func(w http.ResponseWriter, r *http.Request, n int) bool // true: answered; n-th request
 	n       int
 	busy    int // requests that are being answered
+	life    int // of the sender, as quiet counts them
 }
 
 func newReceiver(t testing.TB) *receiver {
 	r := &receiver{}
-	r.Server = httptest.NewTLSServer(r)
+	r.Server = httptest.NewUnstartedServer(r)
+	r.Config.ConnContext = func(ctx context.Context, _ net.Conn) context.Context {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		return context.WithValue(ctx, lifeKey{}, r.life)
+	}
+	r.StartTLS()
 	t.Cleanup(r.Close)
 	return r
 }
@@ -285,6 +293,9 @@ func (r *receiver) ServeHTTP(w http.ResponseWriter, q *http.Request) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.busy--
+	if q.Context().Value(lifeKey{}) != r.life {
+		return // its sender is gone, and has no answer
+	}
 	r.n++
 	if err != nil || r.answer != nil && r.answer(w, q, r.n) {
 		return
@@ -297,9 +308,16 @@ func (r *receiver) ServeHTTP(w http.ResponseWriter, q *http.Request) {
 	w.WriteHeader(http.StatusNoContent)
 }
 
+// lifeKey is where a connection's context has the sender's life that it was opened in.
+type lifeKey struct{}
+
 // quiet ends all connections and waits for what came over them: a request that was given up
-// by who sent it must not be taken after those of its next life.
+// by who sent it must not be taken after those of its next life. One that is not with its
+// handler yet is dropped there.
 func (r *receiver) quiet(t testing.TB) {
+	r.mu.Lock()
+	r.life++
+	r.mu.Unlock()
 	r.CloseClientConnections()
 	until(t, func() bool { r.mu.Lock(); defer r.mu.Unlock(); return r.busy == 0 })
 }
