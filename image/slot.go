@@ -23,7 +23,7 @@ import (
 // enforces nothing it could be trusted with, and the boot loader counts its attempts. It
 // waits for three seconds only: what it said is kept (boot.Config.SaveCrash), and nobody is
 // served meanwhile. Each of the kernel's ciphers would try itself on samples as it is registered,
-// and two seconds of an emulated start: a test for who builds kernels (crypto/Kconfig,
+// and take about a second of an emulated start: a test for who builds kernels (crypto/Kconfig,
 // CRYPTO_SELFTESTS), which Debian leaves in.
 const kernelOptions = "panic=3 oops=panic loglevel=4 lockdown=integrity slab_nomerge init_on_alloc=1 randomize_kstack_offset=on debugfs=off cryptomgr.notests"
 
