@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -70,6 +71,9 @@ func withoutZone(server string) (escaped, name string) {
 // checkClock compares a machine's clock with this computer's. What the machine makes is valid
 // from its time on: by a wrong one, it is over when the clock is right, or has not begun.
 func checkClock(w io.Writer, c claim.Clock, now time.Time, accepted bool) error {
+	if c.Time.IsZero() && !accepted {
+		return errors.New("the machine does not say what time it is, and what it makes by a wrong clock is of no use: nothing was made. Look at the time on its screen, and go on with --accept-clock if it is right")
+	}
 	if c.Time.IsZero() {
 		return nil
 	}

@@ -63,24 +63,6 @@ func TestServerWithAZone(t *testing.T) {
 	}
 }
 
-// linkLocal is a link-local address of this computer, with its zone.
-func linkLocal(t *testing.T) string {
-	t.Helper()
-	cards, err := net.Interfaces()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, card := range cards {
-		addresses, _ := card.Addrs()
-		for _, a := range addresses {
-			if n, ok := a.(*net.IPNet); ok && n.IP.To4() == nil && n.IP.IsLinkLocalUnicast() && card.Flags&net.FlagUp != 0 {
-				return n.IP.String() + "%" + card.Name
-			}
-		}
-	}
-	return ""
-}
-
 // TestClaimClock: a machine whose clock is far off is not claimed unless somebody says so,
 // and nothing is left of the try.
 func TestClaimClock(t *testing.T) {
@@ -129,6 +111,15 @@ func TestClaimClock(t *testing.T) {
 	}
 }
 
+// TestClockThatIsNotTold: a machine that says no time is not claimed unless somebody says so.
+func TestClockThatIsNotTold(t *testing.T) {
+	for accepted, want := range map[bool]bool{false: true, true: false} {
+		if err := checkClock(io.Discard, claim.Clock{Synchronized: true}, time.Now(), accepted); (err != nil) != want {
+			t.Errorf("accepted %v: %v", accepted, err)
+		}
+	}
+}
+
 // TestHintsNameTheDirectory: what is suggested after a claim works as it is written.
 func TestHintsNameTheDirectory(t *testing.T) {
 	address, code, _ := unclaimed(t, t.TempDir())
@@ -142,32 +133,6 @@ func TestHintsNameTheDirectory(t *testing.T) {
 	_, _, err = ctl(t, t.TempDir(), "", "status")
 	if err == nil || !strings.Contains(err.Error(), "lazaretctl claim") || !strings.Contains(err.Error(), "lazaretctl connect") {
 		t.Errorf("without a credential: %v", err)
-	}
-}
-
-// TestClaimLinkLocal: by the one address that a machine without DHCP and routers has.
-func TestClaimLinkLocal(t *testing.T) {
-	at := linkLocal(t)
-	if at == "" {
-		t.Skip("no card of this computer has a link-local address")
-	}
-	address, code, kept := unclaimed(t, t.TempDir())
-	l, err := net.Listen("tcp", "["+at+"]:0")
-	if err != nil {
-		t.Skip("nothing can listen on ", at, ": ", err)
-	}
-	relay(t, l, address)
-	_, port, err := net.SplitHostPort(l.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	dir := filepath.Join(t.TempDir(), "credential")
-	_, said, err := ctl(t, dir, code.String(), "claim", "["+at+"]:"+port, "--code-file=-", "--enroll-name=gw.example.com", "--management=192.0.2.10 tcp/443")
-	if err != nil {
-		t.Fatalf("%v\n%s", err, said)
-	}
-	if n := kept(); n != 1 {
-		t.Errorf("kept %d times", n)
 	}
 }
 
