@@ -24,7 +24,7 @@ lint:
 
 # The race detector needs cgo and a C compiler. The codec (enroll/cmp) starts no goroutine.
 race:
-	CGO_ENABLED=1 $(GO) test -race -short ./quarantine/... ./enroll ./enroll/client ./pki ./appliance/... ./internal/agent ./internal/alert ./internal/attest ./internal/audit ./internal/console ./internal/daemon ./internal/manage ./internal/portal ./internal/posture ./internal/resolver ./internal/seal ./internal/store ./internal/stream
+	CGO_ENABLED=1 $(GO) test -race -short ./quarantine/... ./enroll ./enroll/client ./pki ./appliance/... ./internal/agent ./internal/alert ./internal/attest ./internal/audit ./internal/console ./internal/daemon ./internal/listener ./internal/manage ./internal/plane ./internal/portal ./internal/posture ./internal/resolver ./internal/seal ./internal/store ./internal/stream
 
 # A number of inputs, not a time: one that ends by time fails now and then with "context
 # deadline exceeded" (golang.org/issue/75804).

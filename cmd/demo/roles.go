@@ -21,6 +21,7 @@ import (
 	"lazaret/internal/agent"
 	"lazaret/internal/config"
 	"lazaret/internal/daemon"
+	"lazaret/internal/plane"
 	"lazaret/internal/testnet"
 	"lazaret/internal/version"
 )
@@ -29,7 +30,7 @@ import (
 // programs lazaretd and lazaret run.
 var roles = map[string]testnet.Role{
 	"dataplane": func(ctx context.Context, args []string) error {
-		return runDaemon(args, func(c config.Config, log *slog.Logger) error { return daemon.Dataplane(ctx, c, log, ready) })
+		return runDaemon(args, func(c config.Config, log *slog.Logger) error { return plane.Run(ctx, c, log, ready) })
 	},
 	"serve": func(ctx context.Context, args []string) error {
 		return runDaemon(args, func(c config.Config, log *slog.Logger) error {

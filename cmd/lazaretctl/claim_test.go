@@ -17,6 +17,7 @@ import (
 	"lazaret/appliance"
 	"lazaret/appliance/claim"
 	"lazaret/internal/daemon"
+	"lazaret/internal/making"
 )
 
 // unclaimed starts a machine on loopback that makes real gateways in dir.
@@ -30,14 +31,14 @@ func unclaimed(t *testing.T, dir string) (address string, code claim.Code, kept 
 func claimable(t *testing.T, dir string, administrator bool, change ...func(*claim.KeeperConfig)) (address string, code claim.Code, kept func() int) {
 	t.Helper()
 	log := slog.New(slog.DiscardHandler)
-	at := daemon.Places{Config: filepath.Join(dir, "config", "lazaretd.toml"), State: filepath.Join(dir, "lazaret"), Plane: filepath.Join(dir, "dataplane")}
+	at := making.Places{Config: filepath.Join(dir, "config", "lazaretd.toml"), State: filepath.Join(dir, "lazaret"), Plane: filepath.Join(dir, "dataplane")}
 	code = claim.DrawCode()
-	var made daemon.Made
+	var made making.Made
 	times := 0
 	cfg := claim.KeeperConfig{
 		Code: code, Log: log, Administrator: administrator,
 		Make: func(ctx context.Context, r claim.Request, step func(string)) (claim.Answer, error) {
-			q := daemon.MakeRequest{Claim: r, Network: appliance.Automatic(), Addresses: []netip.Prefix{netip.MustParsePrefix("192.0.2.20/24")}}
+			q := making.Request{Claim: r, Network: appliance.Automatic(), Addresses: []netip.Prefix{netip.MustParsePrefix("192.0.2.20/24")}}
 			carryOut := daemon.InitFromSetup
 			if administrator {
 				carryOut = daemon.MakeAdministrator
@@ -51,7 +52,7 @@ func claimable(t *testing.T, dir string, administrator bool, change ...func(*cla
 			if administrator {
 				return nil
 			}
-			return daemon.KeepMade(at, made.Config)
+			return making.Keep(at, made.Config)
 		},
 	}
 	for _, f := range change {

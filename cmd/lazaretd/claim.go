@@ -14,6 +14,8 @@ import (
 	"lazaret/appliance/claim"
 	"lazaret/internal/confine"
 	"lazaret/internal/daemon"
+	"lazaret/internal/listener"
+	"lazaret/internal/making"
 )
 
 // keeperFD is where the machine's first process hands the pipe over.
@@ -51,7 +53,7 @@ func serveClaim(ctx context.Context, at []string) error {
 		if err != nil {
 			return fmt.Errorf("--listen %q: %w", text, err)
 		}
-		l, err := daemon.ListenClaim(ctx, address)
+		l, err := listener.Claim(ctx, address)
 		if err != nil {
 			return err
 		}
@@ -67,7 +69,7 @@ func serveClaim(ctx context.Context, at []string) error {
 // makeCommand makes a gateway of a claim; the machine's first process runs it as the user that
 // will own it.
 func makeCommand() *cobra.Command {
-	at := daemon.AppliancePlaces
+	at := making.AppliancePlaces
 	var confined bool
 	c := &cobra.Command{Use: "make", Hidden: true, Args: cobra.NoArgs, Short: "Make a gateway from a claim on standard input; an appliance's first process runs this",
 		RunE: func(cmd *cobra.Command, _ []string) error {

@@ -18,7 +18,7 @@ import (
 
 	"lazaret/appliance"
 	"lazaret/appliance/claim"
-	"lazaret/internal/daemon"
+	"lazaret/internal/making"
 	"lazaret/internal/testneed"
 )
 
@@ -60,7 +60,7 @@ func newRequest(t *testing.T, r claim.Request) (*ecdsa.PrivateKey, []byte) {
 // secrets in their pipes alone.
 func TestClaimAsProcesses(t *testing.T) {
 	dir := t.TempDir()
-	at := daemon.Places{Config: filepath.Join(dir, "config", "lazaretd.toml"), State: filepath.Join(dir, "lazaret"), Plane: filepath.Join(dir, "dataplane")}
+	at := making.Places{Config: filepath.Join(dir, "config", "lazaretd.toml"), State: filepath.Join(dir, "lazaret"), Plane: filepath.Join(dir, "dataplane")}
 	pair, err := syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
 	if err != nil {
 		t.Fatal(err)
@@ -90,19 +90,19 @@ func TestClaimAsProcesses(t *testing.T) {
 	}
 	theirs.Close()
 
-	var made daemon.Made
+	var made making.Made
 	code := claim.DrawCode()
 	keeper, err := claim.NewKeeper(claim.KeeperConfig{
 		Code: code, Log: slog.New(slog.DiscardHandler),
 		Make: func(ctx context.Context, r claim.Request, step func(string)) (claim.Answer, error) {
-			in, err := json.Marshal(daemon.MakeRequest{Claim: r, Network: appliance.Automatic(), Addresses: []netip.Prefix{netip.MustParsePrefix("192.0.2.20/24")}})
+			in, err := json.Marshal(making.Request{Claim: r, Network: appliance.Automatic(), Addresses: []netip.Prefix{netip.MustParsePrefix("192.0.2.20/24")}})
 			if err != nil {
 				return claim.Answer{}, err
 			}
 			made, err = makeConfined(ctx, at, in, step)
 			return made.Answer, err
 		},
-		Keep: func(context.Context) error { return daemon.KeepMade(at, made.Config) },
+		Keep: func(context.Context) error { return making.Keep(at, made.Config) },
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -144,7 +144,7 @@ func TestClaimAsProcesses(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	in, err := json.Marshal(daemon.MakeRequest{Claim: r})
+	in, err := json.Marshal(making.Request{Claim: r})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -155,12 +155,12 @@ func TestClaimAsProcesses(t *testing.T) {
 }
 
 // makeConfined has a confined process make what a request asks for.
-func makeConfined(ctx context.Context, at daemon.Places, request []byte, step func(string)) (daemon.Made, error) {
+func makeConfined(ctx context.Context, at making.Places, request []byte, step func(string)) (making.Made, error) {
 	maker := program(ctx, "make", "--confine", "--state", at.State, "--dataplane-state", at.Plane, "--to", at.Config)
 	maker.Stdin = bytes.NewReader(request)
 	out, err := maker.Output()
 	if err != nil {
-		return daemon.Made{}, err
+		return making.Made{}, err
 	}
-	return daemon.ReadMade(bytes.NewReader(out), step)
+	return making.ReadMade(bytes.NewReader(out), step)
 }

@@ -11,7 +11,7 @@ import (
 	"lazaret/appliance/update"
 	"lazaret/internal/config"
 	"lazaret/internal/confine"
-	"lazaret/internal/daemon"
+	"lazaret/internal/making"
 )
 
 // confineServe leaves the control plane its own directory; its configuration, the
@@ -33,7 +33,7 @@ func confinePlane(c config.Config, path string, log *slog.Logger) error {
 
 // confineMake leaves what makes a gateway the control plane's directory, which it fills, and
 // to read what it is not to write over.
-func confineMake(at daemon.Places, log *slog.Logger) error {
+func confineMake(at making.Places, log *slog.Logger) error {
 	return enter(confine.Make, confine.Paths{ReadOnly: []string{filepath.Dir(at.Config), at.Plane}}, ownDir{at.State, 0o700}, log)
 }
 

@@ -11,15 +11,15 @@ import (
 
 	"lazaret/firewall"
 	"lazaret/internal/config"
-	"lazaret/internal/daemon"
+	"lazaret/internal/plane"
 )
 
 func firewallCommand(path *string) *cobra.Command {
 	c := &cobra.Command{Use: "firewall", Short: "This host's own rules at the running data plane: try, confirm, take back, show"}
 	c.AddCommand(tryCommand(path),
-		hostCommand(path, "confirm", "Keep the rules that are being tried, also across restarts", daemon.ConfirmHost),
-		hostCommand(path, "revert", "Take the rules that are being tried back at once", daemon.RevertHost),
-		hostCommand(path, "show", "Print the rules in force, and when they are taken back", daemon.ShowHost),
+		hostCommand(path, "confirm", "Keep the rules that are being tried, also across restarts", plane.ConfirmHost),
+		hostCommand(path, "revert", "Take the rules that are being tried back at once", plane.RevertHost),
+		hostCommand(path, "show", "Print the rules in force, and when they are taken back", plane.ShowHost),
 	)
 	return c
 }
@@ -38,7 +38,7 @@ open a new one before you confirm.`,
 			if err != nil {
 				return err
 			}
-			s, err := daemon.TryHost(cmd.Context(), c, d)
+			s, err := plane.TryHost(cmd.Context(), c, d)
 			return showHost(cmd, c, s, err, asJSON)
 		},
 	}
@@ -47,7 +47,7 @@ open a new one before you confirm.`,
 	return c
 }
 
-func hostCommand(path *string, use, short string, ask func(context.Context, config.Config) (daemon.HostState, error)) *cobra.Command {
+func hostCommand(path *string, use, short string, ask func(context.Context, config.Config) (plane.HostState, error)) *cobra.Command {
 	var asJSON bool
 	c := &cobra.Command{Use: use, Short: short, Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
 		c, err := config.Load(*path)
@@ -62,13 +62,13 @@ func hostCommand(path *string, use, short string, ask func(context.Context, conf
 }
 
 // showHost prints how things stand; err is the request's own.
-func showHost(cmd *cobra.Command, c config.Config, s daemon.HostState, err error, asJSON bool) error {
+func showHost(cmd *cobra.Command, c config.Config, s plane.HostState, err error, asJSON bool) error {
 	if err != nil {
 		return err
 	}
 	view := hostView{
 		In: serviceTexts(s.InForce.In, "from"), Out: serviceTexts(s.InForce.Out, "to"), Confirmed: s.Until.IsZero(),
-		FileDiffers: !daemon.ConfiguredHost(c).Equal(s.InForce),
+		FileDiffers: !plane.ConfiguredHost(c).Equal(s.InForce),
 	}
 	if !view.Confirmed {
 		view.RevertAt = s.Until

@@ -18,6 +18,8 @@ import (
 	"lazaret/internal/config"
 	"lazaret/internal/daemon"
 	"lazaret/internal/machine"
+	"lazaret/internal/notify"
+	"lazaret/internal/plane"
 	"lazaret/internal/version"
 )
 
@@ -47,7 +49,7 @@ func root() *cobra.Command {
 			return daemon.Serve(ctx, c, version.String(), log, notifyReady)
 		}),
 		run("dataplane", "Run the data plane: firewall table and WireGuard link (needs CAP_NET_ADMIN)", &path, confinePlane, func(ctx context.Context, c config.Config, log *slog.Logger) error {
-			return daemon.Dataplane(ctx, c, log, notifyReady)
+			return plane.Run(ctx, c, log, notifyReady)
 		}),
 		initCommand(&path), rootCommand(&path), clockCommand(&path), checkCommand(&path), firewallCommand(&path), stigCommand(&path), referenceCommand(), versionCommand(),
 		claimCommand(), makeCommand(),
@@ -81,7 +83,7 @@ func run(use, short string, path *string, confine func(config.Config, string, *s
 }
 
 // notifyReady tells the service manager, where there is one.
-func notifyReady() { daemon.Notify("READY=1") }
+func notifyReady() { notify.Ready() }
 
 func rootCommand(path *string) *cobra.Command {
 	c := &cobra.Command{Use: "root", Short: "The root key: export it, and remove it from this gateway"}

@@ -9,7 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"lazaret/internal/config"
-	"lazaret/internal/daemon"
+	"lazaret/internal/plane"
 	"lazaret/internal/stig"
 )
 
@@ -29,7 +29,7 @@ gateway's network namespace, beside the running data plane.`,
 			if err != nil {
 				return err
 			}
-			r := daemon.Stig(cmd.Context(), c, 0)
+			r := plane.Stig(cmd.Context(), c, 0)
 			if asJSON {
 				err = json.NewEncoder(cmd.OutOrStdout()).Encode(r)
 			} else {

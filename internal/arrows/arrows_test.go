@@ -21,7 +21,11 @@ var rules = map[string]struct {
 	why     string
 }{
 	"cmd/":                       {[]string{"*"}, "main wires"},
-	"internal/daemon":            {[]string{"*"}, "it wires the gateway's parts; the mains and the lab share it"},
+	"internal/daemon":            {[]string{"*"}, "it wires the control plane's parts; the mains and the lab share it"},
+	"internal/plane":             {[]string{"firewall", "internal/config", "internal/durable", "internal/peer", "internal/stig", "quarantine/dataplane", "quarantine/tunnel"}, "the privileged process knows no store, no certificate and no person"},
+	"internal/making":            {[]string{"appliance", "appliance/claim", "internal/config", "internal/durable"}, "what two processes say to each other; neither of them is here"},
+	"internal/listener":          {nil, "sockets and their bounds, for whatever answers there"},
+	"internal/notify":            {nil, "a word to the service manager, from whatever"},
 	"internal/testnet":           {[]string{"*"}, "a lab may use everything"},
 	"internal/bench":             {[]string{"*"}, "it measures everything"},
 	"internal/leak":              {[]string{"*"}, "it attacks everything together"},

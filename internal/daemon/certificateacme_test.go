@@ -92,22 +92,22 @@ func TestListenersShowTheRightCertificate(t *testing.T) {
 	theirs := map[string]bool{"enroll": true, "api": true, "agent": false, "portal": true}
 	proves := map[string]bool{"enroll": true}
 	for _, s := range append(k.sites(), k.portalSites()...) {
-		if s.tls == nil {
+		if s.TLS == nil {
 			continue
 		}
-		want, known := theirs[s.name]
+		want, known := theirs[s.Name]
 		if !known {
-			t.Errorf("%s is not looked at", s.name)
+			t.Errorf("%s is not looked at", s.Name)
 		}
 		for _, host := range []string{"localhost", ""} {
-			if got := shownBy(t, s.tls, host); got != (want && host != "") {
-				t.Errorf("%s shows theirs for %q: %v", s.name, host, got)
+			if got := shownBy(t, s.TLS, host); got != (want && host != "") {
+				t.Errorf("%s shows theirs for %q: %v", s.Name, host, got)
 			}
 		}
-		if (s.tls.GetConfigForClient != nil) != proves[s.name] {
-			t.Errorf("%s answers challenges: %v", s.name, !proves[s.name])
+		if (s.TLS.GetConfigForClient != nil) != proves[s.Name] {
+			t.Errorf("%s answers challenges: %v", s.Name, !proves[s.Name])
 		}
-		delete(theirs, s.name)
+		delete(theirs, s.Name)
 	}
 	if len(theirs) != 0 {
 		t.Errorf("there is no %v", theirs)

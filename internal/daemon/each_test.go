@@ -2,7 +2,6 @@ package daemon
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -12,13 +11,13 @@ import (
 	"net/netip"
 	"os"
 	"slices"
-	"strings"
 	"testing"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 
 	"lazaret/internal/config"
+	"lazaret/internal/listener"
 	"lazaret/internal/portal"
 )
 
@@ -34,9 +33,9 @@ func TestOneDeviceLeavesThePortalToOthers(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	group, ctx := errgroup.WithContext(ctx)
 	defer func() { cancel(); _ = group.Wait() }()
-	s := site{name: "portal-http", most: 32, each: portalEach, idle: time.Minute, at: []netip.AddrPort{at},
-		handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "ok") })}
-	if err := s.serve(ctx, group, slog.New(slog.DiscardHandler)); err != nil {
+	s := listener.Site{Name: "portal-http", Most: 32, Each: portalEach, Idle: time.Minute, At: []netip.AddrPort{at},
+		Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "ok") })}
+	if err := s.Serve(ctx, group, slog.New(slog.DiscardHandler)); err != nil {
 		t.Fatal(err)
 	}
 	dial := func(from byte) net.Conn {
@@ -85,23 +84,6 @@ func TestOneDeviceLeavesThePortalToOthers(t *testing.T) {
 	}
 }
 
-// TestClosedConnectionsAreTold once a minute, with how many there were: an office behind one
-// address that meets the bound is not left to guess.
-func TestClosedConnectionsAreTold(t *testing.T) {
-	var text bytes.Buffer
-	now := time.Now()
-	l := &eachListener{most: 8, log: slog.New(slog.NewTextHandler(&text, nil)), now: func() time.Time { return now }}
-	for range 100 {
-		l.refuse(netip.MustParseAddr("192.0.2.1"))
-	}
-	now = now.Add(time.Minute)
-	l.refuse(netip.MustParseAddr("192.0.2.1"))
-	got := text.String()
-	if strings.Count(got, "\n") != 2 || !strings.Contains(got, "address=192.0.2.1 most=8 closed=1\n") || !strings.Contains(got, "closed=100\n") {
-		t.Errorf("logged:\n%s", got)
-	}
-}
-
 // TestOwnAddressesOutliveAnError: while the interfaces cannot be read, the gateway's own
 // addresses are those read last, so that no name comes to lead to them.
 func TestOwnAddressesOutliveAnError(t *testing.T) {
@@ -128,8 +110,8 @@ func TestOwnAddressesOutliveAnError(t *testing.T) {
 func TestSitesInsideAreBoundedPerDevice(t *testing.T) {
 	k := &control{inside: inside{portal: new(portal.Server)}}
 	for _, s := range k.portalSites() {
-		if s.each == 0 || s.each > s.most/64 {
-			t.Errorf("%s: %d of %d", s.name, s.each, s.most)
+		if s.Each == 0 || s.Each > s.Most/64 {
+			t.Errorf("%s: %d of %d", s.Name, s.Each, s.Most)
 		}
 	}
 }
@@ -141,7 +123,7 @@ func TestEnrollmentIsBoundedPerHost(t *testing.T) {
 	if enrollEach == 0 || enrollEach > 2048/16 {
 		t.Errorf("one address holds %d of 2048 connections", enrollEach)
 	}
-	holder := outside([]netip.Prefix{netip.MustParsePrefix("192.0.2.0/28"), netip.MustParsePrefix("2001:db8:1::/64")})
+	holder := listener.Outside([]netip.Prefix{netip.MustParsePrefix("192.0.2.0/28"), netip.MustParsePrefix("2001:db8:1::/64")})
 	for address, want := range map[string]string{
 		"fe80::1": "fe80::1", "fe80::2": "fe80::2", "192.0.2.15": "", "192.0.2.16": "192.0.2.16", "2001:db8:1::5": "", "2001:db8:2::5": "2001:db8:2::", "2001:db8:2::ffff:1": "2001:db8:2::", "2001:db8:2:1::1": "2001:db8:2:1::",
 	} {
@@ -158,7 +140,7 @@ func TestEnrollmentIsBoundedPerHost(t *testing.T) {
 // TestOneAddressLeavesEnrollmentToOthers: who holds all connections to the enrollment
 // listener that one may have is refused the next, and another is answered.
 func TestOneAddressLeavesEnrollmentToOthers(t *testing.T) {
-	leavesToOthers(t, func(at netip.AddrPort) site {
+	leavesToOthers(t, func(at netip.AddrPort) listener.Site {
 		return enrollSite(config.Config{Enroll: config.Enroll{Listen: []netip.AddrPort{at}}})
 	})
 }
@@ -169,12 +151,12 @@ func TestOneAddressLeavesTheAPIToOthers(t *testing.T) {
 	if apiEach == 0 || apiEach > 512/4 {
 		t.Errorf("one address holds %d of 512 connections", apiEach)
 	}
-	leavesToOthers(t, func(at netip.AddrPort) site {
+	leavesToOthers(t, func(at netip.AddrPort) listener.Site {
 		return apiSite(config.Config{API: config.API{Listen: []netip.AddrPort{at}}})
 	})
 }
 
-func leavesToOthers(t *testing.T, of func(netip.AddrPort) site) {
+func leavesToOthers(t *testing.T, of func(netip.AddrPort) listener.Site) {
 	l, err := net.Listen("tcp4", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -185,8 +167,8 @@ func leavesToOthers(t *testing.T, of func(netip.AddrPort) site) {
 	group, ctx := errgroup.WithContext(ctx)
 	defer func() { cancel(); _ = group.Wait() }()
 	s := of(at)
-	s.handler = http.NotFoundHandler()
-	if err := s.serve(ctx, group, slog.New(slog.DiscardHandler)); err != nil {
+	s.Handler = http.NotFoundHandler()
+	if err := s.Serve(ctx, group, slog.New(slog.DiscardHandler)); err != nil {
 		t.Fatal(err)
 	}
 	dial := func(from byte) net.Conn {
@@ -202,7 +184,7 @@ func leavesToOthers(t *testing.T, of func(netip.AddrPort) site) {
 		return c
 	}
 	var held []net.Conn
-	for range s.most { // as many as there are: those beyond are closed
+	for range s.Most { // as many as there are: those beyond are closed
 		held = append(held, dial(2))
 	}
 	if _, err := dial(2).Read(make([]byte, 1)); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {

@@ -3,27 +3,12 @@ package daemon
 import (
 	"context"
 	"log/slog"
-	"net"
 	"os"
 	"strconv"
-	"strings"
 	"time"
-)
 
-// Notify tells the service manager how this process does, where there is one: READY=1,
-// WATCHDOG=1 (sd_notify(3)).
-func Notify(state string) {
-	path := os.Getenv("NOTIFY_SOCKET")
-	if path == "" {
-		return
-	}
-	conn, err := net.DialUnix("unixgram", nil, &net.UnixAddr{Name: strings.Replace(path, "@", "\x00", 1), Net: "unixgram"})
-	if err != nil {
-		return
-	}
-	defer conn.Close()
-	_, _ = conn.Write([]byte(state)) // nobody listening is the manager's affair
-}
+	"lazaret/internal/notify"
+)
 
 // heartbeat tells a manager that wants to know (WATCHDOG_USEC, sd_watchdog_enabled(3)) that
 // the store answers, for as long as it does: a control plane without one is of no use, and
@@ -45,7 +30,7 @@ func (k *control) makeHeartbeat(context.Context) (part, error) {
 		_, err := k.store.Now(ctx) // a read that needs the store's agreement
 		return err
 	}
-	p.run = heartbeat{time.Duration(us) * time.Microsecond / 4, look, Notify, k.log}.run
+	p.run = heartbeat{time.Duration(us) * time.Microsecond / 4, look, notify.Manager, k.log}.run
 	return p, nil
 }
 

@@ -95,7 +95,7 @@ func Init(ctx context.Context, o InitOptions, log *slog.Logger) (Initialized, er
 	}); err != nil {
 		return Initialized{}, err
 	}
-	if err := makeDir(filepath.Dir(o.ConfigPath), 0o755); err != nil {
+	if err := durable.MakeDir(filepath.Dir(o.ConfigPath), 0o755); err != nil {
 		return Initialized{}, fmt.Errorf("writing the configuration: %w", err)
 	}
 	// The configuration comes last: a gateway whose file is there is whole.
@@ -138,7 +138,7 @@ func storeDir(c config.Config) string { return filepath.Join(c.State, "etcd") }
 // the administrator while the root's key is at hand.
 func fill(ctx context.Context, o InitOptions, c config.Config, pools []quarantine.Pool, log *slog.Logger,
 	handOver func(ctx context.Context, h pki.Hierarchy, token string) error) (err error) {
-	if err := makeDir(c.State, 0o700); err != nil {
+	if err := durable.MakeDir(c.State, 0o700); err != nil {
 		return fmt.Errorf("making the state directory: %w", err)
 	}
 	ring, err := seal.LoadOrCreate(filepath.Join(c.State, "node.key"))
@@ -278,7 +278,7 @@ func writeAdministrator(ctx context.Context, o InitOptions, h pki.Hierarchy, api
 	if err != nil {
 		return err
 	}
-	if err := makeDir(o.AdminDir, 0o700); err != nil {
+	if err := durable.MakeDir(o.AdminDir, 0o700); err != nil {
 		return fmt.Errorf("making the administrator's directory: %w", err)
 	}
 	chain := append(pemBlock("CERTIFICATE", certs[0].Raw), pemBlock("CERTIFICATE", certs[1].Raw)...)
@@ -303,24 +303,4 @@ func apiURL(c config.Config) string {
 		host = append(c.API.Names, c.Enroll.Names...)[0]
 	}
 	return "https://" + net.JoinHostPort(host, strconv.Itoa(int(at.Port())))
-}
-
-// makeDir makes a directory and what is missing above it, and has them on the disk.
-func makeDir(dir string, mode fs.FileMode) error {
-	var made []string
-	for at := filepath.Clean(dir); ; at = filepath.Dir(at) {
-		if _, err := os.Stat(at); !errors.Is(err, fs.ErrNotExist) || at == filepath.Dir(at) {
-			break
-		}
-		made = append(made, at)
-	}
-	if err := os.MkdirAll(dir, mode); err != nil {
-		return err
-	}
-	for _, at := range made {
-		if err := durable.SyncDir(filepath.Dir(at)); err != nil {
-			return err
-		}
-	}
-	return nil
 }

@@ -2,7 +2,6 @@ package daemon
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"maps"
 	"net"
@@ -10,13 +9,12 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
-	"syscall"
 	"time"
 
 	"golang.org/x/sync/errgroup"
-	"golang.org/x/sys/unix"
 
 	"lazaret/internal/console/api"
+	"lazaret/internal/listener"
 	"lazaret/internal/portal"
 	"lazaret/internal/resolver"
 	"lazaret/internal/store"
@@ -164,7 +162,7 @@ func (o organization) Pools(ctx context.Context) (map[string]quarantine.Pool, er
 func (k *control) serveInside(ctx context.Context, group *errgroup.Group) error {
 	if k.inside.portal != nil {
 		for _, s := range k.portalSites() {
-			if err := s.serve(ctx, group, k.log); err != nil {
+			if err := s.Serve(ctx, group, k.log); err != nil {
 				return err
 			}
 		}
@@ -183,7 +181,7 @@ func (k *control) serveInside(ctx context.Context, group *errgroup.Group) error 
 // portalEach is how many connections one device may hold: a browser opens six.
 const portalEach = 8
 
-func (k *control) portalSites() []site {
+func (k *control) portalSites() []listener.Site {
 	at := func(port uint16) (all []netip.AddrPort) {
 		for _, a := range k.tunnel {
 			all = append(all, netip.AddrPortFrom(a, port))
@@ -191,9 +189,9 @@ func (k *control) portalSites() []site {
 		return all
 	}
 	c := k.config.Portal
-	return []site{
-		{name: "portal-http", most: 1024, each: portalEach, idle: 5 * time.Second, at: at(c.HTTPPort), free: true, handler: k.inside.portal.Plain()},
-		{name: "portal", most: 1024, each: portalEach, idle: 15 * time.Second, at: at(c.HTTPSPort), free: true, tls: k.openTLS(), handler: k.inside.portal.Secure()},
+	return []listener.Site{
+		{Name: "portal-http", Most: 1024, Each: portalEach, Idle: 5 * time.Second, At: at(c.HTTPPort), Free: true, Handler: k.inside.portal.Plain()},
+		{Name: "portal", Most: 1024, Each: portalEach, Idle: 15 * time.Second, At: at(c.HTTPSPort), Free: true, TLS: k.openTLS(), Handler: k.inside.portal.Secure()},
 	}
 }
 
@@ -210,10 +208,10 @@ func (k *control) dnsSockets(ctx context.Context) (datagrams []*net.UDPConn, lis
 			}
 		}
 	}()
-	if datagrams, err = inheritedPackets("resolver-udp"); err != nil {
+	if datagrams, err = listener.InheritedPackets("resolver-udp"); err != nil {
 		return nil, nil, err
 	}
-	if listeners, err = inherited("resolver-tcp"); err != nil {
+	if listeners, err = listener.Inherited("resolver-tcp"); err != nil {
 		return datagrams, nil, err
 	}
 	ours := len(datagrams) == 0
@@ -221,14 +219,14 @@ func (k *control) dnsSockets(ctx context.Context) (datagrams []*net.UDPConn, lis
 	for _, a := range k.tunnel {
 		at := netip.AddrPortFrom(a, dnsPort)
 		if ours {
-			c, err := listenPacket(ctx, at)
+			c, err := listener.UDP(ctx, "resolver", at)
 			if err != nil {
 				return datagrams, listeners, err
 			}
 			datagrams = append(datagrams, c)
 		}
 		if !theirs {
-			l, err := listen(ctx, "resolver", at, true)
+			l, err := listener.TCP(ctx, "resolver", at, true)
 			if err != nil {
 				return datagrams, listeners, err
 			}
@@ -237,25 +235,4 @@ func (k *control) dnsSockets(ctx context.Context) (datagrams []*net.UDPConn, lis
 	}
 	k.log.Info("listening", "listener", "resolver", "addresses", fmt.Sprint(k.tunnel))
 	return datagrams, listeners, nil
-}
-
-// listenPacket opens a UDP socket on an address that no interface may have yet.
-func listenPacket(ctx context.Context, at netip.AddrPort) (*net.UDPConn, error) {
-	lc := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
-		var set error
-		err := c.Control(func(fd uintptr) { set = unix.SetsockoptInt(int(fd), unix.SOL_IP, unix.IP_FREEBIND, 1) })
-		return errors.Join(err, set)
-	}}
-	network := "udp4"
-	if at.Addr().Is6() {
-		network = "udp6"
-	}
-	c, err := lc.ListenPacket(ctx, network, at.String())
-	if errors.Is(err, syscall.EACCES) {
-		err = fmt.Errorf("%w: ports below 1024 need CAP_NET_BIND_SERVICE or a socket handed over (LISTEN_FDS)", err)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("listening for resolver: %w", err)
-	}
-	return c.(*net.UDPConn), nil
 }

@@ -6,6 +6,7 @@ import (
 	"crypto/ecdsa"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"log/slog"
 	"net/netip"
@@ -21,6 +22,7 @@ import (
 	"lazaret/appliance/network"
 	"lazaret/internal/config"
 	"lazaret/internal/durable"
+	"lazaret/internal/making"
 	"lazaret/pki"
 	"lazaret/quarantine"
 )
@@ -42,59 +44,47 @@ var (
 // applianceAPIPort is where the API of an appliance listens.
 const applianceAPIPort = 8443
 
-// Places says where an appliance keeps what is made.
-type Places struct {
-	Config string // configuration file; it comes last
-	State  string // of the control plane: ours, or not there yet
-	Plane  string // state of the data plane
+// ServeMake reads one making.Request from in, makes the gateway, or a new administrator of the
+// one there is, and tells on out its steps and how it ended (making.Teller). Secrets go by these
+// pipes alone. An end that was told is no error: making.ReadMade returns it at the other end.
+func ServeMake(ctx context.Context, in io.Reader, out io.Writer, at making.Places, log *slog.Logger) error {
+	tell := making.NewTeller(out)
+	q, err := making.ReadRequest(in)
+	if err != nil {
+		return tell.End(making.Made{}, err)
+	}
+	carryOut := InitFromSetup
+	if q.Claim.AdministratorOnly {
+		carryOut = MakeAdministrator
+	}
+	return tell.End(carryOut(ctx, q, at, log, tell.Step))
 }
-
-// AppliancePlaces are those of a running appliance.
-var AppliancePlaces = Places{Config: appliance.ConfigPath, State: appliance.ControlState, Plane: appliance.PlaneState}
-
-// MakeRequest is a claim as the machine knows it.
-type MakeRequest struct {
-	Claim     claim.Request     `json:"claim"`
-	Network   appliance.Network `json:"network"`             // as it is, where the claim changes nothing
-	Addresses []netip.Prefix    `json:"addresses,omitempty"` // that the machine has at present
-}
-
-// Made is what InitFromSetup made. It holds a secret, the token in Answer.
-type Made struct {
-	Config []byte       `json:"config"` // text of the configuration file, for KeepMade
-	Answer claim.Answer `json:"answer"`
-}
-
-// halfMade is a file in the state directory that is there from before anything is made
-// until the configuration is: beside no configuration it says that what else is there was
-// handed to nobody, and may be made anew.
-const halfMade = "half-made"
 
 // InitFromSetup makes a gateway of a claim: everything but its configuration file, which
-// KeepMade writes once the claimant holds the answer. What an earlier call left half made is
+// making.Keep writes once the claimant holds the answer. What an earlier call left half made is
 // removed; a gateway that is there is not touched. What is wrong with the claim is a
 // *claim.Refusal. Step, which may be nil, is told how far it is.
-func InitFromSetup(ctx context.Context, q MakeRequest, at Places, log *slog.Logger, step func(string)) (Made, error) {
+func InitFromSetup(ctx context.Context, q making.Request, at making.Places, log *slog.Logger, step func(string)) (making.Made, error) {
 	if step == nil {
 		step = func(string) {}
 	}
 	if q.Claim.AdministratorOnly {
-		return Made{}, &claim.Refusal{Kind: claim.Invalid, What: "there is no gateway yet that could have a new administrator"}
+		return making.Made{}, &claim.Refusal{Kind: claim.Invalid, What: "there is no gateway yet that could have a new administrator"}
 	}
 	key, err := checkClaim(q.Claim)
 	if err != nil {
-		return Made{}, err
+		return making.Made{}, err
 	}
 	p, err := draftOf(q, at)
 	if err != nil {
-		return Made{}, err
+		return making.Made{}, err
 	}
 	o, c := p.options, p.config
 	if err := clearHalfMade(o, c); err != nil {
-		return Made{}, err
+		return making.Made{}, err
 	}
 	step("Making the keys, the authorities and the store.")
-	made := Made{Config: p.text, Answer: claim.Answer{Version: 1, Name: c.Name, API: apiURL(c), Enroll: (&control{config: c}).enrollURL()}}
+	made := making.Made{Config: p.text, Answer: claim.Answer{Version: 1, Name: c.Name, API: apiURL(c), Enroll: (&control{config: c}).enrollURL()}}
 	err = fill(ctx, o, c, p.pools, log, func(ctx context.Context, h pki.Hierarchy, token string) error {
 		step("Issuing the administrator's certificate.")
 		certs, err := issueAdministrator(ctx, o, h, key)
@@ -108,7 +98,7 @@ func InitFromSetup(ctx context.Context, q MakeRequest, at Places, log *slog.Logg
 		return nil
 	})
 	if err != nil {
-		return Made{}, err
+		return making.Made{}, err
 	}
 	step("The gateway is made.")
 	return made, nil
@@ -124,7 +114,7 @@ type draft struct {
 
 // draftOf drafts the gateway of a claim. It refuses no setup that passes Setup.Check, unless
 // the machine is on no network and the setup names none.
-func draftOf(q MakeRequest, at Places) (d draft, err error) {
+func draftOf(q making.Request, at making.Places) (d draft, err error) {
 	if d.options, err = setupOptions(q, at); err != nil {
 		return d, err
 	}
@@ -172,7 +162,7 @@ var fieldOf = map[string]string{
 }
 
 // setupOptions are what Init would be told.
-func setupOptions(q MakeRequest, at Places) (InitOptions, error) {
+func setupOptions(q making.Request, at making.Places) (InitOptions, error) {
 	s := q.Claim.Setup
 	o := InitOptions{
 		ConfigPath: at.Config, Organization: cmp.Or(s.Organization, DefaultOrganization), Administrator: cmp.Or(s.Administrator, DefaultAdministrator),
@@ -217,7 +207,7 @@ func setupOptions(q MakeRequest, at Places) (InitOptions, error) {
 
 // apiNames are what the API's certificate must hold: how the claimant reached the machine,
 // what it is called, and the addresses that it has.
-func apiNames(q MakeRequest) []string {
+func apiNames(q making.Request) []string {
 	names := slices.Clone(q.Claim.APINames)
 	static := q.Addresses
 	if n := q.Claim.Setup.Network; n != nil {
@@ -281,7 +271,7 @@ func texts(list []netip.Prefix) []string {
 // clearHalfMade removes what an earlier attempt left, and marks that another begins. It
 // touches nothing that has a configuration, or that was not marked.
 func clearHalfMade(o InitOptions, c config.Config) error {
-	mark := filepath.Join(c.State, halfMade)
+	mark := filepath.Join(c.State, making.HalfMade)
 	_, err := os.Lstat(mark)
 	marked := err == nil
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -293,7 +283,7 @@ func clearHalfMade(o InitOptions, c config.Config) error {
 			return fmt.Errorf("removing a gateway made by half: %w", err)
 		}
 		for _, e := range list {
-			if e.Name() == halfMade {
+			if e.Name() == making.HalfMade {
 				continue
 			}
 			if err := os.RemoveAll(filepath.Join(c.State, e.Name())); err != nil {
@@ -304,31 +294,8 @@ func clearHalfMade(o InitOptions, c config.Config) error {
 	if err := untouched(o, c); err != nil || marked {
 		return err
 	}
-	if err := makeDir(c.State, 0o700); err != nil {
+	if err := durable.MakeDir(c.State, 0o700); err != nil {
 		return fmt.Errorf("making the state directory: %w", err)
 	}
 	return durable.Create(mark, nil, 0o600)
-}
-
-// KeepMade makes a made gateway the machine's: it writes the configuration file whole, and
-// then takes the mark away that would have it made anew. Called again after an error or a
-// crash, with the same text, it does what was left.
-func KeepMade(at Places, text []byte) error {
-	if _, err := config.Parse(at.Config, text); err != nil {
-		return fmt.Errorf("keeping the gateway: %w", err)
-	}
-	if _, err := os.Lstat(at.Config); errors.Is(err, fs.ErrNotExist) {
-		if err := makeDir(filepath.Dir(at.Config), 0o755); err != nil {
-			return fmt.Errorf("keeping the gateway: %w", err)
-		}
-		if err := durable.Write(at.Config, text, 0o644); err != nil {
-			return fmt.Errorf("keeping the gateway: %w", err)
-		}
-	} else if err != nil {
-		return fmt.Errorf("keeping the gateway: %w", err)
-	}
-	if err := os.Remove(filepath.Join(at.State, halfMade)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("keeping the gateway: %w", err)
-	}
-	return durable.SyncDir(at.State)
 }

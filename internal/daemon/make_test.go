@@ -23,10 +23,11 @@ import (
 	"lazaret/appliance"
 	"lazaret/appliance/claim"
 	"lazaret/internal/config"
+	"lazaret/internal/making"
 )
 
 // claimOf is what a claimant with a new key asks for.
-func claimOf(t *testing.T) (MakeRequest, *ecdsa.PrivateKey) {
+func claimOf(t *testing.T) (making.Request, *ecdsa.PrivateKey) {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -42,15 +43,15 @@ func claimOf(t *testing.T) (MakeRequest, *ecdsa.PrivateKey) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return MakeRequest{Claim: r, Network: appliance.Automatic(), Addresses: []netip.Prefix{netip.MustParsePrefix("198.51.100.7/24"), netip.MustParsePrefix("fe80::1/64")}}, key
+	return making.Request{Claim: r, Network: appliance.Automatic(), Addresses: []netip.Prefix{netip.MustParsePrefix("198.51.100.7/24"), netip.MustParsePrefix("fe80::1/64")}}, key
 }
 
-func placesIn(dir string) Places {
-	return Places{Config: filepath.Join(dir, "config", "lazaretd.toml"), State: filepath.Join(dir, "lazaret"), Plane: filepath.Join(dir, "dataplane")}
+func placesIn(dir string) making.Places {
+	return making.Places{Config: filepath.Join(dir, "config", "lazaretd.toml"), State: filepath.Join(dir, "lazaret"), Plane: filepath.Join(dir, "dataplane")}
 }
 
 // made makes a gateway through the pipes that process number 1 uses.
-func made(t *testing.T, q MakeRequest, at Places) (Made, error) {
+func made(t *testing.T, q making.Request, at making.Places) (making.Made, error) {
 	t.Helper()
 	in, err := json.Marshal(q)
 	if err != nil {
@@ -61,7 +62,7 @@ func made(t *testing.T, q MakeRequest, at Places) (Made, error) {
 		t.Fatal(err)
 	}
 	steps := 0
-	m, err := ReadMade(&out, func(string) { steps++ })
+	m, err := making.ReadMade(&out, func(string) { steps++ })
 	if err == nil && steps == 0 {
 		t.Error("made without a step")
 	}
@@ -80,7 +81,7 @@ func TestClaimedGatewayServes(t *testing.T) {
 	if _, err := os.Stat(at.Config); err == nil {
 		t.Error("there is a configuration before anybody said that the answer is kept")
 	}
-	if err := KeepMade(at, m.Config); err != nil {
+	if err := making.Keep(at, m.Config); err != nil {
 		t.Fatal(err)
 	}
 	c, err := config.Load(at.Config)
@@ -183,13 +184,13 @@ func TestHalfMadeIsMadeAnew(t *testing.T) {
 	if bytes.Equal(first.Answer.Root, second.Answer.Root) {
 		t.Error("the second attempt has the first one's authorities")
 	}
-	if err := KeepMade(at, second.Config); err != nil {
+	if err := making.Keep(at, second.Config); err != nil {
 		t.Fatal(err)
 	}
-	if err := KeepMade(at, second.Config); err != nil {
+	if err := making.Keep(at, second.Config); err != nil {
 		t.Errorf("keeping it again: %v", err)
 	}
-	if _, err := os.Lstat(filepath.Join(at.State, halfMade)); !errors.Is(err, os.ErrNotExist) {
+	if _, err := os.Lstat(filepath.Join(at.State, making.HalfMade)); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("the mark of a gateway made by half: %v", err)
 	}
 	before := listing(t, at.State)
@@ -197,13 +198,13 @@ func TestHalfMadeIsMadeAnew(t *testing.T) {
 		t.Errorf("made over a gateway that is there: %v", err)
 	}
 	// Stopped between the file and the mark: the file counts.
-	if err := os.WriteFile(filepath.Join(at.State, halfMade), nil, 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(at.State, making.HalfMade), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := made(t, q, at); err == nil {
 		t.Error("a mark beside a configuration let the gateway be made anew")
 	}
-	if err := os.Remove(filepath.Join(at.State, halfMade)); err != nil {
+	if err := os.Remove(filepath.Join(at.State, making.HalfMade)); err != nil {
 		t.Fatal(err)
 	}
 	// The file lost, but no mark: somebody's gateway.
@@ -234,17 +235,17 @@ func listing(t *testing.T, dir string) []string {
 // TestClaimsThatCannotBeMade are refused before anything is made.
 func TestClaimsThatCannotBeMade(t *testing.T) {
 	for name, x := range map[string]struct {
-		change func(*MakeRequest)
+		change func(*making.Request)
 		field  string
 	}{
-		"no network":     {func(q *MakeRequest) { q.Addresses = nil }, "admin_networks"},
-		"long name":      {func(q *MakeRequest) { q.Claim.Setup.Name = strings.Repeat("a", 40) }, "name"},
-		"bad management": {func(q *MakeRequest) { q.Claim.Setup.Management = []string{"nowhere"} }, "management"},
-		"proxy by name":  {func(q *MakeRequest) { q.Claim.Setup.Proxy = "http://proxy.example.com:3128" }, "proxy"},
-		"overlap": {func(q *MakeRequest) {
+		"no network":     {func(q *making.Request) { q.Addresses = nil }, "admin_networks"},
+		"long name":      {func(q *making.Request) { q.Claim.Setup.Name = strings.Repeat("a", 40) }, "name"},
+		"bad management": {func(q *making.Request) { q.Claim.Setup.Management = []string{"nowhere"} }, "management"},
+		"proxy by name":  {func(q *making.Request) { q.Claim.Setup.Proxy = "http://proxy.example.com:3128" }, "proxy"},
+		"overlap": {func(q *making.Request) {
 			q.Claim.Setup.Full = []netip.Prefix{netip.MustParsePrefix("10.66.8.0/24")}
 		}, ""},
-		"no key": {func(q *MakeRequest) { q.Claim.CSR = q.Claim.CSR[:40] }, ""},
+		"no key": {func(q *making.Request) { q.Claim.CSR = q.Claim.CSR[:40] }, ""},
 	} {
 		at := placesIn(t.TempDir())
 		q, _ := claimOf(t)

@@ -17,10 +17,11 @@ import (
 	"lazaret/appliance/claim"
 	"lazaret/internal/audit"
 	"lazaret/internal/config"
+	"lazaret/internal/making"
 )
 
 // administratorOf is what somebody at the screen of a gateway asks for, with a new key.
-func administratorOf(t *testing.T, s appliance.Setup) (MakeRequest, *ecdsa.PrivateKey) {
+func administratorOf(t *testing.T, s appliance.Setup) (making.Request, *ecdsa.PrivateKey) {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -34,7 +35,7 @@ func administratorOf(t *testing.T, s appliance.Setup) (MakeRequest, *ecdsa.Priva
 	if err != nil {
 		t.Fatal(err)
 	}
-	return MakeRequest{Claim: r}, key
+	return making.Request{Claim: r}, key
 }
 
 // TestNewAdministratorServes: a new administrator is made beside the first in the store of a
@@ -47,7 +48,7 @@ func TestNewAdministratorServes(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := KeepMade(at, m.Config); err != nil {
+	if err := making.Keep(at, m.Config); err != nil {
 		t.Fatal(err)
 	}
 	q, second := administratorOf(t, appliance.Setup{Administrator: "second"})
@@ -107,7 +108,7 @@ func TestNoNewAdministrator(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := KeepMade(at, m.Config); err != nil {
+	if err := making.Keep(at, m.Config); err != nil {
 		t.Fatal(err)
 	}
 	before := listing(t, at.State)

@@ -1,3 +1,5 @@
+// Package daemon wires the control plane from its parts: Init makes a gateway, Serve runs
+// it. The lazaretd program and the lab run the same functions; the data plane is package plane.
 package daemon
 
 import (
@@ -23,7 +25,9 @@ import (
 	"lazaret/enroll/cmp"
 	"lazaret/internal/config"
 	"lazaret/internal/console"
+	"lazaret/internal/listener"
 	"lazaret/internal/manage"
+	"lazaret/internal/plane"
 	"lazaret/internal/seal"
 	"lazaret/internal/servercert"
 	"lazaret/internal/store"
@@ -123,7 +127,7 @@ func Serve(ctx context.Context, c config.Config, version string, log *slog.Logge
 		})
 	}
 	for _, s := range k.sites() {
-		if err := s.serve(ctx, group, log); err != nil {
+		if err := s.Serve(ctx, group, log); err != nil {
 			return errors.Join(err, stop(group))
 		}
 	}
@@ -277,7 +281,7 @@ func (k *control) listenerKeys() [][]byte {
 // gateway whose data plane never ran tells none.
 func (k *control) gateways() []cmp.Gateway {
 	c := k.config
-	text, err := os.ReadFile(filepath.Join(filepath.Dir(c.Dataplane.Socket), publicKeyFile))
+	text, err := os.ReadFile(plane.PublicKeyPath(c))
 	if err != nil {
 		k.log.Error("reading the tunnel's public key", "err", err)
 		return nil
@@ -357,8 +361,8 @@ func (k *control) openTLS() *tls.Config {
 const enrollEach = 64
 
 // enrollSite is the enrollment listener without what answers on it.
-func enrollSite(c config.Config) site {
-	return site{name: "enroll", most: 2048, each: enrollEach, holder: outside(c.Enroll.TrustedProxies), idle: 15 * time.Second, at: c.Enroll.Listen}
+func enrollSite(c config.Config) listener.Site {
+	return listener.Site{Name: "enroll", Most: 2048, Each: enrollEach, Holder: listener.Outside(c.Enroll.TrustedProxies), Idle: 15 * time.Second, At: c.Enroll.Listen}
 }
 
 // apiEach is likewise of the API's listener: enough for a management server that sends its
@@ -366,12 +370,12 @@ func enrollSite(c config.Config) site {
 const apiEach = 128
 
 // apiSite is the API's listener without what answers on it.
-func apiSite(c config.Config) site {
-	return site{name: "api", most: 512, each: apiEach, holder: outside(nil), idle: 2 * time.Minute, at: c.API.Listen}
+func apiSite(c config.Config) listener.Site {
+	return listener.Site{Name: "api", Most: 512, Each: apiEach, Holder: listener.Outside(nil), Idle: 2 * time.Minute, At: c.API.Listen}
 }
 
 // sites are the three HTTPS services that there always are.
-func (k *control) sites() []site {
+func (k *control) sites() []listener.Site {
 	c := k.config
 	agent := &tls.Config{MinVersion: tls.VersionTLS13, GetCertificate: k.listener.GetCertificate,
 		ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: k.ca.DevicePool()}
@@ -380,13 +384,13 @@ func (k *control) sites() []site {
 		inside = append(inside, netip.AddrPortFrom(a, c.Tunnel.AgentPort))
 	}
 	enroll := enrollSite(c)
-	enroll.tls, enroll.handler = k.trusted.Challenged(k.openTLS()), k.public()
+	enroll.TLS, enroll.Handler = k.trusted.Challenged(k.openTLS()), k.public()
 	api := apiSite(c)
-	api.tls, api.handler = k.openTLS(), k.console.API()
-	api.tls.ClientAuth = tls.RequestClientCert
-	return []site{
+	api.TLS, api.Handler = k.openTLS(), k.console.API()
+	api.TLS.ClientAuth = tls.RequestClientCert
+	return []listener.Site{
 		enroll,
 		api,
-		{name: "agent", most: 1 << 16, each: 16, idle: 2 * time.Minute, at: inside, free: true, tls: agent, handler: k.console.Agent()},
+		{Name: "agent", Most: 1 << 16, Each: 16, Idle: 2 * time.Minute, At: inside, Free: true, TLS: agent, Handler: k.console.Agent()},
 	}
 }

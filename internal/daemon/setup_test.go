@@ -16,6 +16,7 @@ import (
 	"lazaret/appliance"
 	"lazaret/appliance/claim"
 	"lazaret/appliance/update"
+	"lazaret/internal/making"
 	"lazaret/pki"
 )
 
@@ -104,7 +105,7 @@ func TestSetupThatPassesCanBeMade(t *testing.T) {
 		if err != nil {
 			t.Fatalf("what passes as a value does not as a document: %v\n%s", err, text)
 		}
-		d, err := draftOf(MakeRequest{Claim: claim.Request{Setup: again}, Network: appliance.Automatic(), Addresses: []netip.Prefix{netip.MustParsePrefix("198.51.100.7/24")}}, at)
+		d, err := draftOf(making.Request{Claim: claim.Request{Setup: again}, Network: appliance.Automatic(), Addresses: []netip.Prefix{netip.MustParsePrefix("198.51.100.7/24")}}, at)
 		if err != nil {
 			refusal, _ := err.(*claim.Refusal)
 			t.Fatalf("passes the check, and then: %v %+v\n%s", err, refusal, text)

@@ -156,6 +156,26 @@ func chmod(f *os.File, mode fs.FileMode) error {
 	return f.Chmod(mode)
 }
 
+// MakeDir makes a directory and what is missing above it, and has them on the disk.
+func MakeDir(dir string, mode fs.FileMode) error {
+	var made []string
+	for at := filepath.Clean(dir); ; at = filepath.Dir(at) {
+		if _, err := os.Stat(at); !errors.Is(err, fs.ErrNotExist) || at == filepath.Dir(at) {
+			break
+		}
+		made = append(made, at)
+	}
+	if err := os.MkdirAll(dir, mode); err != nil {
+		return err
+	}
+	for _, at := range made {
+		if err := SyncDir(filepath.Dir(at)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // SyncDir has a directory's names on the disk, after a file of it was renamed or removed.
 func SyncDir(dir string) error {
 	d, err := os.Open(dir)

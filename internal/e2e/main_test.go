@@ -18,6 +18,7 @@ import (
 
 	"lazaret/internal/config"
 	"lazaret/internal/daemon"
+	"lazaret/internal/plane"
 	"lazaret/internal/testneed"
 	"lazaret/internal/testnet"
 )
@@ -36,7 +37,7 @@ func TestMain(m *testing.M) {
 			})
 		},
 		"dataplane": func(ctx context.Context, args []string) error {
-			return runDaemon(args[0], func(c config.Config, log *slog.Logger) error { return daemon.Dataplane(ctx, c, log, ready) })
+			return runDaemon(args[0], func(c config.Config, log *slog.Logger) error { return plane.Run(ctx, c, log, ready) })
 		},
 		"door":         runDoor,
 		"nameserver":   runNameServer,

@@ -16,7 +16,7 @@ import (
 
 	"lazaret/firewall"
 	"lazaret/internal/config"
-	"lazaret/internal/daemon"
+	"lazaret/internal/plane"
 	"lazaret/internal/testnet"
 	"lazaret/quarantine"
 	"lazaret/quarantine/dataplane"
@@ -59,7 +59,7 @@ func runPlane(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	return daemon.Dataplane(ctx, c, c.Logger(os.Stderr), func() {
+	return plane.Run(ctx, c, c.Logger(os.Stderr), func() {
 		if err := testnet.Report("ready"); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 		}

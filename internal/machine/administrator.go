@@ -12,7 +12,7 @@ import (
 	"lazaret/appliance/claim"
 	"lazaret/appliance/machine"
 	"lazaret/internal/config"
-	"lazaret/internal/daemon"
+	"lazaret/internal/making"
 )
 
 // administratorTime is how long the control plane is stopped, at most, for a new
@@ -98,7 +98,7 @@ func (m *Machine) offerAdministrator(ctx context.Context) error {
 		Clock:   m.saysClock,
 		Serving: func(print string) { m.show(func(st *state) { st.print = print }) },
 		Make: func(ctx context.Context, r claim.Request, step func(string)) (claim.Answer, error) {
-			made, err := m.makeOf(ctx, daemon.MakeRequest{Claim: r}, step)
+			made, err := m.makeOf(ctx, making.Request{Claim: r}, step)
 			return made.Answer, err
 		},
 		Keep: func(context.Context) error { return nil }, // the certificate is all there is

@@ -14,7 +14,7 @@ import (
 	"lazaret/appliance/boot"
 	"lazaret/appliance/update"
 	"lazaret/internal/config"
-	"lazaret/internal/daemon"
+	"lazaret/internal/plane"
 )
 
 // looks is how often the gateway's health is looked at until its slot is blessed, and after.
@@ -140,7 +140,7 @@ func (m *Machine) health(ctx context.Context, c config.Config) update.Health {
 	var h update.Health
 	for _, p := range m.parts.Parts() {
 		switch {
-		case p.Name == plane && p.Ready:
+		case p.Name == dataPlane && p.Ready:
 			h.Firewall = m.tableHeld(ctx, c)
 		case p.Name == control && p.Ready:
 			h.Store = true // it is started again when its store does not answer for a while
@@ -156,7 +156,7 @@ func (m *Machine) health(ctx context.Context, c config.Config) update.Health {
 func (m *Machine) tableHeld(ctx context.Context, c config.Config) bool {
 	ctx, stop := context.WithTimeout(ctx, 5*time.Second)
 	defer stop()
-	own, err := daemon.HeldPools(ctx, c)
+	own, err := plane.HeldPools(ctx, c)
 	if err != nil {
 		m.log.Warn("asking the data plane for its table", "error", err)
 		return false

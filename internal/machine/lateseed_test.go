@@ -10,7 +10,7 @@ import (
 	"lazaret/appliance"
 	"lazaret/appliance/claim"
 	"lazaret/appliance/seed"
-	"lazaret/internal/daemon"
+	"lazaret/internal/making"
 )
 
 // offers are what a test of the offers sees and does.
@@ -268,11 +268,11 @@ func TestClaimTakesItsTurn(t *testing.T) {
 	o := offering{code: claim.DrawCode(), turns: &turns{}}
 	o.turns.open(func(error) { ended++ })
 	broken := errors.New("no room")
-	k := m.claimWith(o, func(context.Context, claim.Request, func(string)) (daemon.Made, error) {
+	k := m.claimWith(o, func(context.Context, claim.Request, func(string)) (making.Made, error) {
 		if o.turns.arrive(coded("i1")) || ended != 0 {
 			t.Error("a seed interrupts a claim")
 		}
-		return daemon.Made{}, broken
+		return making.Made{}, broken
 	})
 	if _, err := k.Make(t.Context(), claim.Request{}, func(string) {}); !errors.Is(err, broken) || ended != 1 {
 		t.Errorf("%v; the offer was ended %d times for the seed, once the claim had failed", err, ended)

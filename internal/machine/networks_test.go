@@ -14,7 +14,7 @@ import (
 	"lazaret/appliance"
 	"lazaret/appliance/claim"
 	"lazaret/appliance/seed"
-	"lazaret/internal/daemon"
+	"lazaret/internal/making"
 )
 
 // cards are two cards without a kernel.
@@ -113,9 +113,9 @@ func TestScreenWinsOverSeed(t *testing.T) {
 			set("before the claim")
 			x := offering{code: claim.DrawCode(), seed: s, turns: &turns{}}
 			var made *appliance.Network
-			k := m.claimWith(x, func(_ context.Context, r claim.Request, _ func(string)) (daemon.Made, error) {
+			k := m.claimWith(x, func(_ context.Context, r claim.Request, _ func(string)) (making.Made, error) {
 				made = r.Setup.Network
-				return daemon.Made{}, nil
+				return making.Made{}, nil
 			})
 			if _, err := k.Make(t.Context(), claim.Request{Setup: appliance.Setup{Network: back}}, func(string) {}); err != nil {
 				t.Fatal(err)

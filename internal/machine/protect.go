@@ -11,7 +11,7 @@ import (
 	"lazaret/appliance"
 	"lazaret/appliance/machine"
 	"lazaret/internal/config"
-	"lazaret/internal/daemon"
+	"lazaret/internal/plane"
 	"lazaret/internal/stig"
 )
 
@@ -138,7 +138,7 @@ func (m *Machine) SelfCheck(ctx context.Context) (appliance.Report, error) {
 	if err != nil {
 		return appliance.Report{}, err
 	}
-	return daemon.Stig(ctx, c, os.Getpid()), nil
+	return plane.Stig(ctx, c, os.Getpid()), nil
 }
 
 // Inventory implements machine.Host.

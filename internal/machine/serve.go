@@ -14,8 +14,8 @@ import (
 
 // The two parts of a gateway.
 const (
-	plane   = "dataplane"
-	control = "serve"
+	dataPlane = "dataplane"
+	control   = "serve"
 )
 
 // serve runs the gateway, after it was claimed if it was nobody's.
@@ -55,7 +55,7 @@ func (m *Machine) serve(ctx context.Context) error {
 // plane's own stands, for as long as that takes: there is nothing to put in its place.
 func (m *Machine) startParts() error {
 	if err := m.parts.Start(supervise.Part{
-		Name: plane, Args: []string{plane, "--confine", "-c", appliance.ConfigPath}, User: appliance.PlaneUser, Group: appliance.PlaneUser,
+		Name: dataPlane, Args: []string{dataPlane, "--confine", "-c", appliance.ConfigPath}, User: appliance.PlaneUser, Group: appliance.PlaneUser,
 		AmbientCaps: []uintptr{unix.CAP_NET_ADMIN}, Notify: true, Files: 65536, Tasks: 1024, Memory: memory().Size / 2, OOMScore: -900,
 	}); err != nil {
 		return err

@@ -54,7 +54,7 @@ func TestTypedTimeIsSet(t *testing.T) {
 	if n := strings.Count(log.String(), "the control plane starts anew"); n != 1 {
 		t.Errorf("it starts anew %d times: %s", n, &log)
 	}
-	parts := []appliance.Part{{Name: plane, Ready: true}, {Name: control}}
+	parts := []appliance.Part{{Name: dataPlane, Ready: true}, {Name: control}}
 	if failing(parts) || failing(nil) {
 		t.Error("a control plane that starts is called failing")
 	}

@@ -20,8 +20,8 @@ import (
 	"lazaret/appliance/claim"
 	"lazaret/appliance/seed"
 	"lazaret/appliance/supervise"
-	"lazaret/internal/daemon"
 	"lazaret/internal/durable"
+	"lazaret/internal/making"
 )
 
 // beClaimed returns when the machine is somebody's. Until then a seed is looked for where
@@ -125,8 +125,8 @@ func (m *Machine) offer(ctx context.Context, o offering) error {
 }
 
 // claimWith is what the machine does for a claim, for which a gateway is made by make.
-func (m *Machine) claimWith(o offering, make func(context.Context, claim.Request, func(string)) (daemon.Made, error)) claim.KeeperConfig {
-	var made daemon.Made // what the keeper has made last; it makes and keeps one after the other
+func (m *Machine) claimWith(o offering, make func(context.Context, claim.Request, func(string)) (making.Made, error)) claim.KeeperConfig {
+	var made making.Made // what the keeper has made last; it makes and keeps one after the other
 	var setup appliance.Setup
 	return claim.KeeperConfig{
 		Code: o.code, Log: m.log,
@@ -249,8 +249,8 @@ func (m *Machine) about(s seed.Seed) claim.About {
 }
 
 // makeGateway has a child, as the user who will own it all, make the gateway.
-func (m *Machine) makeGateway(ctx context.Context, r claim.Request, step func(string)) (daemon.Made, error) {
-	q := daemon.MakeRequest{Claim: r, Network: m.network.Network()}
+func (m *Machine) makeGateway(ctx context.Context, r claim.Request, step func(string)) (making.Made, error) {
+	q := making.Request{Claim: r, Network: m.network.Network()}
 	for _, l := range m.network.Links() {
 		q.Addresses = append(q.Addresses, l.Addresses...)
 	}
@@ -258,10 +258,10 @@ func (m *Machine) makeGateway(ctx context.Context, r claim.Request, step func(st
 }
 
 // makeOf has a child make what a claim asks for.
-func (m *Machine) makeOf(ctx context.Context, q daemon.MakeRequest, step func(string)) (daemon.Made, error) {
+func (m *Machine) makeOf(ctx context.Context, q making.Request, step func(string)) (making.Made, error) {
 	question, err := json.Marshal(q)
 	if err != nil {
-		return daemon.Made{}, err
+		return making.Made{}, err
 	}
 	from, to := io.Pipe()
 	defer from.Close() // a child that goes on talking is not heard
@@ -273,23 +273,23 @@ func (m *Machine) makeOf(ctx context.Context, q daemon.MakeRequest, step func(st
 		to.Close()
 		ended <- err
 	}()
-	made, err := daemon.ReadMade(from, step)
+	made, err := making.ReadMade(from, step)
 	if err != nil {
 		from.Close()
 		if e := <-ended; e != nil {
 			m.log.Error("carrying out a claim", "error", e)
 		}
-		return daemon.Made{}, err
+		return making.Made{}, err
 	}
 	if err := <-ended; err != nil {
-		return daemon.Made{}, err
+		return making.Made{}, err
 	}
 	m.log.Info("carried out a claim", "took", time.Since(started).Round(time.Millisecond).String())
 	return made, nil
 }
 
 // keepGateway makes what was made this machine's: its configuration comes last.
-func (m *Machine) keepGateway(made daemon.Made, s appliance.Setup, from seed.Seed) error {
+func (m *Machine) keepGateway(made making.Made, s appliance.Setup, from seed.Seed) error {
 	if err := m.keepNetwork(s.Network, from); err != nil {
 		return err
 	}
@@ -299,7 +299,7 @@ func (m *Machine) keepGateway(made daemon.Made, s appliance.Setup, from seed.See
 	if err := m.updates().SetSettings(s.Updates); err != nil {
 		return err
 	}
-	err := daemon.KeepMade(daemon.AppliancePlaces, made.Config)
+	err := making.Keep(making.AppliancePlaces, made.Config)
 	if yes, _ := claimedState(); yes && err != nil { // from here on it is a gateway
 		m.log.Error("clearing up after the gateway was made", "error", err)
 		return nil

@@ -1,4 +1,4 @@
-package daemon
+package plane
 
 import (
 	"context"
@@ -23,13 +23,19 @@ import (
 // plane tells devices. The private key never leaves the data plane's own directory.
 const publicKeyFile = "wireguard.pub"
 
+// PublicKeyPath is where the data plane of a configuration publishes the link's public key,
+// a line of base64.
+func PublicKeyPath(c config.Config) string {
+	return filepath.Join(filepath.Dir(c.Dataplane.Socket), publicKeyFile)
+}
+
 // hostRecordFile lies in the data plane's own directory: the host rules confirmed last.
 const hostRecordFile = "host.json"
 
-// Dataplane runs the privileged process until ctx ends: the table first, then the link,
+// Run runs the privileged process until ctx ends: the table first, then the link,
 // then the public key's file and the socket, forwarding last. What it enforces stays when
 // it ends. Where another one runs it fails, and touches nothing of that one's.
-func Dataplane(ctx context.Context, c config.Config, log *slog.Logger, ready func()) error {
+func Run(ctx context.Context, c config.Config, log *slog.Logger, ready func()) error {
 	if err := preflight(); err != nil {
 		return err
 	}
@@ -155,14 +161,23 @@ func addService(list []firewall.Service, s firewall.Service) []firewall.Service 
 	return list
 }
 
+// MakeSocketDir makes the directory of a control socket, where there is none.
+func MakeSocketDir(socket string) error {
+	dir := filepath.Dir(socket)
+	if _, err := os.Stat(dir); !errors.Is(err, fs.ErrNotExist) {
+		return nil // who listens there says what is wrong with it
+	}
+	if err := errors.Join(os.MkdirAll(dir, 0o755), os.Chmod(dir, 0o755)); err != nil { // whatever the umask: the control plane is another user
+		return fmt.Errorf("making the socket's directory: %w", err)
+	}
+	return nil
+}
+
 // publish writes the link's public key for the control plane, whole or not at all.
 func publish(socket string, key tunnel.Key) error {
 	dir := filepath.Dir(socket)
-	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
-		err = errors.Join(os.MkdirAll(dir, 0o755), os.Chmod(dir, 0o755)) // whatever the umask: the control plane is another user
-		if err != nil {
-			return fmt.Errorf("making the socket's directory: %w", err)
-		}
+	if err := MakeSocketDir(socket); err != nil {
+		return err
 	}
 	path := filepath.Join(dir, publicKeyFile)
 	err := os.WriteFile(path+".new", []byte(key.String()+"\n"), 0o644)

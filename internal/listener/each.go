@@ -1,4 +1,4 @@
-package daemon
+package listener
 
 import (
 	"log/slog"
@@ -9,11 +9,11 @@ import (
 	"time"
 )
 
-// limitEach accepts at most n connections at once of one holder, where n is not 0; others
+// Each accepts at most n connections at once of one holder, where n is not 0; others
 // are closed, so that a device that holds many leaves the rest of a listener's to the others.
 // holder says whose an address is; nil: each is its own, the zero Addr: it is not bounded.
 // What is closed is told once a minute.
-func limitEach(l net.Listener, n int, holder func(netip.Addr) netip.Addr, log *slog.Logger) net.Listener {
+func Each(l net.Listener, n int, holder func(netip.Addr) netip.Addr, log *slog.Logger) net.Listener {
 	if n == 0 {
 		return l
 	}
@@ -23,9 +23,9 @@ func limitEach(l net.Listener, n int, holder func(netip.Addr) netip.Addr, log *s
 	return &eachListener{Listener: l, most: n, holder: holder, held: make(map[netip.Addr]int), log: log, now: time.Now}
 }
 
-// outside says whose an address of the Internet is: an IPv6 host has a whole /64 of them. A
+// Outside says whose an address of the Internet is: an IPv6 host has a whole /64 of them. A
 // proxy brings the connections of many, and is not bounded.
-func outside(proxies []netip.Prefix) func(netip.Addr) netip.Addr {
+func Outside(proxies []netip.Prefix) func(netip.Addr) netip.Addr {
 	return func(a netip.Addr) netip.Addr {
 		if slices.ContainsFunc(proxies, func(p netip.Prefix) bool { return p.Contains(a) }) {
 			return netip.Addr{}

@@ -1,4 +1,4 @@
-package daemon
+package listener
 
 import (
 	"net"
@@ -34,7 +34,7 @@ func TestListenersAreTakenOver(t *testing.T) {
 	t.Setenv("LISTEN_FDS", "3")
 	t.Setenv("LISTEN_FDNAMES", "enroll:api:enroll")
 	for name, want := range map[string]int{"enroll": 2, "api": 1, "agent": 0} {
-		got, err := inherited(name)
+		got, err := Inherited(name)
 		if err != nil || len(got) != want {
 			t.Errorf("%s: %d listeners, %v", name, len(got), err)
 		}
@@ -43,7 +43,7 @@ func TestListenersAreTakenOver(t *testing.T) {
 		}
 	}
 	t.Setenv("LISTEN_PID", "1")
-	if got, err := inherited("enroll"); err != nil || got != nil {
+	if got, err := Inherited("enroll"); err != nil || got != nil {
 		t.Errorf("meant for another process: %v %v", got, err)
 	}
 }

@@ -1,4 +1,4 @@
-package daemon
+package plane
 
 import (
 	"context"
@@ -22,8 +22,8 @@ import (
 )
 
 const (
-	innerVariable  = "LAZARET_DAEMON_INSIDE"  // names the test that runs in its own namespace
-	socketVariable = "LAZARET_DAEMON_VISITOR" // makes TestVisitor a control plane
+	innerVariable  = "LAZARET_PLANE_INSIDE"  // names the test that runs in its own namespace
+	socketVariable = "LAZARET_PLANE_VISITOR" // makes TestVisitor a control plane
 )
 
 // again runs the calling test once more, in a network namespace of its own.
@@ -57,12 +57,12 @@ control_uids = ["%d"]
 	return c
 }
 
-// startPlane runs Dataplane until the test ends, and returns once it is ready.
+// startPlane runs Run until the test ends, and returns once it is ready.
 func startPlane(t *testing.T, c config.Config) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	ready, ended := make(chan struct{}), make(chan error, 1)
-	go func() { ended <- Dataplane(ctx, c, slog.New(slog.DiscardHandler), func() { close(ready) }) }()
+	go func() { ended <- Run(ctx, c, slog.New(slog.DiscardHandler), func() { close(ready) }) }()
 	select {
 	case <-ready:
 	case err := <-ended:
@@ -100,7 +100,7 @@ func TestSecondDataplane(t *testing.T) {
 	second := c
 	second.Dataplane.State = filepath.Join(dir, "other") // with another key
 	second.Tunnel.Interface = "lz9"
-	err = Dataplane(t.Context(), second, slog.New(slog.DiscardHandler), func() { t.Error("the second one is ready") })
+	err = Run(t.Context(), second, slog.New(slog.DiscardHandler), func() { t.Error("the second one is ready") })
 	if !errors.Is(err, unix.EPERM) {
 		t.Errorf("the second one ended with %v, want a table that is not its own", err)
 	}

@@ -1,4 +1,4 @@
-package daemon
+package plane
 
 import (
 	"context"
@@ -24,7 +24,7 @@ func TestMain(m *testing.M) {
 			return err
 		}
 		var report error
-		err = Dataplane(ctx, c, slog.New(slog.NewTextHandler(os.Stderr, nil)), func() { report = testnet.Report("ready") })
+		err = Run(ctx, c, slog.New(slog.NewTextHandler(os.Stderr, nil)), func() { report = testnet.Report("ready") })
 		return errors.Join(err, report)
 	}})
 	os.Exit(m.Run())

@@ -1,6 +1,4 @@
-// Package daemon wires a gateway from its parts: Init, Serve (the control plane) and
-// Dataplane (the data plane). The lazaretd program and the lab run the same functions.
-package daemon
+package plane
 
 import (
 	"errors"
