@@ -136,11 +136,11 @@ func BenchmarkBulk100k(b *testing.B) {
 		}
 		b.ReportMetric(time.Since(start).Seconds(), "s-snapshot")
 		resume(b, s, snap.Revision)
-		b.ReportMetric(float64(s.etcd.Server.Backend().Size())/(1<<20), "MiB-before-compaction")
+		b.ReportMetric(float64(s.etcd.Backend().Size())/(1<<20), "MiB-before-compaction")
 		start = time.Now()
 		compact(b, s)
 		b.ReportMetric(float64(time.Since(start))/1e6, "ms-compaction")
-		b.ReportMetric(float64(s.etcd.Server.Backend().SizeInUse())/(1<<20), "MiB-in-use-after")
+		b.ReportMetric(float64(s.etcd.Backend().SizeInUse())/(1<<20), "MiB-in-use-after")
 	}
 }
 

@@ -3,7 +3,6 @@ package store
 import (
 	"context"
 	"log/slog"
-	"slices"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
@@ -20,12 +19,6 @@ func zapTo(log *slog.Logger) *zap.Logger {
 type core struct {
 	log    *slog.Logger
 	fields []zapcore.Field
-}
-
-// harmless are warnings about listeners and tokens of a server that has neither.
-var harmless = []string{
-	"Running http and grpc server on single port. This is not recommended for production.",
-	"simple token is not cryptographically signed",
 }
 
 func level(l zapcore.Level) slog.Level {
@@ -63,11 +56,7 @@ func (c core) Write(e zapcore.Entry, fields []zapcore.Field) error {
 	for k, v := range enc.Fields {
 		attrs = append(attrs, slog.Any(k, v))
 	}
-	at := level(e.Level)
-	if slices.Contains(harmless, e.Message) {
-		at = slog.LevelDebug
-	}
-	c.log.LogAttrs(context.Background(), at, "etcd: "+e.Message, attrs...)
+	c.log.LogAttrs(context.Background(), level(e.Level), "etcd: "+e.Message, attrs...)
 	return nil
 }
 

@@ -94,7 +94,7 @@ func (s *Store) Compact(ctx context.Context) error {
 	if _, err := s.client.Compact(ctx, r.Header.Revision, clientv3.WithCompactPhysical()); err != nil && !isCompacted(err) {
 		return fmt.Errorf("compacting: %w", err)
 	}
-	if err := s.etcd.Server.Backend().Defrag(); err != nil {
+	if err := s.etcd.Backend().Defrag(); err != nil {
 		return fmt.Errorf("defragmenting: %w", err)
 	}
 	return nil

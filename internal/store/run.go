@@ -24,9 +24,7 @@ func (s *Store) Run(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return nil
-		case err := <-s.etcd.Err():
-			return fmt.Errorf("running etcd: %w", err)
-		case <-s.etcd.Server.StopNotify():
+		case <-s.etcd.StopNotify():
 			return fmt.Errorf("running etcd: %w", errClosed)
 		}
 	})
@@ -45,7 +43,7 @@ type Health struct {
 
 // Health measures.
 func (s *Store) Health(ctx context.Context) (Health, error) {
-	h := Health{Quota: s.cfg.Quota, Size: s.etcd.Server.Backend().Size()}
+	h := Health{Quota: s.cfg.Quota, Size: s.etcd.Backend().Size()}
 	var err error
 	if h.Free, err = s.free(); err != nil {
 		return h, err

@@ -16,7 +16,7 @@ import (
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
-	"go.etcd.io/etcd/server/v3/embed"
+	"go.etcd.io/etcd/server/v3/etcdserver"
 	"go.etcd.io/etcd/server/v3/etcdserver/api/v3client"
 	"golang.org/x/sys/unix"
 
@@ -85,7 +85,7 @@ var (
 type Store struct {
 	cfg    Config
 	lock   *os.File // held while the store is open
-	etcd   *embed.Etcd
+	etcd   *etcdserver.EtcdServer
 	client *clientv3.Client
 
 	issuing sync.Mutex // spares Issues of this gateway the retry that a collision costs
@@ -130,7 +130,7 @@ func Open(ctx context.Context, c Config) (*Store, error) {
 		lock.Close()
 		return nil, fmt.Errorf("opening store: %w", err)
 	}
-	s := &Store{cfg: c, lock: lock, etcd: e, client: v3client.New(e.Server), chained: map[string]bool{}}
+	s := &Store{cfg: c, lock: lock, etcd: e, client: v3client.New(e), chained: map[string]bool{}}
 	if err := s.prepare(ctx); err != nil {
 		return nil, errors.Join(fmt.Errorf("opening store: %w", err), s.Close())
 	}
@@ -149,7 +149,7 @@ func (s *Store) Close() error {
 	if e := s.client.Close(); e != nil && !errors.Is(e, context.Canceled) {
 		err = errors.Join(err, e)
 	}
-	s.etcd.Close()
+	s.etcd.Stop()
 	return errors.Join(err, s.lock.Close())
 }
 
@@ -188,33 +188,6 @@ func (c Config) withDefaults() Config {
 		c.free = diskFree
 	}
 	return c
-}
-
-// startEtcd starts one member without any listener: nothing but this process reaches it.
-func startEtcd(ctx context.Context, c Config) (*embed.Etcd, error) {
-	ec := embed.NewConfig()
-	ec.Dir = c.Dir
-	ec.Name = c.Gateway
-	ec.InitialCluster = ec.InitialClusterFromName(ec.Name)
-	ec.ListenPeerUrls, ec.ListenClientUrls, ec.ListenClientHttpUrls, ec.ListenMetricsUrls = nil, nil, nil, nil
-	ec.TickMs, ec.ElectionMs = 50, 500 // no network to wait for: a lone member elects itself
-	ec.QuotaBackendBytes = c.Quota
-	ec.AutoCompactionMode = embed.CompactorModePeriodic
-	ec.AutoCompactionRetention = c.Keep.String()
-	ec.ZapLoggerBuilder = embed.NewZapLoggerBuilder(zapTo(c.Log))
-	e, err := embed.StartEtcd(ec)
-	if err != nil {
-		return nil, fmt.Errorf("starting etcd: %w", err)
-	}
-	select {
-	case <-e.Server.ReadyNotify():
-		return e, nil
-	case err = <-e.Err():
-	case <-ctx.Done():
-		err = ctx.Err()
-	}
-	e.Close()
-	return nil, fmt.Errorf("waiting for etcd: %w", err)
 }
 
 // prepare makes the keys that transactions compare with, registers the gateway and

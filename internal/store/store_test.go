@@ -184,7 +184,7 @@ func TestNoPlaintextOnDisk(t *testing.T) {
 	if err := s.FlushAudit(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	s.etcd.Server.Backend().ForceCommit()
+	s.etcd.Backend().ForceCommit()
 	seen := 0
 	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
 		if err != nil {
