@@ -2,16 +2,12 @@ package pki
 
 import (
 	"bytes"
-	"context"
 	"crypto/x509"
 	"encoding/asn1"
 	"errors"
 	"fmt"
 	"slices"
 	"time"
-
-	casapi "github.com/smallstep/certificates/cas/apiv1"
-	"github.com/smallstep/certificates/cas/softcas"
 )
 
 // Config says what an Authority issues from.
@@ -32,15 +28,9 @@ type Authority struct {
 
 // issuer is one issuing authority.
 type issuer struct {
-	cert *x509.Certificate
-	pool *x509.CertPool // cert alone
-	cas  signer
-}
-
-// signer is the part of smallstep's softcas that issuing needs. What it returns is
-// asserted, not believed.
-type signer interface {
-	CreateCertificate(*casapi.CreateCertificateRequest) (*casapi.CreateCertificateResponse, error)
+	cert   *x509.Certificate
+	pool   *x509.CertPool // cert alone
+	signer signer
 }
 
 // New checks the certificates against each other and against their keys: a root that signed
@@ -119,14 +109,9 @@ func newIssuer(kind Kind, pair KeyPair, root *x509.Certificate) (*issuer, error)
 	if err := cert.CheckSignatureFrom(root); err != nil {
 		return nil, err
 	}
-	cas, err := softcas.New(context.Background(), casapi.Options{Type: casapi.SoftCAS,
-		CertificateChain: []*x509.Certificate{cert}, Signer: pair.Key})
-	if err != nil {
-		return nil, err
-	}
 	pool := x509.NewCertPool()
 	pool.AddCert(cert)
-	return &issuer{cert: cert, pool: pool, cas: cas}, nil
+	return &issuer{cert: cert, pool: pool, signer: pair}, nil
 }
 
 // usages returns what the authority that issues a kind may issue for: the usages of all

@@ -183,7 +183,7 @@ func TestCheckCSRRefusesEveryFlip(t *testing.T) {
 }
 
 // TestHostileCSRGetsNothing takes a request for an authority with a server's names through
-// to issuing. (smallstep without a template makes an authority of it.)
+// to issuing.
 func TestHostileCSRGetsNothing(t *testing.T) {
 	c, err := CheckCSR(makeCSR(t, newKey(t), x509.CertificateRequest{
 		Subject: pkix.Name{CommonName: "root", Organization: []string{"Examples"}}, DNSNames: []string{"gw.example.com"},

@@ -13,10 +13,6 @@ import (
 	"math/big"
 	"time"
 
-	casapi "github.com/smallstep/certificates/cas/apiv1"
-	"github.com/smallstep/certificates/cas/softcas"
-	kmsapi "go.step.sm/crypto/kms/apiv1"
-
 	"lazaret/internal/form"
 )
 
@@ -57,8 +53,6 @@ func NewHierarchy(c HierarchyConfig) (Hierarchy, error) {
 		c.Now = time.Now
 	}
 	m := maker{organization: c.Organization, now: c.Now().UTC().Truncate(time.Second)}
-	m.cas, m.err = softcas.New(context.Background(), casapi.Options{Type: casapi.SoftCAS, IsCreator: true})
-
 	var h Hierarchy
 	h.Root = m.authority(KeyPair{}, "Root CA", or(c.RootLife, rootLife))
 	life := or(c.IssuerLife, issuerLife)
@@ -89,7 +83,6 @@ func or(d, otherwise time.Duration) time.Duration {
 
 // maker makes authorities until the first error, which it keeps.
 type maker struct {
-	cas          *softcas.SoftCAS
 	organization string
 	now          time.Time
 	err          error
@@ -100,29 +93,43 @@ func (m *maker) authority(parent KeyPair, name string, life time.Duration, usage
 	if m.err != nil {
 		return KeyPair{}
 	}
+	made, err := m.make(parent, name, life, usage)
+	if err != nil {
+		m.err = fmt.Errorf("making %s: %w", name, err)
+		return KeyPair{}
+	}
+	return made
+}
+
+func (m *maker) make(parent KeyPair, name string, life time.Duration, usage []x509.ExtKeyUsage) (KeyPair, error) {
+	key, err := GenerateKey()
+	if err != nil {
+		return KeyPair{}, err
+	}
 	serial, err := newSerial()
 	if err != nil {
-		m.err = err
-		return KeyPair{}
+		return KeyPair{}, err
+	}
+	id, err := keyID(key.Public())
+	if err != nil {
+		return KeyPair{}, err
 	}
 	template := &x509.Certificate{
 		SerialNumber:          serial,
 		Subject:               pkix.Name{Organization: []string{m.organization}, CommonName: name},
 		NotBefore:             m.now.Add(-backdate),
 		NotAfter:              m.now.Add(life),
+		PublicKey:             key.Public(),
+		SubjectKeyId:          id,
 		IsCA:                  true,
 		BasicConstraintsValid: true,
 		KeyUsage:              x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
 		ExtKeyUsage:           usage,
 	}
-	req := &casapi.CreateCertificateAuthorityRequest{Name: name, Template: template, Lifetime: life,
-		CreateKey: &kmsapi.CreateKeyRequest{SignatureAlgorithm: kmsapi.ECDSAWithSHA256}}
 	if parent.Certificate == nil {
-		req.Type = casapi.RootCA
 		template.MaxPathLen = 1
+		parent = KeyPair{Certificate: template, Key: key} // it signs itself
 	} else {
-		req.Type = casapi.IntermediateCA
-		req.Parent = &casapi.CreateCertificateAuthorityResponse{Certificate: parent.Certificate, Signer: parent.Key}
 		template.MaxPathLenZero = true
 		if end := parent.Certificate.NotAfter; template.NotAfter.After(end) {
 			template.NotAfter = end
@@ -131,12 +138,12 @@ func (m *maker) authority(parent KeyPair, name string, life time.Duration, usage
 			template.UnknownExtKeyUsage = []asn1.ObjectIdentifier{oidCMCRA, oidConfigSigning} // see Responder and Manager
 		}
 	}
-	made, err := m.cas.CreateCertificateAuthority(req)
+	der, err := parent.sign(template)
 	if err != nil {
-		m.err = fmt.Errorf("making %s: %w", name, err)
-		return KeyPair{}
+		return KeyPair{}, err
 	}
-	return KeyPair{Certificate: made.Certificate, Key: made.Signer}
+	cert, err := x509.ParseCertificate(der)
+	return KeyPair{Certificate: cert, Key: key}, err
 }
 
 // NewResponder makes a key and a certificate for signing CMP answers, which takes over

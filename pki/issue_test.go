@@ -18,7 +18,6 @@ import (
 	"testing"
 	"time"
 
-	casapi "github.com/smallstep/certificates/cas/apiv1"
 	"pgregory.net/rapid"
 )
 
@@ -305,9 +304,9 @@ type lying struct {
 	edit func(*x509.Certificate)
 }
 
-func (l lying) CreateCertificate(req *casapi.CreateCertificateRequest) (*casapi.CreateCertificateResponse, error) {
-	l.edit(req.Template)
-	return l.signer.CreateCertificate(req)
+func (l lying) sign(template *x509.Certificate) ([]byte, error) {
+	l.edit(template)
+	return l.signer.sign(template)
 }
 
 func TestLyingSignerIssuesNothing(t *testing.T) {
@@ -320,7 +319,7 @@ func TestLyingSignerIssuesNothing(t *testing.T) {
 		"a subject":    func(c *x509.Certificate) { c.Subject.CommonName = "admin" },
 	} {
 		a := authority(t)
-		a.issuers[Device].cas = lying{a.issuers[Device].cas, edit}
+		a.issuers[Device].signer = lying{a.issuers[Device].signer, edit}
 		if leaf, err := a.Issue(t.Context(), deviceRequest(t)); err == nil || leaf != nil {
 			t.Errorf("%s more than was asked for: issued", name)
 		}

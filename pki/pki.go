@@ -1,12 +1,12 @@
 // Package pki makes certificates: the organization's root and issuing authorities,
 // and every leaf below them. It builds each certificate from what was admitted, never
 // from what a device asked for, and asserts every field of the result before it hands
-// it out. It keeps no records and knows nothing of devices, users or protocols. It is
-// the only importer of smallstep, whose softcas does the signing.
+// it out. It keeps no records and knows nothing of devices, users or protocols.
 package pki
 
 import (
 	"crypto"
+	"crypto/rand"
 	"crypto/x509"
 	"encoding/asn1"
 	"errors"
@@ -80,4 +80,15 @@ func (p KeyPair) check() error {
 		return errors.New("private key belongs to another certificate")
 	}
 	return nil
+}
+
+// signer signs a template, for the public key in it. What it returns is asserted, not
+// believed.
+type signer interface {
+	sign(template *x509.Certificate) (der []byte, err error)
+}
+
+// sign makes a certificate below p's: with p's subject as its issuer, and p's key identifier.
+func (p KeyPair) sign(template *x509.Certificate) ([]byte, error) {
+	return x509.CreateCertificate(rand.Reader, template, p.Certificate, template.PublicKey, p.Key)
 }
