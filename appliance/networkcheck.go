@@ -7,6 +7,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 
 	"lazaret/internal/form"
 )
@@ -23,10 +24,10 @@ var BondModes = []string{"balance-rr", "active-backup", "balance-xor", "broadcas
 
 // linkName is what the kernel takes as a link's name (IFNAMSIZ) without what paths and
 // consoles stumble over.
-var linkName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_-]{0,14}$`)
+var linkName = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_-]{0,14}$`) })
 
 // reserved are links of others: the loopback and the tunnel with its shards.
-var reserved = regexp.MustCompile(`^(lo|lz[0-9]+.*|wg[0-9]+|all|default)$`)
+var reserved = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^(lo|lz[0-9]+.*|wg[0-9]+|all|default)$`) })
 
 // reporter takes one fault at a path.
 type reporter func(path, format string, args ...any)
@@ -72,9 +73,9 @@ func (l Link) plain() bool {
 
 // name checks the name of a link that we make.
 func (n Network) name(name, at string, seen map[string]string, fault reporter) {
-	if !linkName.MatchString(name) {
+	if !linkName().MatchString(name) {
 		fault(at, "%s: a name has up to 15 letters, digits, hyphens and underscores, and begins with a letter or digit", at)
-	} else if reserved.MatchString(name) {
+	} else if reserved().MatchString(name) {
 		fault(at, "%s: that name is taken by the gateway itself", at)
 	}
 	if other := seen[name]; other != "" {
@@ -86,9 +87,9 @@ func (n Network) name(name, at string, seen map[string]string, fault reporter) {
 func (m Match) check(name, at string, fault reporter) {
 	switch {
 	case m == Match{}:
-		if !linkName.MatchString(name) {
+		if !linkName().MatchString(name) {
 			fault(at, "%s: not the name of a card; give the card by match, with its macaddress or name", at)
-		} else if reserved.MatchString(name) {
+		} else if reserved().MatchString(name) {
 			fault(at, "%s: that is no card", at)
 		}
 	case m.MAC != "":
@@ -96,7 +97,7 @@ func (m Match) check(name, at string, fault reporter) {
 			fault(at+".match.macaddress", "%s.match.macaddress: %q is not a hardware address, like 52:54:00:12:34:56", at, m.MAC)
 		}
 	}
-	if p := strings.TrimSuffix(m.Name, "*"); m.Name != "" && (strings.ContainsAny(p, "*?[") || p != "" && !linkName.MatchString(p) || reserved.MatchString(m.Name)) {
+	if p := strings.TrimSuffix(m.Name, "*"); m.Name != "" && (strings.ContainsAny(p, "*?[") || p != "" && !linkName().MatchString(p) || reserved().MatchString(m.Name)) {
 		fault(at+".match.name", "%s.match.name: %q is not the name of a card; it may end in one *", at, m.Name)
 	}
 }

@@ -5,13 +5,14 @@ import (
 	"fmt"
 	"reflect"
 	"regexp"
+	"sync"
 
 	"lazaret/appliance"
 	written "lazaret/internal/form"
 )
 
 // field is how a fault's sentence begins: with the key it is about.
-var field = regexp.MustCompile(`^([a-z_]+)[a-zA-Z0-9_.\[\]-]*: `)
+var field = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^([a-z_]+)[a-zA-Z0-9_.\[\]-]*: `) })
 
 // CheckRequest returns all faults of what a request wants made, each under the key of Setup
 // that it is about.
@@ -54,7 +55,7 @@ func faults(err error) []Fault {
 
 // FaultOf makes a fault of a sentence that may begin with a key of Setup and a colon.
 func FaultOf(text string) Fault {
-	m := field.FindStringSubmatch(text)
+	m := field().FindStringSubmatch(text)
 	if m == nil {
 		return Fault{What: text}
 	}

@@ -11,6 +11,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 
 	"lazaret/appliance"
 	"lazaret/internal/form"
@@ -121,9 +122,9 @@ func read(files fs.FS, name string, must bool) (text []byte, fault string, err e
 }
 
 // claimCode is what a claim code looks like; whoever takes claims looks at its check symbol.
-var claimCode = regexp.MustCompile(`^[0-9A-Za-z]{21}$`)
+var claimCode = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[0-9A-Za-z]{21}$`) })
 
-var codeKey = regexp.MustCompile(`(?m)^[ \t{,]*"?claim_code"?[ \t]*:`)
+var codeKey = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`(?m)^[ \t{,]*"?claim_code"?[ \t]*:`) })
 
 // lineOf is the line of the first match, from 1; 0: there is none.
 func lineOf(text []byte, re *regexp.Regexp) int {
@@ -134,7 +135,7 @@ func lineOf(text []byte, re *regexp.Regexp) int {
 	return 1 + bytes.Count(text[:at[1]], []byte("\n"))
 }
 
-var instanceID = regexp.MustCompile(`^[!-~]{1,128}$`)
+var instanceID = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[!-~]{1,128}$`) })
 
 // Parse reads a seed's files.
 func Parse(f Files) Seed {
@@ -158,7 +159,7 @@ func Parse(f Files) Seed {
 	if err := appliance.ReadKeys(f.MetaData, map[string]*string{"instance-id": &s.Instance, "local-hostname": &hostname}); err != nil {
 		fail(metaData, err)
 		s.Instance = ""
-	} else if !instanceID.MatchString(s.Instance) {
+	} else if !instanceID().MatchString(s.Instance) {
 		fail(metaData, errors.New("instance-id: give one, of up to 128 characters without spaces"))
 		s.Instance = ""
 	}
@@ -209,8 +210,8 @@ func (s *Seed) user(text []byte) error {
 	if err != nil && !errors.As(err, &faults) {
 		return err
 	}
-	if code != "" && !claimCode.MatchString(strings.NewReplacer("-", "", " ", "").Replace(code)) {
-		faults = append(faults, appliance.Fault{Line: lineOf(text, codeKey), Text: "claim_code: it is none; lazaretctl seed make draws one"})
+	if code != "" && !claimCode().MatchString(strings.NewReplacer("-", "", " ", "").Replace(code)) {
+		faults = append(faults, appliance.Fault{Line: lineOf(text, codeKey()), Text: "claim_code: it is none; lazaretctl seed make draws one"})
 	}
 	if len(faults) > 0 {
 		slices.SortStableFunc(faults, func(a, b appliance.Fault) int { return cmp.Compare(a.Line, b.Line) })

@@ -10,6 +10,7 @@ import (
 	"io"
 	"net/url"
 	"regexp"
+	"sync"
 	"time"
 )
 
@@ -37,8 +38,8 @@ type Manifest struct {
 }
 
 var (
-	flavourForm = regexp.MustCompile(`^[a-z][a-z0-9]{0,15}$`)
-	sumForm     = regexp.MustCompile(`^[0-9a-f]{64}$`)
+	flavourForm = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[a-z][a-z0-9]{0,15}$`) })
+	sumForm     = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[0-9a-f]{64}$`) })
 )
 
 // Check says what is wrong with a manifest.
@@ -52,13 +53,13 @@ func (m Manifest) Check() error {
 		return CheckVersion(m.Follows)
 	case CompareVersions(m.Follows, m.Version) >= 0:
 		return refused("version %s may follow %s only, which is not older", m.Version, m.Follows)
-	case !flavourForm.MatchString(m.Architecture) || !flavourForm.MatchString(m.Flavour):
+	case !flavourForm().MatchString(m.Architecture) || !flavourForm().MatchString(m.Flavour):
 		return refused("it names no architecture or flavour")
 	case m.Schema < 1 || m.Reads < 1 || m.Reads > m.Schema || m.Schema > 1<<20:
 		return refused("it reads schema %d and writes %d", m.Reads, m.Schema)
 	case m.Size < 1 || m.Size > MaxImage:
 		return refused("its image has %d bytes, which is not 1 to %d", m.Size, MaxImage)
-	case !sumForm.MatchString(m.SHA256):
+	case !sumForm().MatchString(m.SHA256):
 		return refused("its image has no SHA-256")
 	}
 	return checkNotes(m.Notes)

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"regexp"
+	"sync"
 	"time"
 
 	"lazaret/appliance"
@@ -49,8 +50,8 @@ type Release struct {
 }
 
 var (
-	fileForm = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._~+-]{0,120}$`)
-	nameForm = regexp.MustCompile(`^[a-z][a-z0-9-]{0,30}$`)
+	fileForm = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._~+-]{0,120}$`) })
+	nameForm = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[a-z][a-z0-9-]{0,30}$`) })
 )
 
 // Check says what is wrong with a channel.
@@ -58,7 +59,7 @@ func (c Channel) Check() error {
 	switch {
 	case c.V != 1:
 		return refused("the channel is of version %d; this build knows 1", c.V)
-	case !nameForm.MatchString(c.Name):
+	case !nameForm().MatchString(c.Name):
 		return refused("the channel has no name")
 	case !c.Expires.After(c.Created) || c.Expires.Sub(c.Created) > maxFresh:
 		return refused("the channel is fresh from %s to %s, which is longer than %s", c.Created.Format(time.DateOnly), c.Expires.Format(time.DateOnly), maxFresh)
@@ -69,11 +70,11 @@ func (c Channel) Check() error {
 		switch {
 		case !ValidVersion(r.Version) || !ValidVersion(r.Follows) || CompareVersions(r.Follows, r.Version) >= 0:
 			return refused("the channel has version %q after %q", r.Version, r.Follows)
-		case !flavourForm.MatchString(r.Architecture) || !flavourForm.MatchString(r.Flavour):
+		case !flavourForm().MatchString(r.Architecture) || !flavourForm().MatchString(r.Flavour):
 			return refused("the channel's version %s has no architecture or flavour", r.Version)
-		case !fileForm.MatchString(r.File) || r.Size < 1 || r.Size > MaxImage+MaxChannel:
+		case !fileForm().MatchString(r.File) || r.Size < 1 || r.Size > MaxImage+MaxChannel:
 			return refused("the channel's version %s has no file of a fitting size", r.Version)
-		case !sumForm.MatchString(r.SHA256):
+		case !sumForm().MatchString(r.SHA256):
 			return refused("the channel's version %s has no SHA-256", r.Version)
 		case r.Percent < 0 || r.Percent > 100 || r.Hours < 0 || r.Hours > 24*90:
 			return refused("the channel gives version %s to %d percent over %d hours", r.Version, r.Percent, r.Hours)

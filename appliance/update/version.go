@@ -5,16 +5,19 @@ import (
 	"cmp"
 	"regexp"
 	"strings"
+	"sync"
 )
 
 // versionForm are the versions that a slot may have: they are part of a file's name, and
 // everything that reads them must find them in one order.
-var versionForm = regexp.MustCompile(`^[0-9]{1,9}(\.[0-9]{1,9}){0,3}(~[a-z0-9]{1,16}(\.[a-z0-9]{1,16}){0,2})?$`)
+var versionForm = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`^[0-9]{1,9}(\.[0-9]{1,9}){0,3}(~[a-z0-9]{1,16}(\.[a-z0-9]{1,16}){0,2})?$`)
+})
 
 // ValidVersion reports whether v may be the version of a slot: up to four numbers with
 // dots, and perhaps a tilde and a suffix, which sorts before the version. A dash, which
 // sorts behind it, is none: a machine with 1.2.0-rc1 would never take 1.2.0.
-func ValidVersion(v string) bool { return versionForm.MatchString(v) }
+func ValidVersion(v string) bool { return versionForm().MatchString(v) }
 
 // CheckVersion says what is wrong with a version, to whoever gives it to a release.
 func CheckVersion(v string) error {

@@ -1,7 +1,7 @@
 package cmp
 
 // IDClaim is a UTF8String, Claim as JSON.
-var IDClaim = private + "\x05"
+const IDClaim = private + "\x05"
 
 // Claim is what a device says of itself when it enrolls; an OTP may want it to say
 // one thing. It identifies and proves nothing. Versioned; carried as JSON in a private

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"regexp"
 	"strings"
+	"sync"
 
 	"lazaret/internal/form"
 )
@@ -16,11 +17,13 @@ import (
 // package form says.
 
 // earlierHostName has labels that begin with an underscore, and numbers that are no address.
-var earlierHostName = regexp.MustCompile(`^([A-Za-z0-9_]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.)*[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?$`)
+var earlierHostName = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`^([A-Za-z0-9_]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.)*[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?$`)
+})
 
 func earlierName(s string) bool {
 	_, err := netip.ParseAddr(s)
-	return err != nil && len(s) <= 253 && earlierHostName.MatchString(s)
+	return err != nil && len(s) <= 253 && earlierHostName().MatchString(s)
 }
 
 func earlierHost(s string) bool {

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"regexp"
 	"strconv"
+	"sync"
 
 	"lazaret/firewall"
 	"lazaret/internal/console/api"
@@ -13,10 +14,10 @@ import (
 	"lazaret/quarantine"
 )
 
-var nameForm = regexp.MustCompile(`^[a-z0-9]([a-z0-9._-]{0,62}[a-z0-9])?$`)
+var nameForm = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[a-z0-9]([a-z0-9._-]{0,62}[a-z0-9])?$`) })
 
 func checkName(kind, path, body string) error {
-	if !nameForm.MatchString(path) {
+	if !nameForm().MatchString(path) {
 		return bad("use 1 to 64 lower-case letters, digits, dots, hyphens and underscores", "%s name %q", kind, path)
 	}
 	if body != "" && body != path {

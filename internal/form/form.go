@@ -12,6 +12,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"sync"
 	"unicode"
 	"unicode/utf8"
 )
@@ -33,22 +34,22 @@ const (
 )
 
 var (
-	gatewayName = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?$`)
-	label       = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?$`)
-	digitsOnly  = regexp.MustCompile(`^[0-9.]+$`)
+	gatewayName = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?$`) })
+	label       = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?$`) })
+	digitsOnly  = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[0-9.]+$`) })
 )
 
 // GatewayName says whether s can be a gateway's name.
-func GatewayName(s string) bool { return gatewayName.MatchString(s) }
+func GatewayName(s string) bool { return gatewayName().MatchString(s) }
 
 // HostName says whether s can be a host's name or a domain (RFC 1123, section 2.1), without a
 // dot at its end.
 func HostName(s string) bool {
-	if len(s) == 0 || len(s) > 253 || digitsOnly.MatchString(s) {
+	if len(s) == 0 || len(s) > 253 || digitsOnly().MatchString(s) {
 		return false
 	}
 	for l := range strings.SplitSeq(s, ".") {
-		if !label.MatchString(l) {
+		if !label().MatchString(l) {
 			return false
 		}
 	}

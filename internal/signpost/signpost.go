@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"sync"
 )
 
 //go:embed page.html
@@ -20,7 +21,7 @@ var source string
 //go:embed style.css
 var style string
 
-var page = template.Must(template.New("page").Parse(source))
+var page = sync.OnceValue(func() *template.Template { return template.Must(template.New("page").Parse(source)) })
 
 // Page is one page, as it is sent.
 type Page struct {
@@ -32,7 +33,7 @@ type Page struct {
 // itself, and panics where they make no page.
 func New(title string, body template.HTML) *Page {
 	var b bytes.Buffer
-	if err := page.Execute(&b, struct {
+	if err := page().Execute(&b, struct {
 		Title string
 		Style template.CSS
 		Body  template.HTML

@@ -15,6 +15,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -75,7 +76,7 @@ var (
 	ErrExists = errors.New("there is a stream of that name")
 )
 
-var nameForm = regexp.MustCompile(`^[a-z0-9]([a-z0-9._-]{0,62}[a-z0-9])?$`)
+var nameForm = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[a-z0-9]([a-z0-9._-]{0,62}[a-z0-9])?$`) })
 
 // Check returns all faults at once; they wrap ErrInvalid. With loopback, plain http to this
 // machine is taken.
@@ -84,7 +85,7 @@ func (r Receiver) Check(loopback bool) error {
 	fault := func(format string, args ...any) {
 		faults = append(faults, fmt.Errorf("%w: "+format, append([]any{ErrInvalid}, args...)...))
 	}
-	if !nameForm.MatchString(r.Name) {
+	if !nameForm().MatchString(r.Name) {
 		fault("the name is not 1 to 64 lower-case letters, digits, dots, hyphens and underscores")
 	}
 	if r.Kind != Webhook && r.Kind != SSF {

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/pelletier/go-toml/v2"
@@ -134,7 +135,7 @@ func textFaults(err error) Faults {
 		}
 		return out
 	}
-	f := Fault{Index: -1, What: goField.ReplaceAllString(strings.TrimPrefix(err.Error(), "toml: "), "what must be a $1")}
+	f := Fault{Index: -1, What: goField().ReplaceAllString(strings.TrimPrefix(err.Error(), "toml: "), "what must be a $1")}
 	if e, ok := errors.AsType[*toml.DecodeError](err); ok {
 		f.At.Line, f.At.Column = e.Position()
 	}
@@ -142,7 +143,7 @@ func textFaults(err error) Faults {
 }
 
 // goField is how the decoder names what a value does not fit.
-var goField = regexp.MustCompile(`struct field \S+ of type (\S+)`)
+var goField = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`struct field \S+ of type (\S+)`) })
 
 // place is where a key's value begins, and how its lines count.
 type place struct {

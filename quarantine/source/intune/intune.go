@@ -16,6 +16,7 @@ import (
 	"net/url"
 	"regexp"
 	"strings"
+	"sync"
 	"time"
 
 	"lazaret/quarantine"
@@ -42,7 +43,7 @@ type Settings struct {
 	Grace    bool   `json:"in_grace,omitempty"` // a device in its grace period counts as compliant until that ends
 }
 
-var tenantForm = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9.-]{0,127}$`)
+var tenantForm = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9.-]{0,127}$`) })
 
 // Kind is Intune for whoever configures it. Secret "client_secret" is the application's; its
 // permission is DeviceManagementManagedDevices.Read.All, as application.
@@ -54,7 +55,7 @@ var Kind = poll.Kind{
 			return poll.Setup{}, err
 		}
 		var faults []error
-		if !tenantForm.MatchString(s.Tenant) {
+		if !tenantForm().MatchString(s.Tenant) {
 			faults = append(faults, fmt.Errorf("tenant: %.40q is neither an ID nor a domain", s.Tenant))
 		}
 		if s.ClientID == "" || len(s.ClientID) > 128 {

@@ -17,6 +17,7 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"sync"
 	"time"
 
 	"lazaret/quarantine"
@@ -35,7 +36,7 @@ type Settings struct {
 	API         string `json:"api,omitempty"`          // version of computers-inventory: v1 to v4; empty: v3
 }
 
-var versionForm = regexp.MustCompile(`^v[1-4]$`)
+var versionForm = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^v[1-4]$`) })
 
 // Kind is Jamf Pro for whoever configures it. Secret "client_secret" is the API client's; its
 // role needs Read Computers, Read Mobile Devices and the like for what is read. "hook" is what
@@ -54,7 +55,7 @@ var Kind = poll.Kind{
 		if s.Group == "" && s.MobileGroup == "" {
 			faults = append(faults, errors.New("group: name a smart group, of computers or (mobile_group) of mobile devices"))
 		}
-		if !versionForm.MatchString(s.API) {
+		if !versionForm().MatchString(s.API) {
 			faults = append(faults, fmt.Errorf("api: %.40q is none of v1 to v4", s.API))
 		}
 		at, err := poll.CheckURL(s.URL)

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"lazaret/quarantine"
@@ -209,13 +210,13 @@ func PutSystem(facts map[string]string, name string) {
 	Put(facts, "os.name", cmp.Or(systems[name], name))
 }
 
-var versionForm = regexp.MustCompile(`^[0-9]+(\.[0-9]+)+$`)
+var versionForm = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[0-9]+(\.[0-9]+)+$`) })
 
 // PutVersion adds the version of an operating system: the last word of text that is dotted
 // numbers.
 func PutVersion(facts map[string]string, text string) {
 	for _, word := range slices.Backward(strings.Fields(text)) {
-		if versionForm.MatchString(word) {
+		if versionForm().MatchString(word) {
 			Put(facts, "os.version", word)
 			return
 		}
