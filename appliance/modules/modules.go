@@ -73,10 +73,11 @@ func insert(path, options string) error {
 }
 
 // Load loads modules by name or alias, with all that they need. One that the kernel has
-// already, or that finds no device, is no error; one that the image lacks is.
+// already, or that finds no device, is no error; one that the image lacks is. When the last
+// was loaded, the drivers loaded before have found their devices.
 func (l *Loader) Load(names ...string) error {
 	var faults []error
-	for _, name := range names {
+	for i, name := range names {
 		found := l.c.Index.Find(name)
 		if len(found) == 0 {
 			if !l.c.Index.Builtin(name) {
@@ -85,7 +86,7 @@ func (l *Loader) Load(names ...string) error {
 			continue
 		}
 		for _, n := range found {
-			if err := l.load(n); err != nil {
+			if err := l.load(n, i < len(names)-1); err != nil {
 				faults = append(faults, err)
 			}
 		}
@@ -93,9 +94,14 @@ func (l *Loader) Load(names ...string) error {
 	return errors.Join(faults...)
 }
 
-// load loads one module of the index. What it needs and cannot have stops it by itself:
-// the kernel knows which of them it cannot do without.
-func (l *Loader) load(name string) error {
+// asynchronously has a module's devices probed after it is loaded, and has its loading wait
+// for no other driver that does so (the kernel's do_init_module).
+const asynchronously = "async_probe"
+
+// load loads one module of the index; hasty, it waits for nobody who still looks for devices.
+// What it needs and cannot have stops it by itself: the kernel knows which of them it cannot
+// do without.
+func (l *Loader) load(name string, hasty bool) error {
 	paths := l.c.Index.Needs(name)
 	for i, path := range paths {
 		l.mu.Lock()
@@ -105,7 +111,11 @@ func (l *Loader) load(name string) error {
 			l.files[path] = f
 		}
 		l.mu.Unlock()
-		f.once.Do(func() { f.err = l.insert(filepath.Join(l.c.Dir, path), optionsFor(paths[:i])) })
+		options := ""
+		if hasty || isSlow(paths[:i]) {
+			options = asynchronously
+		}
+		f.once.Do(func() { f.err = l.insert(filepath.Join(l.c.Dir, path), options) })
 		if f.err != nil && i == len(paths)-1 {
 			return fmt.Errorf("loading module %s: %w", name, f.err)
 		} else if f.err != nil {
@@ -115,16 +125,14 @@ func (l *Loader) load(name string) error {
 	return nil
 }
 
-// optionsFor returns how a module is loaded that needs others. Drivers of ATA controllers wait
-// a third of a second for each that has no disk, and whoever loads one waits with them; with
-// async_probe they find their disks meanwhile, as whoever looks for a disk waits for it anyway.
-func optionsFor(needs []string) string {
-	for _, n := range needs {
-		if name, _, _ := strings.Cut(filepath.Base(n), "."); name == "libata" {
-			return "async_probe"
-		}
-	}
-	return ""
+// isSlow says whether a module that needs others takes long to find its devices. Drivers of
+// ATA controllers wait a third of a second for each port that has no disk, and whoever loads
+// one waits with them; whoever looks for a disk waits for it anyway.
+func isSlow(needs []string) bool {
+	return slices.ContainsFunc(needs, func(path string) bool {
+		name, _, _ := strings.Cut(filepath.Base(path), ".")
+		return name == "libata"
+	})
 }
 
 // Loaded returns the files of the modules given to the kernel by now, sorted, below the
@@ -143,24 +151,40 @@ const rounds = 8
 func (l *Loader) Devices() error {
 	var faults []error
 	for range rounds {
-		fresh := l.aliases()
-		if len(fresh) == 0 {
+		more, err := l.Look()
+		faults = append(faults, err)
+		if !more {
 			break
 		}
-		faults = append(faults, l.serve(fresh))
 	}
 	return errors.Join(faults...)
 }
 
-// serve loads what serves devices.
+// Look is one round of Devices; more says that there were devices not seen before, which may
+// bring others up.
+func (l *Loader) Look() (more bool, err error) {
+	fresh := l.aliases()
+	return len(fresh) > 0, l.serve(fresh)
+}
+
+// serve loads what serves devices; slow drivers come last, so that no other waits with them.
 func (l *Loader) serve(aliases []string) error {
-	var faults []error
+	type need struct{ alias, name string }
+	var quick, slow []need
 	for _, alias := range aliases {
 		for _, name := range l.c.Index.Find(alias) {
-			if err := l.load(name); err != nil {
-				l.c.Log.Warn("a device has no driver", "device", alias, "error", err)
-				faults = append(faults, err)
+			if isSlow(l.c.Index.Needs(name)) {
+				slow = append(slow, need{alias, name})
+			} else {
+				quick = append(quick, need{alias, name})
 			}
+		}
+	}
+	var faults []error
+	for _, n := range append(quick, slow...) {
+		if err := l.load(n.name, false); err != nil {
+			l.c.Log.Warn("a device has no driver", "device", n.alias, "error", err)
+			faults = append(faults, err)
 		}
 	}
 	return errors.Join(faults...)

@@ -49,7 +49,7 @@ func newLoader(t *testing.T) (*Loader, *kernel) {
 		module("virtio", nil), module("virtio_ring", []string{"virtio"}),
 		module("virtio_pci", []string{"virtio_ring"}, "pci:v00001AF4d*"),
 		module("virtio_net", []string{"virtio_ring"}, "virtio:d00000001v*"),
-		module("libata", nil), module("ahci", []string{"libata"}), module("broken", nil, "pci:v0000BAD0d*"), module("i6300esb", nil, "pci:v00008086d000025ABsv*"),
+		module("libata", nil), module("ahci", []string{"libata"}, "pci:v00008086d00002922sv*"), module("dm_mod", nil), module("dm_crypt", []string{"dm_mod"}), module("broken", nil, "pci:v0000BAD0d*"), module("i6300esb", nil, "pci:v00008086d000025ABsv*"),
 	}, []string{"ext4"})
 	if err != nil {
 		t.Fatal(err)
@@ -123,17 +123,26 @@ func TestKindsOfDevices(t *testing.T) {
 	}
 }
 
-// TestATA: who loads the driver of an ATA controller does not wait for its disks.
+// TestATA: nobody waits for the disks of an ATA controller whose driver was loaded but who
+// loads the last of what is wanted besides.
 func TestATA(t *testing.T) {
 	l, k := newLoader(t)
-	if err := l.Load("ahci", "virtio_net"); err != nil {
+	device(t, l, "pci0000:00/0000:00:01.0", "pci:v00008086d00002922sv")
+	device(t, l, "pci0000:00/0000:00:02.0", "pci:v00001AF4d00001000sv")
+	if more, err := l.Look(); !more || err != nil {
+		t.Fatal(more, err)
+	}
+	if err := l.Load("dm_mod", "dm_crypt", "ext4", "i6300esb"); err != nil {
 		t.Fatal(err)
 	}
-	if want := []string{"libata", "ahci", "virtio", "virtio_ring", "virtio_net"}; !slices.Equal(k.given, want) {
+	if want := []string{"virtio", "virtio_ring", "virtio_pci", "libata", "ahci", "dm_mod", "dm_crypt", "i6300esb"}; !slices.Equal(k.given, want) {
 		t.Errorf("given %v, want %v", k.given, want)
 	}
-	if want := map[string]string{"ahci": "async_probe"}; !maps.Equal(k.with, want) {
+	if want := map[string]string{"ahci": "async_probe", "dm_mod": "async_probe", "dm_crypt": "async_probe"}; !maps.Equal(k.with, want) {
 		t.Errorf("given with %v, want %v", k.with, want)
+	}
+	if more, err := l.Look(); more || err != nil {
+		t.Errorf("a second look: %v, %v", more, err)
 	}
 }
 

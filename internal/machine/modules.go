@@ -40,13 +40,15 @@ func newLoader(log *slog.Logger) (*modules.Loader, error) {
 	return modules.New(modules.Config{Index: index, Log: log, Dir: dir}), nil
 }
 
-// loadModules loads what devices there are need, and goes on as more come.
+// loadModules loads what devices there are need, and goes on as more come. What no device
+// asks for is loaded while slow drivers still look for theirs.
 func (m *Machine) loadModules(ctx context.Context) error {
-	if err := m.loader.Devices(); err != nil {
-		m.log.Warn("some devices have no working module", "error", err)
-	}
+	_, err := m.loader.Look()
 	if err := m.loader.Load(wanted...); err != nil {
 		return err
+	}
+	if err := errors.Join(err, m.loader.Devices()); err != nil {
+		m.log.Warn("some devices have no working module", "error", err)
 	}
 	m.keep(ctx, "search for devices", m.loader.Run)
 	return nil
