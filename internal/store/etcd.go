@@ -12,6 +12,7 @@ import (
 	"go.etcd.io/etcd/server/v3/etcdserver/api/membership"
 	"go.etcd.io/etcd/server/v3/etcdserver/api/v3compactor"
 	"go.etcd.io/etcd/server/v3/features"
+	"go.etcd.io/etcd/server/v3/storage/schema"
 	"go.etcd.io/raft/v3/raftpb"
 )
 
@@ -23,11 +24,12 @@ const (
 	clientURL    = "http://localhost:2379"
 )
 
-// A lone member has no network to wait for, and is asked to lead when it starts; where it
-// cannot yet, as its data is new, it elects itself after three ticks at most.
+// A lone member has no network to wait for: it is asked to lead as soon as it may, and would
+// elect itself after three ticks at most.
 const (
 	tick          = 100 * time.Millisecond
 	electionTicks = 2
+	askAgain      = 5 * time.Millisecond
 )
 
 // Bounds of one request: etcd's own.
@@ -47,26 +49,43 @@ func startEtcd(ctx context.Context, c Config) (*etcdserver.EtcdServer, error) {
 		return nil, fmt.Errorf("starting etcd: %w", err)
 	}
 	server.Start()
-	if err := lead(ctx, server); err != nil {
-		c.Log.Debug("etcd elects itself in its own time", "err", err)
+	if err := awaitEtcd(ctx, server); err != nil {
+		server.Stop()
+		return nil, fmt.Errorf("waiting for etcd: %w", err)
 	}
-	select {
-	case <-server.ReadyNotify():
-		return server, nil
-	case <-server.StopNotify():
-		err = errors.New("it stopped")
-	case <-ctx.Done():
-		err = ctx.Err()
-	}
-	server.Stop()
-	return nil, fmt.Errorf("waiting for etcd: %w", err)
+	return server, nil
 }
 
-// lead has a lone member campaign at once, by the message that a leader sends who hands over
-// (MsgTimeoutNow). One that has others, or may not campaign yet, takes no notice of it.
+// awaitEtcd waits until etcd answers, and has it lead as soon as it may.
+func awaitEtcd(ctx context.Context, server *etcdserver.EtcdServer) error {
+	ask := time.NewTicker(askAgain)
+	defer ask.Stop()
+	for {
+		select {
+		case <-server.ReadyNotify():
+			return nil
+		case <-server.StopNotify():
+			return errors.New("it stopped")
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-ask.C:
+			if err := lead(ctx, server); err != nil {
+				return fmt.Errorf("asking it to lead: %w", err)
+			}
+		}
+	}
+}
+
+// lead has a lone member campaign at once, by the message of a leader who hands over
+// (MsgTimeoutNow). It may once it has applied what it knows to be agreed, its own membership
+// among it; whoever leads, or is about to, takes no notice.
 func lead(ctx context.Context, server *etcdserver.EtcdServer) error {
-	if len(server.Cluster().Members()) != 1 {
-		return errors.New("there are other members")
+	agreed := server.CommittedIndex()
+	if agreed == 0 || server.AppliedIndex() < agreed || server.Leader() != 0 || len(server.Cluster().Members()) != 1 {
+		return nil
+	}
+	if _, term := schema.ReadConsistentIndex(server.Backend().ReadTx()); term == 0 {
+		server.Backend().ForceCommit() // new: whoever leads looks in the file for the term
 	}
 	me := uint64(server.MemberID())
 	return server.Process(ctx, &raftpb.Message{Type: raftpb.MsgTimeoutNow.Enum(), To: &me, From: &me})
@@ -90,12 +109,13 @@ func memberConfig(c Config) (etcdconfig.ServerConfig, error) {
 		PeerURLs: peers, ClientURLs: clients,
 		NewCluster: true, InitialClusterToken: clusterToken, InitialPeerURLsMap: types.URLsMap{c.Gateway: peers},
 		StrictReconfigCheck: true, MaxLearners: membership.DefaultMaxLearners, PreVote: true,
-		TickMs: uint(tick / time.Millisecond), ElectionTicks: electionTicks,
+		TickMs: uint(c.tick / time.Millisecond), ElectionTicks: electionTicks,
 
 		SnapshotCount: etcdserver.DefaultSnapshotCount, SnapshotCatchUpEntries: etcdserver.DefaultSnapshotCatchUpEntries,
 		MaxSnapFiles: 5, MaxWALFiles: 5,
 		QuotaBackendBytes: c.Quota, MaxTxnOps: maxOperations, MaxRequestBytes: maxRequestBytes,
 		AutoCompactionMode: v3compactor.ModePeriodic, AutoCompactionRetention: c.Keep,
+		BcryptCost:           10, // there are no users; else it complains
 		WarningApplyDuration: 100 * time.Millisecond, WarningUnaryRequestDuration: 300 * time.Millisecond,
 		CompactHashCheckTime: time.Minute, DowngradeCheckTime: 5 * time.Second,
 

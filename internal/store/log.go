@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"log/slog"
+	"strings"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
@@ -20,6 +21,9 @@ type core struct {
 	log    *slog.Logger
 	fields []zapcore.Field
 }
+
+// early is raft's warning where it was asked to lead a moment before it may; it is asked again.
+const early = "cannot campaign at term"
 
 func level(l zapcore.Level) slog.Level {
 	switch {
@@ -56,7 +60,11 @@ func (c core) Write(e zapcore.Entry, fields []zapcore.Field) error {
 	for k, v := range enc.Fields {
 		attrs = append(attrs, slog.Any(k, v))
 	}
-	c.log.LogAttrs(context.Background(), level(e.Level), "etcd: "+e.Message, attrs...)
+	at := level(e.Level)
+	if strings.Contains(e.Message, early) {
+		at = slog.LevelDebug
+	}
+	c.log.LogAttrs(context.Background(), at, "etcd: "+e.Message, attrs...)
 	return nil
 }
 

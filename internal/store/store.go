@@ -58,6 +58,7 @@ type Config struct {
 
 	hook func(step string)               // tests: called between two steps, by name
 	free func(dir string) (int64, error) // tests: bytes left on a directory's disk
+	tick time.Duration                   // tests: etcd's tick
 }
 
 // What a zero Config field means.
@@ -186,6 +187,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.free == nil {
 		c.free = diskFree
+	}
+	if c.tick == 0 {
+		c.tick = tick
 	}
 	return c
 }
