@@ -121,8 +121,8 @@ type Desk struct {
 	limits *limiter
 	dummy  atomic.Pointer[[]byte] // a sealed secret that no OTP has: unknown references cost as much as known ones
 	turns  [64]sync.Mutex
-	later  chan confirmation // confirmations the gate is told of after the answer
-	keeps  atomic.Bool       // Run reads later
+	later  chan *confirmation // confirmations the gate is told of after the answer
+	keeps  atomic.Bool        // Run reads later
 }
 
 // New returns a desk. A missing required field is an error.
@@ -161,7 +161,7 @@ func New(cfg Config) (*Desk, error) {
 	if cfg.Clock == nil {
 		cfg.Clock = time.Now
 	}
-	d := &Desk{cfg: cfg, limits: newLimiter(cfg.Limits), later: make(chan confirmation, 1024)}
+	d := &Desk{cfg: cfg, limits: newLimiter(cfg.Limits), later: make(chan *confirmation, 1024)}
 	if err := d.sealDummy(); err != nil {
 		return nil, fmt.Errorf("making the enrollment desk: sealing a dummy secret: %w", err)
 	}

@@ -32,7 +32,7 @@ func (d *Desk) Run(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case c := <-d.later:
-			if err := d.takeNow(ctx, c); err != nil && ctx.Err() == nil {
+			if err := d.takeNow(ctx, *c); err != nil && ctx.Err() == nil {
 				d.cfg.Log.Warn("recording a confirmation", "error", err)
 			}
 			sweep = false
@@ -55,7 +55,7 @@ type confirmation struct {
 func (d *Desk) take(ctx context.Context, c confirmation) error {
 	if d.keeps.Load() {
 		select {
-		case d.later <- c:
+		case d.later <- &c:
 			return nil
 		default: // a burst: this one waits
 		}

@@ -104,7 +104,7 @@ type Manager struct {
 	all    map[quarantine.ID]*entry
 	wakers []Waker
 
-	wiped chan wiped // devices to be revoked in a moment
+	wiped chan *wiped // devices to be revoked in a moment
 }
 
 // wiped is a device that told of its wipe.
@@ -141,7 +141,7 @@ func New(ctx context.Context, c Config) (*Manager, error) {
 	if c.Now == nil {
 		c.Now = time.Now
 	}
-	m := &Manager{Config: c, all: map[quarantine.ID]*entry{}, wiped: make(chan wiped, 1024)}
+	m := &Manager{Config: c, all: map[quarantine.ID]*entry{}, wiped: make(chan *wiped, 1024)}
 	items, err := c.Store.List(ctx, prefix)
 	if err != nil {
 		return nil, fmt.Errorf("reading commands: %w", err)
@@ -184,7 +184,7 @@ const sweepEvery = time.Minute
 func (m *Manager) Run(ctx context.Context) error {
 	t := time.NewTicker(sweepEvery)
 	defer t.Stop()
-	var leaving []wiped
+	var leaving []*wiped
 	var due <-chan time.Time
 	for {
 		select {

@@ -200,7 +200,7 @@ func (m *Manager) file(ctx context.Context, e *entry, s *session, p Peer, result
 		m.Log.Info("command answered", "device", e.id, "command", f.ID, "kind", f.Kind, "state", results[i].State, "detail", f.Detail)
 		if f.news && f.Kind == agentapi.Wipe && f.State == Done {
 			select {
-			case m.wiped <- wiped{e.id, f.Command, m.Now()}:
+			case m.wiped <- &wiped{e.id, f.Command, m.Now()}:
 			default: // the sweep finds it
 			}
 		}
