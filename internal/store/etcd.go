@@ -13,6 +13,7 @@ import (
 	"go.etcd.io/etcd/server/v3/etcdserver/api/v3compactor"
 	"go.etcd.io/etcd/server/v3/features"
 	"go.etcd.io/etcd/server/v3/storage/schema"
+	"go.etcd.io/etcd/server/v3/storage/wal"
 	"go.etcd.io/raft/v3/raftpb"
 )
 
@@ -31,6 +32,22 @@ const (
 	electionTicks = 2
 	askAgain      = 5 * time.Millisecond
 )
+
+// How much of etcd's write-ahead log there is to read again at a start, twice, and every entry
+// of it: two files, or what came since the last snapshot. etcd's own bounds, five files of
+// 64 MB and 10,000 entries, are for members that catch up from each other, and let a start
+// take seconds.
+const (
+	walSegment      = 4 << 20 // bytes; where a file ends
+	walFiles        = 2
+	snapshotEntries = 1000
+
+	// catchUpEntries stay in memory below a snapshot. raft reads what it has not applied yet when
+	// it is asked to lead: more of them than lie between two snapshots, and all of that is there.
+	catchUpEntries = etcdserver.DefaultSnapshotCatchUpEntries
+)
+
+func init() { wal.SegmentSizeBytes = walSegment } // of all stores of a process; etcd has no other way
 
 // Bounds of one request: etcd's own.
 const (
@@ -60,6 +77,7 @@ func startEtcd(ctx context.Context, c Config) (*etcdserver.EtcdServer, error) {
 func awaitEtcd(ctx context.Context, server *etcdserver.EtcdServer) error {
 	ask := time.NewTicker(askAgain)
 	defer ask.Stop()
+	seen := uint64(0) // applied when it was looked at before
 	for {
 		select {
 		case <-server.ReadyNotify():
@@ -69,9 +87,13 @@ func awaitEtcd(ctx context.Context, server *etcdserver.EtcdServer) error {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-ask.C:
-			if err := lead(ctx, server); err != nil {
-				return fmt.Errorf("asking it to lead: %w", err)
+			applied := server.AppliedIndex()
+			if applied != 0 && applied == seen { // it is not in the middle of it
+				if err := lead(ctx, server); err != nil {
+					return fmt.Errorf("asking it to lead: %w", err)
+				}
 			}
+			seen = applied
 		}
 	}
 }
@@ -80,8 +102,7 @@ func awaitEtcd(ctx context.Context, server *etcdserver.EtcdServer) error {
 // (MsgTimeoutNow). It may once it has applied what it knows to be agreed, its own membership
 // among it; whoever leads, or is about to, takes no notice.
 func lead(ctx context.Context, server *etcdserver.EtcdServer) error {
-	agreed := server.CommittedIndex()
-	if agreed == 0 || server.AppliedIndex() < agreed || server.Leader() != 0 || len(server.Cluster().Members()) != 1 {
+	if server.AppliedIndex() < server.CommittedIndex() || server.Leader() != 0 || len(server.Cluster().Members()) != 1 {
 		return nil
 	}
 	if _, term := schema.ReadConsistentIndex(server.Backend().ReadTx()); term == 0 {
@@ -111,8 +132,7 @@ func memberConfig(c Config) (etcdconfig.ServerConfig, error) {
 		StrictReconfigCheck: true, MaxLearners: membership.DefaultMaxLearners, PreVote: true,
 		TickMs: uint(c.tick / time.Millisecond), ElectionTicks: electionTicks,
 
-		SnapshotCount: etcdserver.DefaultSnapshotCount, SnapshotCatchUpEntries: etcdserver.DefaultSnapshotCatchUpEntries,
-		MaxSnapFiles: 5, MaxWALFiles: 5,
+		SnapshotCount: snapshotEntries, SnapshotCatchUpEntries: catchUpEntries, MaxSnapFiles: 5, MaxWALFiles: walFiles,
 		QuotaBackendBytes: c.Quota, MaxTxnOps: maxOperations, MaxRequestBytes: maxRequestBytes,
 		AutoCompactionMode: v3compactor.ModePeriodic, AutoCompactionRetention: c.Keep,
 		BcryptCost:           10, // there are no users; else it complains

@@ -3,9 +3,16 @@ package store
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
 	"testing"
 	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"golang.org/x/sync/errgroup"
 )
 
 // TestLeadsAtOnce opens stores, new and made before, whose etcd would elect itself after an
@@ -28,5 +35,69 @@ func TestLeadsAtOnce(t *testing.T) {
 	}
 	if log.Len() != 0 {
 		t.Errorf("warnings:\n%s", log.String())
+	}
+}
+
+// TestLogIsShort writes 16 MB in 4,000 changes, and looks at what there is to read at a start:
+// two files of 4 MB, as etcd throws away at a start what it has no use for. All of it is there
+// when it was opened ten times.
+func TestLogIsShort(t *testing.T) {
+	const writers, each = 40, 100
+	c := config(t.TempDir())
+	s, err := Open(t.Context(), c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	value := strings.Repeat("x", 4<<10)
+	var group errgroup.Group
+	for w := range writers {
+		group.Go(func() error {
+			for n := range each {
+				if _, err := s.client.Put(t.Context(), fmt.Sprintf("test/%d", w), fmt.Sprint(n, value)); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	}
+	if err := group.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	for range 10 {
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if s, err = Open(t.Context(), c); err != nil {
+			t.Fatal(err)
+		}
+	}
+	defer func() {
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	}()
+	r, err := s.client.Get(t.Context(), "test/", clientv3.WithPrefix())
+	if err != nil || len(r.Kvs) != writers {
+		t.Fatalf("%d keys of %d, error %v", len(r.Kvs), writers, err)
+	}
+	for _, kv := range r.Kvs {
+		if kv.Version != each || string(kv.Value) != fmt.Sprint(each-1, value) {
+			t.Errorf("%s is of version %d, want %d", kv.Key, kv.Version, each)
+		}
+	}
+	files, err := filepath.Glob(filepath.Join(c.Dir, "member", "wal", "*.wal"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	total := int64(0)
+	for _, path := range files {
+		info, err := os.Stat(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		total += info.Size()
+	}
+	if len(files) > 3 || total > 13<<20 { // the last start may be in the middle of throwing away
+		t.Errorf("%d files of %d bytes", len(files), total)
 	}
 }
