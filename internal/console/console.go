@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/netip"
+	"sync"
 	"time"
 
 	"lazaret/enroll"
@@ -150,7 +151,7 @@ type Config struct {
 // Server answers both APIs.
 type Server struct {
 	cfg   Config
-	api   *http.ServeMux
+	api   func() *http.ServeMux
 	cross *http.CrossOriginProtection
 	pace  *pace
 	// managePace is the pace of management sessions, whose messages are more and cheaper.
@@ -177,11 +178,19 @@ func New(cfg Config) (*Server, error) {
 	if cfg.silence == 0 {
 		cfg.silence = lingerSilence
 	}
-	s := &Server{cfg: cfg, api: http.NewServeMux(), cross: http.NewCrossOriginProtection(), pace: newPace(cfg.Now, reportBurst), managePace: newPace(cfg.Now, manageBurst), attempts: newAttempts(cfg.Now)}
-	for _, r := range s.routes() {
-		s.api.Handle(r.pattern, s.guard(r))
-	}
+	s := &Server{cfg: cfg, cross: http.NewCrossOriginProtection(), pace: newPace(cfg.Now, reportBurst), managePace: newPace(cfg.Now, manageBurst), attempts: newAttempts(cfg.Now)}
+	s.api = sync.OnceValue(s.mux)
 	return s, nil
+}
+
+// mux is who answers to which path. It is made with the first request: a start does not wait
+// for a hundred patterns to be compared.
+func (s *Server) mux() *http.ServeMux {
+	mux := http.NewServeMux()
+	for _, r := range s.routes() {
+		mux.Handle(r.pattern, s.guard(r))
+	}
+	return mux
 }
 
 // API is the administration API. TLS in front of it must ask for client certificates
@@ -201,7 +210,7 @@ func (s *Server) API() http.Handler {
 		}
 		w.Header().Set("Cache-Control", "no-store")
 		w.Header().Set("X-Content-Type-Options", "nosniff")
-		if _, pattern := s.api.Handler(r); pattern == "" {
+		if _, pattern := s.api().Handler(r); pattern == "" {
 			if r.URL.Path == "/" && signpost.Reads(r) && signpost.Wanted(r) {
 				forPeople().ServeHTTP(w, r)
 				return
@@ -209,7 +218,7 @@ func (s *Server) API() http.Handler {
 			s.fail(w, r, ErrNotFound)
 			return
 		}
-		s.api.ServeHTTP(w, r)
+		s.api().ServeHTTP(w, r)
 	})
 }
 

@@ -197,11 +197,22 @@ func (c Config) withDefaults() Config {
 // prepare makes the keys that transactions compare with, registers the gateway and
 // checks that the audit log reaches its head.
 func (s *Store) prepare(ctx context.Context) error {
-	now := encodeTime(s.cfg.Clock())
-	for _, kv := range []struct{ key, value string }{
-		{timeKey, now}, {seatKey, "0"}, {markNumberKey, "0"}, {poolsKey, "1"}, {setsKey, "1"}, {markKey, "1"}, {epochKey, "1"},
+	wanted := []struct{ key, value string }{
+		{timeKey, encodeTime(s.cfg.Clock())}, {seatKey, "0"}, {markNumberKey, "0"}, {poolsKey, "1"}, {setsKey, "1"}, {markKey, "1"}, {epochKey, "1"},
 		{gatewayPrefix + s.cfg.Gateway, mustJSON(storedGateway{V: 1})},
-	} {
+	}
+	var looks []clientv3.Op // one read spares all starts but the first eight writes
+	for _, kv := range wanted {
+		looks = append(looks, clientv3.OpGet(kv.key, clientv3.WithCountOnly()))
+	}
+	there, err := s.client.Txn(ctx).Then(looks...).Commit()
+	if err != nil {
+		return fmt.Errorf("looking for what is prepared: %w", err)
+	}
+	for i, kv := range wanted {
+		if there.Responses[i].GetResponseRange().GetCount() > 0 {
+			continue
+		}
 		_, err := s.client.Txn(ctx).If(absent(kv.key)).Then(clientv3.OpPut(kv.key, kv.value)).Commit()
 		if err != nil {
 			return fmt.Errorf("preparing %s: %w", kv.key, err)
