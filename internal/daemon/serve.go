@@ -97,6 +97,7 @@ type control struct {
 // Serve runs the control plane until ctx ends. ready is called once enrollment and the
 // APIs answer. When it ends, for whatever reason, tunnel and enforcement stay as they are.
 func Serve(ctx context.Context, c config.Config, version string, log *slog.Logger, ready func()) (err error) {
+	collectLater()
 	k := &control{config: c, log: log, ledger: &source.Ledger{}}
 	if k.store, k.ring, err = openStore(ctx, c, log); err != nil {
 		return err
