@@ -95,10 +95,10 @@ func New(c Config) (*Supervisor, error) {
 	return &Supervisor{c: c, family: newFamily(c.Orphans, c.Log), changed: make(chan struct{}, 1), runs: map[string]*run{}}, nil
 }
 
-var nameForm = regexp.MustCompile(`^[a-z][a-z0-9-]{0,30}$`)
+var nameForm = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[a-z][a-z0-9-]{0,30}$`) })
 
 func (p *Part) check() error {
-	if !nameForm.MatchString(p.Name) {
+	if !nameForm().MatchString(p.Name) {
 		return fmt.Errorf("part %q: a name is lower-case letters, digits and hyphens", p.Name)
 	}
 	if p.ReadyWithin <= 0 {
