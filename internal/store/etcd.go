@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"errors"
+	"expvar"
 	"fmt"
 	"time"
 
@@ -14,6 +15,7 @@ import (
 	"go.etcd.io/etcd/server/v3/features"
 	"go.etcd.io/etcd/server/v3/storage/schema"
 	"go.etcd.io/etcd/server/v3/storage/wal"
+	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
 )
 
@@ -43,7 +45,8 @@ const (
 	snapshotEntries = 1000
 
 	// catchUpEntries stay in memory below a snapshot. raft reads what it has not applied yet when
-	// it is asked to lead: more of them than lie between two snapshots, and all of that is there.
+	// its time to elect itself comes, and panics where that is gone: etcd's own number, as with it
+	// that is a matter of 5,000 entries handed over at once, in 1 MB. See also mayLead.
 	catchUpEntries = etcdserver.DefaultSnapshotCatchUpEntries
 )
 
@@ -61,6 +64,9 @@ func startEtcd(ctx context.Context, c Config) (*etcdserver.EtcdServer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("configuring etcd: %w", err)
 	}
+	if err := dropUnfinished(c.Dir, ec.Logger); err != nil {
+		return nil, fmt.Errorf("starting etcd: %w", err)
+	}
 	server, err := etcdserver.NewServer(ec)
 	if err != nil {
 		return nil, fmt.Errorf("starting etcd: %w", err)
@@ -77,7 +83,6 @@ func startEtcd(ctx context.Context, c Config) (*etcdserver.EtcdServer, error) {
 func awaitEtcd(ctx context.Context, server *etcdserver.EtcdServer) error {
 	ask := time.NewTicker(askAgain)
 	defer ask.Stop()
-	seen := uint64(0) // applied when it was looked at before
 	for {
 		select {
 		case <-server.ReadyNotify():
@@ -87,24 +92,41 @@ func awaitEtcd(ctx context.Context, server *etcdserver.EtcdServer) error {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-ask.C:
-			applied := server.AppliedIndex()
-			if applied != 0 && applied == seen { // it is not in the middle of it
-				if err := lead(ctx, server); err != nil {
-					return fmt.Errorf("asking it to lead: %w", err)
-				}
+			if !mayLead(server) {
+				continue
 			}
-			seen = applied
+			if err := lead(ctx, server); err != nil {
+				return fmt.Errorf("asking it to lead: %w", err)
+			}
 		}
 	}
 }
 
-// lead has a lone member campaign at once, by the message of a leader who hands over
-// (MsgTimeoutNow). It may once it has applied what it knows to be agreed, its own membership
-// among it; whoever leads, or is about to, takes no notice.
-func lead(ctx context.Context, server *etcdserver.EtcdServer) error {
-	if server.AppliedIndex() < server.CommittedIndex() || server.Leader() != 0 || len(server.Cluster().Members()) != 1 {
-		return nil
+// mayLead reports whether server is a lone member without a leader, and raft has ticked off all
+// that it knows to be agreed. Only then has a campaign nothing to look for among entries that are
+// not: raft panics where some of them have left its memory, which takes more than catchUpEntries
+// small ones that are handed over at once. As nothing is agreed without a leader, what is so now
+// stays so until it is asked.
+//
+// etcd tells raft's own view as a variable of the process, of the server made last. A process
+// that opens several stores may find another's there: that one's number is another, or what is
+// asked too early is asked in vain.
+func mayLead(server *etcdserver.EtcdServer) bool {
+	view, ok := expvar.Get("raft.status").(expvar.Func)
+	if !ok {
+		return false
 	}
+	status, ok := view.Value().(raft.Status)
+	if !ok || status.ID != uint64(server.MemberID()) || status.Lead != raft.None {
+		return false
+	}
+	return status.Applied != 0 && status.Applied == status.GetCommit() &&
+		server.AppliedIndex() >= server.CommittedIndex() && len(server.Cluster().Members()) == 1
+}
+
+// lead has a lone member campaign at once, by the message of a leader who hands over
+// (MsgTimeoutNow). Whoever leads, or is about to, takes no notice.
+func lead(ctx context.Context, server *etcdserver.EtcdServer) error {
 	if _, term := schema.ReadConsistentIndex(server.Backend().ReadTx()); term == 0 {
 		server.Backend().ForceCommit() // new: whoever leads looks in the file for the term
 	}
@@ -133,7 +155,8 @@ func memberConfig(c Config) (etcdconfig.ServerConfig, error) {
 		TickMs: uint(c.tick / time.Millisecond), ElectionTicks: electionTicks,
 
 		SnapshotCount: snapshotEntries, SnapshotCatchUpEntries: catchUpEntries, MaxSnapFiles: 5, MaxWALFiles: walFiles,
-		QuotaBackendBytes: c.Quota, MaxTxnOps: maxOperations, MaxRequestBytes: maxRequestBytes,
+		BackendFreelistType: "hashmap", // bbolt's own, an array, is searched from its beginning
+		QuotaBackendBytes:   c.Quota, MaxTxnOps: maxOperations, MaxRequestBytes: maxRequestBytes,
 		AutoCompactionMode: v3compactor.ModePeriodic, AutoCompactionRetention: c.Keep,
 		BcryptCost:           10, // there are no users; else it complains
 		WarningApplyDuration: 100 * time.Millisecond, WarningUnaryRequestDuration: 300 * time.Millisecond,

@@ -38,6 +38,46 @@ func TestLeadsAtOnce(t *testing.T) {
 	}
 }
 
+// TestLeadsFromSnapshot closes stores where etcd's next snapshot is the last thing that its log
+// tells, or nearly so, and opens them again: there is nothing to apply then, and who waits until
+// something was applied waits for etcd's own election, here an hour.
+func TestLeadsFromSnapshot(t *testing.T) {
+	for _, last := range []uint64{snapshotEntries - 1, snapshotEntries, snapshotEntries + 1} {
+		c := config(t.TempDir())
+		c.tick = time.Hour
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		s, err := Open(ctx, c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for puts := int64(1); s.etcd.AppliedIndex() < last; puts++ {
+			if _, err := s.client.Put(ctx, "test/last", fmt.Sprint(puts)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		want, err := s.client.Get(ctx, "test/last")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for range 3 {
+			if err := s.Close(); err != nil {
+				t.Fatal(err)
+			}
+			if s, err = Open(ctx, c); err != nil {
+				t.Fatalf("after %d entries: %v", last, err)
+			}
+			got, err := s.client.Get(ctx, "test/last")
+			if err != nil || got.Kvs[0].Version != want.Kvs[0].Version {
+				t.Fatalf("after %d entries: %v, %v, want %v", last, got, err, want)
+			}
+		}
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 // TestLogIsShort writes 16 MB in 4,000 changes, and looks at what there is to read at a start:
 // two files of 4 MB, as etcd throws away at a start what it has no use for. All of it is there
 // when it was opened ten times.

@@ -22,7 +22,8 @@ type core struct {
 	fields []zapcore.Field
 }
 
-// early is raft's warning where it was asked to lead a moment before it may; it is asked again.
+// early is raft's warning where its time to elect itself comes before it has applied what tells
+// of its members, on a slow machine; it tries again.
 const early = "cannot campaign at term"
 
 func level(l zapcore.Level) slog.Level {
