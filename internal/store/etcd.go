@@ -28,10 +28,10 @@ const (
 )
 
 // A lone member has no network to wait for: it is asked to lead as soon as it may, and would
-// elect itself after three ticks at most.
+// elect itself a second later at most. That it tries seldom, as it may not see that it is early.
 const (
 	tick          = 100 * time.Millisecond
-	electionTicks = 2
+	electionTicks = 10
 	askAgain      = 5 * time.Millisecond
 )
 
@@ -154,7 +154,7 @@ func memberConfig(c Config) (etcdconfig.ServerConfig, error) {
 		StrictReconfigCheck: true, MaxLearners: membership.DefaultMaxLearners, PreVote: true,
 		TickMs: uint(c.tick / time.Millisecond), ElectionTicks: electionTicks,
 
-		SnapshotCount: snapshotEntries, SnapshotCatchUpEntries: catchUpEntries, MaxSnapFiles: 5, MaxWALFiles: walFiles,
+		SnapshotCount: c.snapshots, SnapshotCatchUpEntries: catchUpEntries, MaxSnapFiles: 5, MaxWALFiles: walFiles,
 		BackendFreelistType: "hashmap", // bbolt's own, an array, is searched from its beginning
 		QuotaBackendBytes:   c.Quota, MaxTxnOps: maxOperations, MaxRequestBytes: maxRequestBytes,
 		AutoCompactionMode: v3compactor.ModePeriodic, AutoCompactionRetention: c.Keep,

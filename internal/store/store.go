@@ -59,6 +59,8 @@ type Config struct {
 	hook func(step string)               // tests: called between two steps, by name
 	free func(dir string) (int64, error) // tests: bytes left on a directory's disk
 	tick time.Duration                   // tests: etcd's tick
+
+	snapshots uint64 // tests: entries between etcd's snapshots
 }
 
 // What a zero Config field means.
@@ -190,6 +192,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.tick == 0 {
 		c.tick = tick
+	}
+	if c.snapshots == 0 {
+		c.snapshots = snapshotEntries
 	}
 	return c
 }
