@@ -64,7 +64,7 @@ func startEtcd(ctx context.Context, c Config) (*etcdserver.EtcdServer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("configuring etcd: %w", err)
 	}
-	if err := dropUnfinished(c.Dir, ec.Logger); err != nil {
+	if err := dropUnfinished(c, ec.Logger); err != nil {
 		return nil, fmt.Errorf("starting etcd: %w", err)
 	}
 	server, err := etcdserver.NewServer(ec)

@@ -21,12 +21,12 @@ const firstSegment = "0000000000000000-0000000000000000.wal"
 
 var errLogLost = errors.New("its log is empty, but its database is not: it was damaged, and has to be restored")
 
-// dropUnfinished removes what a member's first start left in dir that ended, by a power cut, say,
+// dropUnfinished removes what a member's first start left in c.Dir that ended, by a power cut, say,
 // between making its log and writing to it who the member is. etcd takes such a log for the one
 // of a member that others will tell, and waits for them for ever. Nothing was ever acknowledged
 // there. Where the database knows of anything, nothing is removed, and an error says so.
-func dropUnfinished(dir string, log *zap.Logger) error {
-	member := filepath.Join(dir, "member")
+func dropUnfinished(c Config, log *zap.Logger) error {
+	member := filepath.Join(c.Dir, "member")
 	begun, err := begun(filepath.Join(member, "wal"))
 	if err != nil {
 		return fmt.Errorf("looking whether the first start came to its end: %w", err)
@@ -41,6 +41,7 @@ func dropUnfinished(dir string, log *zap.Logger) error {
 			return errLogLost
 		}
 	}
+	c.Log.Warn("the store's first start was cut short, and begins again")
 	// The log last: while it is there, the next start comes here again.
 	for _, part := range []string{snap, filepath.Join(member, "wal")} {
 		if err := os.RemoveAll(part); err != nil {
