@@ -38,14 +38,6 @@ func (l *life) checks(t *testing.T) {
 			t.Errorf("%+v", c)
 		}
 	}
-	programs := false // both are listed
-	for _, c := range r.Checks {
-		all := strings.Join(c.Found, " ")
-		programs = programs || c.ID == "inventory" && strings.Contains(all, "lazaret/cmd/appliance") && strings.Contains(all, "lazaret/cmd/lazaretd")
-	}
-	if !programs {
-		t.Error("the inventory does not have both programs")
-	}
 	t.Logf("%d checks", len(r.Checks))
 	if len(r.Checks) < 15 {
 		t.Error("that are too few")
