@@ -11,7 +11,6 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
@@ -74,8 +73,7 @@ func play(args []string) int {
 		called, _ := os.ReadFile("/proc/self/cmdline")
 		fmt.Printf("%sfiles %d\nenv %q\nin %q\ncalled %q\n", status, files.Max, os.Environ(), in, called)
 		slack, _ := os.ReadFile("/proc/self/timerslack_ns")
-		program, _ := os.Readlink("/proc/self/exe")
-		fmt.Printf("slack %sprogram %q\n", slack, program)
+		fmt.Printf("slack %s", slack)
 		handed, _ := io.ReadAll(os.NewFile(3, "handed"))
 		fmt.Printf("handed %q\n", handed)
 		fmt.Fprintln(os.Stderr, "shown")
@@ -292,39 +290,6 @@ func TestPartThatIsNeverReady(t *testing.T) {
 	}
 	if is := until(t, s, "two", func(p appliance.Part) bool { return p.Restarts >= 1 }); is.Last != "signal killed" {
 		t.Errorf("%+v", is)
-	}
-}
-
-// TestProgram: a part that names a program runs that one, by the same name; others run this.
-func TestProgram(t *testing.T) {
-	s, _ := newSupervisor(t)
-	own, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	text, err := os.ReadFile(own)
-	if err != nil {
-		t.Fatal(err)
-	}
-	other := filepath.Join(t.TempDir(), "other")
-	if err := os.WriteFile(other, text, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	for given, want := range map[string]string{"": own, other: other} {
-		p := part("once", "show")
-		p.Program = given
-		var out bytes.Buffer
-		if err := s.Once(t.Context(), p, nil, &out); err != nil {
-			t.Fatal(err)
-		}
-		if !strings.Contains(out.String(), fmt.Sprintf("program %q\n", want)) || !strings.Contains(out.String(), "Name:\tlazaretd-once\n") {
-			t.Errorf("given %q, want %q:\n%s", given, want, &out)
-		}
-	}
-	p := part("once", "show")
-	p.Program = "/nonexistent"
-	if err := s.Once(t.Context(), p, nil, nil); err == nil {
-		t.Error("a program that is not there was run")
 	}
 }
 
