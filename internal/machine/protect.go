@@ -3,8 +3,10 @@ package machine
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
+	"runtime/debug"
 
 	"lazaret/appliance"
 	"lazaret/appliance/machine"
@@ -136,14 +138,14 @@ func (m *Machine) SelfCheck(ctx context.Context) (appliance.Report, error) {
 	if err != nil {
 		return appliance.Report{}, err
 	}
-	return plane.Stig(ctx, c, os.Getpid(), appliance.ControlProgram), nil
+	return plane.Stig(ctx, c, os.Getpid()), nil
 }
 
 // Inventory implements machine.Host.
 func (m *Machine) Inventory(context.Context) (json.RawMessage, error) {
-	all, err := stig.Builds(appliance.ControlProgram)
-	if err != nil {
-		return nil, fmt.Errorf("listing what the programs are made of: %w", err)
+	b, ok := debug.ReadBuildInfo()
+	if !ok {
+		return nil, errors.New("listing what the program is made of: it was built without module information")
 	}
-	return json.Marshal(stig.NewBOM(all[0], all[1:]...))
+	return json.Marshal(stig.NewBOM(b))
 }

@@ -29,12 +29,11 @@ const (
 
 // Config says what the gateway should be.
 type Config struct {
-	Host   firewall.Ruleset                   // required: the host's rules as configured, without pools
-	Held   func() (firewall.Ruleset, error)   // required: what the data plane says it enforces; its pools and addresses are taken from it, and nothing else
-	Proc   string                             // "/proc" when empty
-	DHCP   int                                // the process that asks for the host's addresses by DHCPv4; 0: none may
-	Beside []string                           // paths of further programs that are this gateway, beside the one that runs; optional
-	Build  func() ([]*debug.BuildInfo, error) // of all of them; Builds(Beside...) when nil
+	Host  firewall.Ruleset                 // required: the host's rules as configured, without pools
+	Held  func() (firewall.Ruleset, error) // required: what the data plane says it enforces; its pools and addresses are taken from it, and nothing else
+	Proc  string                           // "/proc" when empty
+	DHCP  int                              // the process that asks for the host's addresses by DHCPv4; 0: none may
+	Build func() (*debug.BuildInfo, bool)  // debug.ReadBuildInfo when nil
 
 	query func(index, place uint32) (int, error) // how many BPF programs are linked there; asks the kernel when nil
 }
@@ -45,7 +44,7 @@ func Run(c Config) Report {
 		c.Proc = "/proc"
 	}
 	if c.Build == nil {
-		c.Build = func() ([]*debug.BuildInfo, error) { return Builds(c.Beside...) }
+		c.Build = debug.ReadBuildInfo
 	}
 	var r report
 	c.kernel(&r)

@@ -3,6 +3,7 @@ package stig
 import (
 	"bytes"
 	"encoding/binary"
+	"encoding/json"
 	"errors"
 	"log/slog"
 	"net"
@@ -152,10 +153,10 @@ func (g *gateway) config() Config {
 func noPrograms(_, _ uint32) (int, error) { return 0, nil }
 
 // build is what a released program says of itself; a test binary says less.
-func build() ([]*debug.BuildInfo, error) {
-	return []*debug.BuildInfo{{GoVersion: "go1.26.8", Path: "lazaret/cmd/lazaretd", Main: debug.Module{Path: "lazaret", Version: "v0.3.0"},
+func build() (*debug.BuildInfo, bool) {
+	return &debug.BuildInfo{GoVersion: "go1.26.8", Path: "lazaret/cmd/lazaretd", Main: debug.Module{Path: "lazaret", Version: "v0.3.0"},
 		Deps:     []*debug.Module{{Path: "example.com/a/b", Version: "v1.2.3+incompatible", Sum: "h1:x="}},
-		Settings: []debug.BuildSetting{{Key: "vcs.revision", Value: "abc"}}}}, nil
+		Settings: []debug.BuildSetting{{Key: "vcs.revision", Value: "abc"}}}, true
 }
 
 // wants fails the test unless exactly these checks fail, each with a word of what is wrong.
@@ -377,4 +378,19 @@ func FuzzSockets(f *testing.F) {
 			}
 		}
 	})
+}
+
+// TestBOM: CycloneDX 1.6, with the program, the standard library and every module.
+func TestBOM(t *testing.T) {
+	b, _ := build()
+	text, err := json.Marshal(NewBOM(b))
+	must(t, err)
+	const want = `{"bomFormat":"CycloneDX","specVersion":"1.6","version":1,"metadata":{"component":{"type":"application","name":"lazaret/cmd/lazaretd","version":"v0.3.0",` +
+		`"purl":"pkg:golang/lazaret@v0.3.0","bom-ref":"pkg:golang/lazaret@v0.3.0"},"properties":[{"name":"go:vcs.revision","value":"abc"}]},"components":[` +
+		`{"type":"library","name":"std","version":"1.26.8","purl":"pkg:golang/std@1.26.8","bom-ref":"pkg:golang/std@1.26.8"},` +
+		`{"type":"library","name":"example.com/a/b","version":"v1.2.3+incompatible","purl":"pkg:golang/example.com/a/b@v1.2.3%2Bincompatible",` +
+		`"bom-ref":"pkg:golang/example.com/a/b@v1.2.3%2Bincompatible","properties":[{"name":"go:sum","value":"h1:x="}]}]}`
+	if string(text) != want {
+		t.Errorf("%s", text)
+	}
 }
