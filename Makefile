@@ -37,7 +37,6 @@ fuzz:
 	  done; done
 
 cross:
-	GOARCH=arm64 $(GO) build -o /dev/null ./cmd/appliance
 	GOARCH=arm64 $(GO) build -o /dev/null ./cmd/lazaretd
 	GOARCH=arm64 $(GO) build -o /dev/null ./cmd/lazaretctl
 	GOARCH=arm64 $(GO) build -o /dev/null ./cmd/lazaret
@@ -60,8 +59,8 @@ UPDATE_KEYS ?= bin/keys/update.key.pub.pem
 image: export SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null)
 image: $(UPDATE_KEYS)
 	mkdir -p $(IMAGE_OUT)
-	for p in appliance lazaretd; do GOARCH=$(IMAGE_ARCH) GOAMD64=v1 GOFLAGS= $(GO) build -trimpath -buildvcs=false -ldflags "-s -w -X lazaret/internal/version.Number=$(VERSION)" -o $(IMAGE_OUT)/$$p-$(IMAGE_ARCH) ./cmd/$$p || exit 1; done
-	$(GO) run ./cmd/mkimage build --arch $(IMAGE_ARCH) --flavour $(IMAGE_FLAVOUR) --version $(VERSION) $(addprefix --update-key ,$(UPDATE_KEYS)) --init $(IMAGE_OUT)/appliance-$(IMAGE_ARCH) --program $(IMAGE_OUT)/lazaretd-$(IMAGE_ARCH) --out $(IMAGE_OUT) $(IMAGE)
+	GOARCH=$(IMAGE_ARCH) GOAMD64=v1 GOFLAGS= $(GO) build -trimpath -buildvcs=false -ldflags "-s -w -X lazaret/internal/version.Number=$(VERSION)" -o $(IMAGE_OUT)/lazaretd-$(IMAGE_ARCH) ./cmd/lazaretd
+	$(GO) run ./cmd/mkimage build --arch $(IMAGE_ARCH) --flavour $(IMAGE_FLAVOUR) --version $(VERSION) $(addprefix --update-key ,$(UPDATE_KEYS)) --program $(IMAGE_OUT)/lazaretd-$(IMAGE_ARCH) --out $(IMAGE_OUT) $(IMAGE)
 
 bin/keys/update.key.pub.pem:
 	mkdir -p -m 700 bin/keys

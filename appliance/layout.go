@@ -13,9 +13,6 @@ const (
 	CrashDir     = MachineDir + "/crash"       // what the kernel left behind when it died
 	ESPDir       = "/esp"                      // the EFI system partition, mounted while it is written
 
-	Program        = "/init"     // process number 1, the data plane and the claim's door
-	ControlProgram = "/lazaretd" // what has the store: the control plane, and what makes gateways
-
 	BuiltPath = "/etc/lazaret/built" // when the image was built (RFC 3339); the clock is never before
 
 	RunDir        = "/run/lazaret"               // the data plane's sockets and public key: its own

@@ -1,5 +1,5 @@
-// Package image makes the disk image of the appliance out of the machine's and the gateway's
-// program and pinned Debian packages: a GUID partition table, an EFI system partition with the boot
+// Package image makes the disk image of the appliance out of the gateway's program and
+// pinned Debian packages: a GUID partition table, an EFI system partition with the boot
 // loader and one slot, and an empty data partition that the machine makes its own when it
 // first boots. It needs no root, no mounts and no other program, and the same inputs make
 // the same bytes.
@@ -27,7 +27,6 @@ type Config struct {
 	Arch     string             // amd64 or arm64; required
 	Flavour  string             // cloud or metal: which of Debian's kernels; required
 	Version  string             // like 1.2.3; required
-	Init     string             // path of the static appliance binary for Arch, process number 1; required
 	Program  string             // path of the static lazaretd binary for Arch; required
 	Packages []packages.Package // to choose from; required, packages.Pinned has them
 	Store    *packages.Store    // where they are; required
@@ -57,9 +56,6 @@ const (
 	gap         = MiB // before the first partition, and at the end for the backup table
 	leastSize   = gap + ESPSize + dataSize + gap
 )
-
-// ProgramNames are what Config's Init and Program are called among the Parts.
-var ProgramNames = [2]string{"appliance", "lazaretd"}
 
 // Part is one thing that went into an image: for inventories.
 type Part struct {
@@ -96,8 +92,8 @@ func (c *Config) check() error {
 	if err := update.CheckVersion(c.Version); err != nil { // the boot loader, file names and updates carry it
 		errs = append(errs, err)
 	}
-	if c.Init == "" || c.Program == "" || c.Out == "" || c.Store == nil || c.Log == nil || len(c.Packages) == 0 {
-		errs = append(errs, errors.New("both programs, output directory, packages, their store and a log are required"))
+	if c.Program == "" || c.Out == "" || c.Store == nil || c.Log == nil || len(c.Packages) == 0 {
+		errs = append(errs, errors.New("program, output directory, packages, their store and a log are required"))
 	}
 	if _, err := update.ParseKeys(c.Keys); err != nil {
 		errs = append(errs, err)

@@ -34,7 +34,7 @@ func standIns(t *testing.T) Config {
 	t.Helper()
 	dir := t.TempDir()
 	c := Config{
-		Arch: "amd64", Flavour: "cloud", Version: "1.2.3", Init: filepath.Join(dir, "appliance"), Program: filepath.Join(dir, "lazaretd"), Out: filepath.Join(dir, "out"),
+		Arch: "amd64", Flavour: "cloud", Version: "1.2.3", Program: filepath.Join(dir, "lazaretd"), Out: filepath.Join(dir, "out"),
 		Store: &packages.Store{Dir: dir, Offline: true, Log: slog.New(slog.DiscardHandler)}, Log: slog.New(slog.DiscardHandler),
 		Modules: []string{"virtio_net", "ext4", "builtin_one"}, Keys: updateKey(t),
 	}
@@ -65,8 +65,7 @@ func standIns(t *testing.T) Config {
 		c.Packages = append(c.Packages, p)
 		put(t, filepath.Join(dir, p.File()), b)
 	}
-	put(t, c.Init, []byte("process number 1\n"))
-	put(t, c.Program, []byte("the program\n"))
+	put(t, c.Program, []byte("the program"))
 	return c
 }
 
@@ -283,20 +282,6 @@ func list(t *testing.T, slot []byte) []string {
 	return strings.Fields(string(out))
 }
 
-// TestPrograms: process number 1 and the program with the store are in the root file system, each
-// where the machine looks for it, as it was given and to be run.
-func TestPrograms(t *testing.T) {
-	c := standIns(t)
-	for name, want := range map[string]string{"init": "process number 1\n", "lazaretd": "the program\n"} {
-		if got := slotFile(t, c, name); got != want {
-			t.Errorf("/%s is %q, want %q", name, got, want)
-		}
-	}
-	if appliance.Program != "/init" || appliance.ControlProgram != "/lazaretd" {
-		t.Errorf("the machine runs %s and %s", appliance.Program, appliance.ControlProgram)
-	}
-}
-
 // TestPartsAreAccountedFor: everything in the root file system but empty places, our own few
 // lines and what is made here is in the list that inventories are made of.
 func TestPartsAreAccountedFor(t *testing.T) {
@@ -313,8 +298,7 @@ func TestPartsAreAccountedFor(t *testing.T) {
 		"esp:EFI/BOOT/BOOTX64.EFI systemd-boot-efi",
 		"uki:.linux linux-image-6.12.1-cloud-amd64",
 		"uki:/etc/ssl/certs/ca-certificates.crt ca-certificates",
-		"uki:/init appliance",
-		"uki:/lazaretd lazaretd",
+		"uki:/init lazaretd",
 		"uki:/lib/modules/6.12.1-cloud-amd64/kernel/fs/ext4.ko linux-image-6.12.1-cloud-amd64",
 		"uki:/lib/modules/6.12.1-cloud-amd64/kernel/net/failover.ko linux-image-6.12.1-cloud-amd64",
 		"uki:/lib/modules/6.12.1-cloud-amd64/kernel/net/virtio_net.ko linux-image-6.12.1-cloud-amd64",
@@ -347,8 +331,6 @@ func TestBuildRefuses(t *testing.T) {
 		"version that counts":   func(c *Config) { c.Version = "1+3" },
 		"disk too small":        func(c *Config) { c.Size = leastSize - MiB },
 		"no program":            func(c *Config) { c.Program = "/nonexistent" },
-		"no first program":      func(c *Config) { c.Init = "/nonexistent" },
-		"first program unnamed": func(c *Config) { c.Init = "" },
 		"package changed":       func(c *Config) { c.Packages[0].SHA256 = strings.Repeat("0", 64) },
 		"no update key":         func(c *Config) { c.Keys = nil },
 		"no kernel":             func(c *Config) { c.Packages = nil },

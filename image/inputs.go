@@ -41,7 +41,7 @@ type inputs struct {
 	release                      string
 	kernel, stub, loader         []byte
 	trust                        []byte // certificates of public authorities, PEM
-	init, program                []byte // the two programs
+	program                      []byte
 	floor                        time.Time
 	index                        *appliance.ModuleIndex
 	modules                      map[string][]byte // by path below /lib/modules/<release>
@@ -74,10 +74,7 @@ func (c *Config) gather(ctx context.Context) (*inputs, error) {
 	if in.floor, err = c.floor(); err != nil {
 		return nil, err
 	}
-	if in.init, err = os.ReadFile(c.Init); err == nil {
-		in.program, err = os.ReadFile(c.Program)
-	}
-	if err != nil {
+	if in.program, err = os.ReadFile(c.Program); err != nil {
 		return nil, fmt.Errorf("reading program: %w", err)
 	}
 	var files []string

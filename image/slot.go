@@ -66,7 +66,7 @@ func (c *Config) slot(in *inputs) ([]byte, []Part, error) {
 	return slot, parts, nil
 }
 
-// initramfs makes the root file system: the two programs, modules, trust, and places to mount on.
+// initramfs makes the root file system: the program, modules, trust, and places to mount on.
 func (c *Config) initramfs(in *inputs, release string) (*cpio.Archive, []Part) {
 	a := &cpio.Archive{}
 	for _, d := range []string{"dev", "proc", "sys", "run", "data", "esp", "etc", "mnt"} {
@@ -75,8 +75,7 @@ func (c *Config) initramfs(in *inputs, release string) (*cpio.Archive, []Part) {
 	a.Dir("tmp", 0o1777)
 	a.Device("dev/console", 0o600, 5, 1)
 	a.Device("dev/null", 0o666, 1, 3)
-	a.File(appliance.Program, 0o755, in.init)
-	a.File(appliance.ControlProgram, 0o755, in.program)
+	a.File("init", 0o755, in.program)
 	a.File("etc/os-release", 0o644, []byte(release))
 	a.File("etc/hosts", 0o644, []byte("127.0.0.1 localhost\n::1 localhost\n"))
 	a.Link("etc/resolv.conf", appliance.ResolvConf)
@@ -84,8 +83,7 @@ func (c *Config) initramfs(in *inputs, release string) (*cpio.Archive, []Part) {
 	a.File(appliance.BuiltPath, 0o644, []byte(in.floor.UTC().Format(time.RFC3339)+"\n"))
 	a.File("etc/ssl/certs/ca-certificates.crt", 0o644, in.trust)
 	parts := []Part{
-		{Name: ProgramNames[0], Version: c.Version, Path: "uki:" + appliance.Program, SHA256: sum(in.init), Size: int64(len(in.init))},
-		{Name: ProgramNames[1], Version: c.Version, Path: "uki:" + appliance.ControlProgram, SHA256: sum(in.program), Size: int64(len(in.program))},
+		{Name: "lazaretd", Version: c.Version, Path: "uki:/init", SHA256: sum(in.program), Size: int64(len(in.program))},
 		part(in.trustPkg, "uki:/etc/ssl/certs/ca-certificates.crt", in.trust),
 	}
 	if len(c.Authorities) > 0 { // programs read all that lies there

@@ -2,7 +2,6 @@ package supervise
 
 import (
 	"bytes"
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -134,7 +133,7 @@ func (s *Supervisor) launch(part Part, l launch) (_ *process, err error) {
 		attr.Files = append(attr.Files, f.Fd())
 	}
 	argv := append([]string{prefix + part.Name}, part.Args...)
-	p.pid, p.ended, err = s.family.bear(func() (int, error) { return fork(cmp.Or(part.Program, s.c.Program), argv, attr) })
+	p.pid, p.ended, err = s.family.bear(func() (int, error) { return fork(s.c.Program, argv, attr) })
 	if err != nil {
 		pipes.close()
 		return nil, err

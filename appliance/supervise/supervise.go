@@ -1,5 +1,5 @@
-// Package supervise runs the machine's processes, each this same program or another with a
-// command, user and few rights of its own: it starts them, waits until they are ready, starts them
+// Package supervise runs the machine's processes, each this same program with another
+// command, user and few rights: it starts them, waits until they are ready, starts them
 // again when they end, ends them in order, and takes in what they leave behind.
 //
 // Only this package may start processes in a program that takes in orphans: whoever else
@@ -25,7 +25,6 @@ import (
 // Part is one process to run.
 type Part struct {
 	Name        string        // required: lower-case letters, digits and hyphens
-	Program     string        // optional: path of what it runs; default: that of Config
 	Args        []string      // after the program's name
 	User, Group int           // as which it runs
 	AmbientCaps []uintptr     // capabilities it has, like unix.CAP_NET_ADMIN
@@ -49,7 +48,7 @@ type Config struct {
 	Log     *slog.Logger                      // required
 	Output  func(part string, from io.Reader) // required: reads what a part writes to its outputs, to the end
 	Dir     string                            // required: directory for sockets, made with mode 0755
-	Program string                            // optional: what parts run that name none; default /proc/self/exe, this program
+	Program string                            // optional: default /proc/self/exe
 	Cgroups string                            // optional: where cgroup v2 is mounted; empty: none
 	Orphans bool                              // process number 1: take in processes whose parents are gone
 }

@@ -17,12 +17,8 @@ type words struct {
 	last, reason string
 }
 
-// ours are how lines begin in which a program of ours says why it ends, and theirs those
-// of Go's.
-var (
-	ours   = []string{"lazaretd: ", "appliance: "}
-	theirs = []string{"panic: ", "fatal error: "}
-)
+// reasons are how lines begin in which a program of ours, or Go's runtime, says why it ends.
+var reasons = []string{"lazaretd: ", "panic: ", "fatal error: "}
 
 // Write takes in what the process wrote. It never fails.
 func (w *words) Write(b []byte) (int, error) {
@@ -46,14 +42,9 @@ func (w *words) end() {
 		return
 	}
 	w.last = line
-	for _, p := range ours {
-		if said, ok := strings.CutPrefix(line, p); ok {
-			w.reason = said
-		}
-	}
-	for _, r := range theirs {
+	for _, r := range reasons {
 		if strings.HasPrefix(line, r) {
-			w.reason = line
+			w.reason = strings.TrimPrefix(line, reasons[0])
 		}
 	}
 }

@@ -9,7 +9,7 @@ import (
 // writes, and bounded.
 func TestWords(t *testing.T) {
 	for said, want := range map[string]string{
-		"": "", "\n\n": "", "one\ntwo\n": "two", "one\ntwo": "two", "lazaretd: why\r\nlog\n": "why", "lazaretd: a\nlazaretd: b\nc": "b", "appliance: why\nlog\n": "why",
+		"": "", "\n\n": "", "one\ntwo\n": "two", "one\ntwo": "two", "lazaretd: why\r\nlog\n": "why", "lazaretd: a\nlazaretd: b\nc": "b",
 		"panic: oh\n\ngoroutine 1\n\tmain.go:3\n": "panic: oh", "a\x1b[2J\x00\u0085\xff b\t": "a?[2J??? b", "x lazaretd: no\ny\n": "y",
 		strings.Repeat("x", 2*mostWords) + "y": strings.Repeat("x", mostWords),
 	} {

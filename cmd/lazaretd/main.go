@@ -14,15 +14,20 @@ import (
 	"github.com/spf13/cobra"
 
 	"lazaret/appliance/supervise"
-	"lazaret/cmd/internal/process"
 	"lazaret/cmd/internal/strict"
 	"lazaret/internal/config"
 	"lazaret/internal/daemon"
+	"lazaret/internal/machine"
 	"lazaret/internal/notify"
+	"lazaret/internal/plane"
 	"lazaret/internal/version"
 )
 
 func main() {
+	if os.Getpid() == 1 && os.Args[0] == "/init" { // the kernel started it: it is the appliance
+		fmt.Fprintln(os.Stderr, "lazaretd:", machine.Run(version.Number))
+		select {} // the watchdog ends this; process number 1 may not
+	}
 	supervise.TakeName()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
@@ -40,29 +45,45 @@ func root() *cobra.Command {
 	}
 	c.PersistentFlags().StringVarP(&path, "config", "c", config.DefaultPath, "configuration file")
 	c.AddCommand(
-		run(process.Part{Name: "serve", Confine: confineServe, Live: serve}, "Run the control plane: enrollment, CA, policy, API", &path),
-		run(process.Plane, "Run the data plane: firewall table and WireGuard link (needs CAP_NET_ADMIN)", &path),
+		run("serve", "Run the control plane: enrollment, CA, policy, API", &path, confineServe, func(ctx context.Context, c config.Config, log *slog.Logger) error {
+			return daemon.Serve(ctx, c, version.String(), log, notifyReady)
+		}),
+		run("dataplane", "Run the data plane: firewall table and WireGuard link (needs CAP_NET_ADMIN)", &path, confinePlane, func(ctx context.Context, c config.Config, log *slog.Logger) error {
+			return plane.Run(ctx, c, log, notifyReady)
+		}),
 		initCommand(&path), rootCommand(&path), clockCommand(&path), checkCommand(&path), firewallCommand(&path), stigCommand(&path), referenceCommand(), versionCommand(),
-		makeCommand(),
+		claimCommand(), makeCommand(),
 	)
 	return strict.Groups(c)
 }
 
-// serve is the control plane.
-func serve(ctx context.Context, c config.Config, log *slog.Logger) error {
-	return daemon.Serve(ctx, c, version.String(), log, notify.Ready)
-}
-
-// run makes a command that runs one long-lived part.
-func run(p process.Part, short string, path *string) *cobra.Command {
+// run makes a command that loads the configuration and runs one long-lived part, which with
+// --confine gives up first what it does not need.
+func run(use, short string, path *string, confine func(config.Config, string, *slog.Logger) error, part func(context.Context, config.Config, *slog.Logger) error) *cobra.Command {
 	var confined bool
-	c := &cobra.Command{Use: p.Name, Short: short, Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
-		return p.Run(cmd.Context(), *path, confined)
+	c := &cobra.Command{Use: use, Short: short, Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
+		c, err := config.Load(*path)
+		if err != nil {
+			return err
+		}
+		log := c.Logger(os.Stderr).With("process", use)
+		for _, d := range c.Doubts {
+			log.Warn("the configuration should be corrected", "line", d.Line, "key", d.Key, "what", d.What, "remedy", d.Remedy)
+		}
+		if confined {
+			if err := confine(c, *path, log); err != nil {
+				return err
+			}
+		}
+		return part(cmd.Context(), c, log)
 	}}
 	c.Flags().BoolVar(&confined, "confine", false, "give up what the process does not need, by seccomp and Landlock")
 	_ = c.Flags().MarkHidden("confine") // it is there
 	return c
 }
+
+// notifyReady tells the service manager, where there is one.
+func notifyReady() { notify.Ready() }
 
 func rootCommand(path *string) *cobra.Command {
 	c := &cobra.Command{Use: "root", Short: "The root key: export it, and remove it from this gateway"}

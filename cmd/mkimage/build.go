@@ -24,7 +24,7 @@ func buildCommand(log *slog.Logger) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "build",
 		Short: "Build one image, its update file and what is made of them",
-		Long: `Build one image out of the two programs and pinned Debian packages, without root,
+		Long: `Build one image out of the gateway's program and pinned Debian packages, without root,
 mounts or other programs. SOURCE_DATE_EPOCH (seconds since 1970) dates the files on the
 EFI partition; without it they are of 1980. The machine's clock is never before that time, nor
 before the day on which the table of packages was written.`,
@@ -53,13 +53,12 @@ before the day on which the table of packages was written.`,
 	f.StringVar(&c.Arch, "arch", "amd64", "architecture: amd64 or arm64")
 	f.StringVar(&c.Flavour, "flavour", "cloud", "kernel: cloud (virtual machines) or metal (everything)")
 	f.StringVar(&c.Version, "version", "", "version of the image, like 1.2.3")
-	f.StringVar(&c.Init, "init", "", "static appliance binary for the architecture: process number 1")
 	f.StringVar(&c.Program, "program", "", "static lazaretd binary for the architecture")
 	f.StringVar(&c.Out, "out", "", "directory for the files made")
 	f.Int64Var(&c.Size, "size", image.DefaultSize, "size of the disk in bytes")
 	storeFlags(cmd, c.Store)
 	secureBootFlags(cmd, &c)
-	for _, name := range []string{"version", "init", "program", "out", "update-key"} {
+	for _, name := range []string{"version", "program", "out", "update-key"} {
 		cmd.MarkFlagRequired(name)
 	}
 	return cmd

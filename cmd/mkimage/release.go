@@ -52,14 +52,11 @@ func convert(ctx context.Context, raw string, size int64, version string, made f
 
 // writeBOM lists what the image is made of beside it.
 func writeBOM(_ context.Context, c image.Config, r image.Result) error {
-	contents := release.Contents{Name: "lazaret-" + c.Flavour, Version: c.Version, Arch: c.Arch, Time: c.Time}
-	for i, path := range []string{c.Init, c.Program} {
-		built, err := buildinfo.ReadFile(path)
-		if err != nil {
-			return fmt.Errorf("reading what %s is built of: %w", path, err)
-		}
-		contents.Programs = append(contents.Programs, release.Program{Name: image.ProgramNames[i], Build: built})
+	program, err := buildinfo.ReadFile(c.Program)
+	if err != nil {
+		return fmt.Errorf("reading what %s is built of: %w", c.Program, err)
 	}
+	contents := release.Contents{Name: "lazaret-" + c.Flavour, Version: c.Version, Arch: c.Arch, Time: c.Time, Program: program}
 	for _, p := range r.Packages {
 		contents.Packages = append(contents.Packages, release.Package{Name: p.Name, Version: p.Version, Arch: p.Arch, SHA256: p.SHA256})
 	}

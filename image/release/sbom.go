@@ -16,15 +16,9 @@ import (
 type Contents struct {
 	Name, Version, Arch string // of the image; required
 	Time                time.Time
-	Programs            []Program // ours; required
-	Packages            []Package // Debian's, that files were taken from
-	Files               []File    // in the image
-}
-
-// Program is one of ours.
-type Program struct {
-	Name  string           // that its file has as its package; required
-	Build *debug.BuildInfo // required
+	Program             *debug.BuildInfo // of lazaretd; required
+	Packages            []Package        // Debian's, that files were taken from
+	Files               []File           // in the image
 }
 
 // Package is a Debian package.
@@ -90,8 +84,8 @@ type Dependency struct {
 // NewBOM says what c is made of, in an order of its own and with a serial number that
 // follows from the rest: the same contents give the same bytes.
 func NewBOM(c Contents) (BOM, error) {
-	if c.Name == "" || c.Version == "" || c.Arch == "" || len(c.Programs) == 0 || slices.ContainsFunc(c.Programs, func(p Program) bool { return p.Name == "" || p.Build == nil }) {
-		return BOM{}, fmt.Errorf("listing what %s %s is made of: name, version, architecture and the programs' build information are required", c.Name, c.Version)
+	if c.Name == "" || c.Version == "" || c.Arch == "" || c.Program == nil {
+		return BOM{}, fmt.Errorf("listing what %s %s is made of: name, version, architecture and the program's build information are required", c.Name, c.Version)
 	}
 	b := BOM{Format: "CycloneDX", Spec: "1.6", Version: 1}
 	image := Component{Type: "operating-system", Ref: "image", Name: c.Name, Version: c.Version, Properties: []Property{{"lazaret:arch", c.Arch}}}
@@ -99,17 +93,7 @@ func NewBOM(c Contents) (BOM, error) {
 	if !c.Time.IsZero() {
 		b.Metadata.Timestamp = c.Time.UTC().Format(time.RFC3339)
 	}
-	var programs, modules []Component
-	for _, p := range c.Programs {
-		program, of := c.programOf(p)
-		programs = append(programs, program)
-		b.Dependencies = append(b.Dependencies, Dependency{program.Ref, refsOf(of)})
-		for _, m := range of {
-			if !slices.ContainsFunc(modules, func(o Component) bool { return o.Ref == m.Ref }) {
-				modules = append(modules, m)
-			}
-		}
-	}
+	program, modules := programOf(c)
 	var debs, files []Component
 	refs := make(map[string]string) // of packages, by name
 	for _, p := range c.Packages {
@@ -120,15 +104,15 @@ func NewBOM(c Contents) (BOM, error) {
 	taken := make(map[string][]string)
 	for _, f := range c.Files {
 		x := f.component()
-		if slices.ContainsFunc(programs, func(p Component) bool { return p.Ref == f.Package }) { // they stand above themselves
+		if f.Package == "lazaretd" { // the program itself stands above
 			continue
 		}
 		from := cmp.Or(refs[f.Package], image.Ref)
 		taken[from] = append(taken[from], x.Ref)
 		files = append(files, x)
 	}
-	b.Components = slices.Concat(programs, modules, debs, files)
-	b.Dependencies = append(b.Dependencies, Dependency{image.Ref, append(refsOf(slices.Concat(programs, debs)), taken[image.Ref]...)})
+	b.Components = append(append(append([]Component{program}, modules...), debs...), files...)
+	b.Dependencies = append(b.Dependencies, Dependency{image.Ref, append(refsOf(append([]Component{program}, debs...)), taken[image.Ref]...)}, Dependency{program.Ref, refsOf(modules)})
 	for _, d := range debs {
 		b.Dependencies = append(b.Dependencies, Dependency{d.Ref, append([]string{}, taken[d.Ref]...)})
 	}
@@ -165,17 +149,17 @@ func refsOf(list []Component) []string {
 	return out
 }
 
-// programOf are a program and the modules it is built of, with their checksums, which are
+// programOf are lazaretd and the modules it is built of, with their checksums, which are
 // of trees and not of files, as properties.
-func (c Contents) programOf(of Program) (Component, []Component) {
-	p := Component{Type: "application", Ref: of.Name, Name: of.Name, Version: c.Version, Properties: []Property{{"go:path", of.Build.Path}}}
+func programOf(c Contents) (Component, []Component) {
+	p := Component{Type: "application", Ref: "lazaretd", Name: "lazaretd", Version: c.Version, Properties: []Property{{"go:path", c.Program.Path}}}
 	for _, f := range c.Files {
-		if f.Package == of.Name && f.SHA256 != "" {
+		if f.Package == "lazaretd" && f.SHA256 != "" {
 			p.Hashes = []Hash{{"SHA-256", f.SHA256}}
 		}
 	}
-	modules := []Component{goModule("std", strings.TrimPrefix(of.Build.GoVersion, "go"), "")}
-	for _, m := range of.Build.Deps {
+	modules := []Component{goModule("std", strings.TrimPrefix(c.Program.GoVersion, "go"), "")}
+	for _, m := range c.Program.Deps {
 		if m.Replace != nil {
 			m = m.Replace
 		}

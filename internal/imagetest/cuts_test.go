@@ -37,7 +37,7 @@ func TestPowerCuts(t *testing.T) {
 	seed := uint64(number(t, "SEED", int(time.Now().UnixNano()%1_000_000)))
 	t.Logf("SEED=%d", seed)
 	c := &cuts{
-		life: newLife(t, patiently), r: rand.New(rand.NewPCG(seed, 0)), key: key, ours: ours(t, firstVersion),
+		life: newLife(t, patiently), r: rand.New(rand.NewPCG(seed, 0)), key: key, program: program(t, "./cmd/lazaretd", "-buildvcs=false", "-ldflags", "-s -w -X lazaret/internal/version.Number="+firstVersion),
 		version: "0.1.0", old: map[string]int{}, new: map[string]int{},
 	}
 	c.turnOn()
@@ -65,8 +65,8 @@ func number(t *testing.T, name string, or int) int {
 	return n
 }
 
-// firstVersion is what the programs call themselves; those that follow have as many characters,
-// and are the same programs with that replaced.
+// firstVersion is what the program calls itself; those that follow have as many characters,
+// and are the same program with that replaced.
 const firstVersion = "0.1.1000"
 
 // cuts is a life in which the power goes.
@@ -74,7 +74,7 @@ type cuts struct {
 	*life
 	r       *rand.Rand
 	key     ed25519.PrivateKey
-	ours    programs
+	program string
 	version string // that runs
 	count   int    // versions made
 	bundle  []byte // of a version that is newer than what runs
@@ -94,19 +94,16 @@ func (c *cuts) make(t *testing.T) {
 	}
 	c.count++
 	c.next = fmt.Sprintf("0.1.%d", 1000+c.count)
-	var named programs
-	for from, to := range map[string]*string{c.ours.init: &named.init, c.ours.control: &named.control} {
-		text, err := os.ReadFile(from)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if !bytes.Contains(text, []byte(firstVersion)) {
-			t.Fatalf("%s does not have its version in it", from)
-		}
-		*to = filepath.Join(t.TempDir(), filepath.Base(from))
-		if err := os.WriteFile(*to, bytes.ReplaceAll(text, []byte(firstVersion), []byte(c.next)), 0o700); err != nil {
-			t.Fatal(err)
-		}
+	text, err := os.ReadFile(c.program)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Contains(text, []byte(firstVersion)) {
+		t.Fatal("the program does not have its version in it")
+	}
+	named := filepath.Join(t.TempDir(), "lazaretd")
+	if err := os.WriteFile(named, bytes.ReplaceAll(text, []byte(firstVersion), []byte(c.next)), 0o700); err != nil {
+		t.Fatal(err)
 	}
 	c.bundle = bundle(t, update.Manifest{Version: c.next, Architecture: "amd64"}, slot(t, c.next, named), c.key)
 }

@@ -95,7 +95,7 @@ func TestLife(t *testing.T) {
 	l := newLife(t, nil)
 	l.turnOn()
 	l.next = meanwhile(t, func(ctx context.Context) (string, error) {
-		return newSlot(ctx, t.TempDir(), "0.1.1", "-tags", "lazarettest")
+		return newSlot(ctx, t.TempDir(), "0.1.1", "./cmd/lazaretd", "-buildvcs=false", "-ldflags", "-s -w -X lazaret/internal/version.Number=0.1.1", "-tags", "lazarettest")
 	})
 	l.live(t,
 		step{"Claim", l.claim}, step{"Enroll", l.enroll}, step{"Quarantine", l.quarantined}, step{"Release", l.released}, step{"Cut", l.cut},
@@ -110,7 +110,7 @@ func TestUpdates(t *testing.T) {
 	l := newLife(t, nil)
 	l.turnOn()
 	l.bad = meanwhile(t, func(ctx context.Context) (string, error) {
-		return badSlot(ctx, t.TempDir(), "0.1.2")
+		return newSlot(ctx, t.TempDir(), "0.1.2", "./internal/imagetest/testdata/panics")
 	})
 	l.live(t,
 		step{"Claim", l.claim}, step{"Enroll", l.enroll}, step{"Quarantine", l.quarantined},

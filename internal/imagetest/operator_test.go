@@ -138,29 +138,6 @@ func program(t testing.TB, of string, flags ...string) string {
 	return path
 }
 
-// programs are the paths of an image's two.
-type programs struct {
-	init, control string
-}
-
-// ours builds the two programs of an image, of a version.
-func ours(t testing.TB, version string, flags ...string) programs {
-	t.Helper()
-	p, err := buildOurs(t.Context(), t.TempDir(), version, flags...)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return p
-}
-
-func buildOurs(ctx context.Context, dir, version string, flags ...string) (p programs, err error) {
-	flags = append([]string{"-buildvcs=false", "-ldflags", "-s -w -X lazaret/internal/version.Number=" + version}, flags...)
-	if p.init, err = buildProgram(ctx, dir, "./cmd/appliance", flags...); err == nil {
-		p.control, err = buildProgram(ctx, dir, "./cmd/lazaretd", flags...)
-	}
-	return p, err
-}
-
 func buildProgram(ctx context.Context, dir, of string, flags ...string) (string, error) {
 	out := filepath.Join(dir, filepath.Base(of))
 	c := exec.CommandContext(ctx, "go", append(append([]string{"build", "-trimpath"}, flags...), "-o", out, of)...)

@@ -65,6 +65,11 @@ func stranger(t testing.TB) signer {
 	return signer{key, cert}
 }
 
+// ordered builds lazaretd with the door for orders.
+func ordered(t testing.TB, version string) string {
+	return program(t, "./cmd/lazaretd", "-buildvcs=false", "-ldflags", "-s -w -X lazaret/internal/version.Number="+version, "-tags", "lazarettest")
+}
+
 // signedImage builds a whole image that takes orders, with a loader and a slot that are signed.
 func signedImage(t testing.TB, version string, by signer) image.Result {
 	t.Helper()
@@ -103,8 +108,7 @@ func (s signer) mustSign(t testing.TB, path string) []byte {
 // panicking builds a slot that would not be overlooked if it were started.
 func panicking(t testing.TB, version string) []byte {
 	t.Helper()
-	bad := program(t, panics)
-	b, err := os.ReadFile(slot(t, version, programs{bad, bad}))
+	b, err := os.ReadFile(slot(t, version, program(t, "./internal/imagetest/testdata/panics")))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -29,20 +29,20 @@ func updateKey() string {
 }
 
 // slot builds a slot of a version, with the packages that make image has fetched.
-func slot(t testing.TB, version string, of programs) string {
+func slot(t testing.TB, version, program string) string {
 	t.Helper()
 	if _, err := os.Stat(updateKey() + release.PublicSuffix); err != nil {
 		t.Skipf("needs the public key of updates: %v", err)
 	}
-	path, err := buildSlot(t.Context(), t.TempDir(), version, of)
+	path, err := buildSlot(t.Context(), t.TempDir(), version, program)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return path
 }
 
-func buildSlot(ctx context.Context, dir, version string, of programs) (string, error) {
-	r, err := buildImage(ctx, image.Config{Version: version, Init: of.init, Program: of.control, Out: dir})
+func buildSlot(ctx context.Context, dir, version, program string) (string, error) {
+	r, err := buildImage(ctx, image.Config{Version: version, Program: program, Out: dir})
 	return r.UKI, err
 }
 
@@ -60,12 +60,12 @@ func buildImage(ctx context.Context, c image.Config) (image.Result, error) {
 	return image.Build(ctx, c)
 }
 
-// ofOurs makes the image of a test whose programs are ours of c's version, built with more flags.
+// ofOurs makes the image of a test whose program is lazaretd of c's version, built with more flags.
 func ofOurs(t testing.TB, c image.Config, flags ...string) image.Result {
 	t.Helper()
 	built(t, ".raw") // or skip: the packages were fetched with that
-	of := ours(t, c.Version, flags...)
-	c.Init, c.Program, c.Out = of.init, of.control, t.TempDir()
+	c.Program = program(t, "./cmd/lazaretd", append([]string{"-buildvcs=false", "-ldflags", "-s -w -X lazaret/internal/version.Number=" + c.Version}, flags...)...)
+	c.Out = t.TempDir()
 	r, err := buildImage(t.Context(), c)
 	if err != nil {
 		t.Fatal(err)
@@ -73,25 +73,13 @@ func ofOurs(t testing.TB, c image.Config, flags ...string) image.Result {
 	return r
 }
 
-// newSlot builds our programs, and a slot of them.
-func newSlot(ctx context.Context, dir, version string, flags ...string) (string, error) {
-	of, err := buildOurs(ctx, dir, version, flags...)
+// newSlot builds a program of ours, and a slot of it.
+func newSlot(ctx context.Context, dir, version, of string, flags ...string) (string, error) {
+	program, err := buildProgram(ctx, dir, of, flags...)
 	if err != nil {
 		return "", err
 	}
-	return buildSlot(ctx, dir, version, of)
-}
-
-// panics is the source of a program that ends at once, which a machine does not survive.
-const panics = "./internal/imagetest/testdata/panics"
-
-// badSlot builds a slot that does not start.
-func badSlot(ctx context.Context, dir, version string) (string, error) {
-	bad, err := buildProgram(ctx, dir, panics)
-	if err != nil {
-		return "", err
-	}
-	return buildSlot(ctx, dir, version, programs{bad, bad})
+	return buildSlot(ctx, dir, version, program)
 }
 
 // meanwhile makes something while the test goes on, and returns what waits for it.

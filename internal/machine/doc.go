@@ -1,8 +1,7 @@
 // Package machine is process number 1 of an appliance: it wires the parts of the machine
 // (packages below appliance) in the order in which they may come, and decides nothing that
-// they decide. What runs beside it is this same program with other commands, the data plane and
-// on an unclaimed machine the page and protocol of the claim; and the image's other program,
-// which has the store: the control plane, and what makes a gateway of a claim.
+// they decide. What runs beside it is this same program with other commands: the data
+// plane, the control plane, and on an unclaimed machine the page and protocol of the claim.
 //
 // The order, and what holds when a step fails:
 //

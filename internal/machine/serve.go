@@ -65,7 +65,7 @@ func (m *Machine) startParts() error {
 
 func controlPart() supervise.Part {
 	return supervise.Part{
-		Name: control, Program: appliance.ControlProgram, Args: []string{control, "--confine", "-c", appliance.ConfigPath}, User: appliance.ControlUser, Group: appliance.ControlUser,
+		Name: control, Args: []string{control, "--confine", "-c", appliance.ConfigPath}, User: appliance.ControlUser, Group: appliance.ControlUser,
 		AmbientCaps: []uintptr{unix.CAP_NET_BIND_SERVICE}, Notify: true, Watchdog: 2 * time.Minute, Files: 262144, Tasks: 4096, Memory: memory().Size * 3 / 4, OOMScore: -500,
 	}
 }

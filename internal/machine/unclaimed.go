@@ -268,7 +268,7 @@ func (m *Machine) makeOf(ctx context.Context, q making.Request, step func(string
 	ended := make(chan error, 1)
 	started := time.Now()
 	go func() {
-		part := supervise.Part{Name: "make", Program: appliance.ControlProgram, Args: []string{"make", "--confine"}, User: appliance.ControlUser, Group: appliance.ControlUser, Tasks: 256, Memory: 512 << 20}
+		part := supervise.Part{Name: "make", Args: []string{"make", "--confine"}, User: appliance.ControlUser, Group: appliance.ControlUser, Tasks: 256, Memory: 512 << 20}
 		err := m.parts.Once(ctx, part, bytes.NewReader(question), to)
 		to.Close()
 		ended <- err

@@ -7,7 +7,6 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"encoding/json"
-	"fmt"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -19,22 +18,14 @@ import (
 
 	"lazaret/appliance"
 	"lazaret/appliance/claim"
-	"lazaret/cmd/internal/process"
 	"lazaret/internal/making"
 	"lazaret/internal/testneed"
 )
 
 // TestMain runs the program itself where a test started it as one.
 func TestMain(m *testing.M) {
-	switch os.Getenv("LAZARET_TEST_PROGRAM") {
-	case "lazaretd":
+	if os.Getenv("LAZARET_TEST_PROGRAM") != "" {
 		main()
-		os.Exit(0)
-	case "door": // of the appliance's other program
-		if err := process.Claim(context.Background(), os.Args[1:], false); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			os.Exit(1)
-		}
 		os.Exit(0)
 	}
 	if code, done := testneed.WithoutCgo(); done { // confined processes are built without
@@ -43,10 +34,10 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// program is lazaretd or the door with arguments, as a process of its own.
-func program(ctx context.Context, which string, args ...string) *exec.Cmd {
+// program is this program with arguments, as a process of its own.
+func program(ctx context.Context, args ...string) *exec.Cmd {
 	c := exec.CommandContext(ctx, "/proc/self/exe", args...)
-	c.Env = append(os.Environ(), "LAZARET_TEST_PROGRAM="+which)
+	c.Env = append(os.Environ(), "LAZARET_TEST_PROGRAM=1")
 	c.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	c.Stderr = os.Stderr
 	return c
@@ -91,7 +82,7 @@ func TestClaimAsProcesses(t *testing.T) {
 	}
 	address := l.Addr().String()
 	l.Close()
-	door := program(t.Context(), "door", address)
+	door := program(t.Context(), "claim", "--listen", address)
 	door.Env = append(door.Env, "NOTIFY_SOCKET="+filepath.Join(dir, "notify"))
 	door.ExtraFiles = []*os.File{theirs}
 	if err := door.Start(); err != nil {
@@ -165,7 +156,7 @@ func TestClaimAsProcesses(t *testing.T) {
 
 // makeConfined has a confined process make what a request asks for.
 func makeConfined(ctx context.Context, at making.Places, request []byte, step func(string)) (making.Made, error) {
-	maker := program(ctx, "lazaretd", "make", "--confine", "--state", at.State, "--dataplane-state", at.Plane, "--to", at.Config)
+	maker := program(ctx, "make", "--confine", "--state", at.State, "--dataplane-state", at.Plane, "--to", at.Config)
 	maker.Stdin = bytes.NewReader(request)
 	out, err := maker.Output()
 	if err != nil {
