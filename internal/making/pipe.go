@@ -53,8 +53,11 @@ func ReadRequest(in io.Reader) (Request, error) {
 	var q Request
 	d := json.NewDecoder(bytes.NewReader(text))
 	d.DisallowUnknownFields()
-	if err := d.Decode(&q); err != nil || len(text) > Max {
-		return Request{}, fmt.Errorf("reading the request of %d bytes: %w", len(text), errors.Join(err))
+	if len(text) > Max {
+		return Request{}, fmt.Errorf("reading the request: it has more than %d bytes", Max)
+	}
+	if err := d.Decode(&q); err != nil {
+		return Request{}, fmt.Errorf("reading the request of %d bytes: %w", len(text), err)
 	}
 	return q, nil
 }
