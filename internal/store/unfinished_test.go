@@ -2,15 +2,18 @@ package store
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"os"
 	"path/filepath"
 	"testing"
 	"time"
 
+	"go.etcd.io/bbolt"
 	"go.etcd.io/etcd/client/pkg/v3/fileutil"
 	"go.etcd.io/etcd/server/v3/storage/wal"
 	"go.etcd.io/etcd/server/v3/storage/wal/walpb"
+	"go.uber.org/zap"
 )
 
 // emptied blanks what etcd's log at path holds after its head, as it is until the first entry
@@ -38,13 +41,14 @@ func emptied(t *testing.T, path string) {
 	}
 }
 
-// TestFirstStartCutShort opens a store whose first start ended before its log had an entry, with
-// and without its database, and one whose database tells that more than that was lost.
+// TestFirstStartCutShort opens a store whose first start ended before its log had an entry,
+// with and without its database, and one in use whose log was lost, whatever is left of it.
 func TestFirstStartCutShort(t *testing.T) {
 	c := config(t.TempDir())
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
 	member := filepath.Join(c.Dir, "member")
+	db := filepath.Join(member, "snap", "db")
 	openAndClose := func() error {
 		s, err := Open(ctx, c)
 		if err != nil {
@@ -53,25 +57,82 @@ func TestFirstStartCutShort(t *testing.T) {
 		_, err = s.client.Put(ctx, "test/after", "it works")
 		return errors.Join(err, s.Close())
 	}
-	if err := openAndClose(); err != nil {
-		t.Fatal(err)
+	refuses := func(what string) {
+		t.Helper()
+		if err := openAndClose(); !errors.Is(err, errLogLost) {
+			t.Errorf("opened %s: %v", what, err)
+		}
 	}
-	emptied(t, filepath.Join(member, "wal", firstSegment))
-	if err := openAndClose(); !errors.Is(err, errLogLost) {
-		t.Errorf("opened over a database without its log: %v", err)
-	}
-	if _, err := os.Stat(filepath.Join(member, "snap", "db")); err != nil {
-		t.Errorf("it was removed: %v", err)
-	}
-	if err := os.RemoveAll(filepath.Join(member, "snap")); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.RemoveAll(c.AuditDir); err != nil { // what was written there is of the other store
-		t.Fatal(err)
-	}
-	for range 2 {
-		if err := openAndClose(); err != nil {
+	must := func(errs ...error) {
+		t.Helper()
+		if err := errors.Join(errs...); err != nil {
 			t.Fatal(err)
 		}
+	}
+	must(openAndClose())
+	emptied(t, filepath.Join(member, "wal", firstSegment))
+	audit := filepath.Join(c.AuditDir, "segment-0000000001.jsonl")
+	must(os.MkdirAll(c.AuditDir, 0o700), os.WriteFile(audit, []byte("{}\n"), 0o600))
+	refuses("beside audit entries")
+	must(os.RemoveAll(c.AuditDir))
+	refuses("over a database without its log")
+	must(os.Rename(db, db+".broken"))
+	refuses("where the database was set aside")
+	if _, err := os.Stat(db + ".broken"); err != nil {
+		t.Errorf("it was removed: %v", err)
+	}
+	must(os.Remove(db + ".broken"))
+	must(os.Symlink("db", db))
+	refuses("where the database cannot be asked")
+	must(os.RemoveAll(filepath.Dir(db)))
+	for range 2 {
+		must(openAndClose())
+	}
+}
+
+// TestDatabaseOfAFirstStart: which databases are those of a first start, by their last entry.
+func TestDatabaseOfAFirstStart(t *testing.T) {
+	made := func(path string, index int) {
+		d, err := bbolt.Open(path, 0o600, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		err = d.Update(func(tx *bbolt.Tx) error {
+			b, err := tx.CreateBucket([]byte("meta"))
+			if err != nil || index < 0 {
+				return err
+			}
+			return b.Put([]byte("consistent_index"), binary.BigEndian.AppendUint64(nil, uint64(index)))
+		})
+		if err := errors.Join(err, d.Close()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, x := range []struct {
+		name string
+		make func(path string)
+		used bool
+	}{
+		{"no entry", func(p string) { made(p, -1) }, false},
+		{"0", func(p string) { made(p, 0) }, false},
+		{"1", func(p string) { made(p, 1) }, false},
+		{"2", func(p string) { made(p, 2) }, true},
+		{"300", func(p string) { made(p, 300) }, true},
+		{"nothing in it", func(p string) { _ = os.WriteFile(p, nil, 0o600) }, false},
+		{"zeros", func(p string) { _ = os.WriteFile(p, make([]byte, 1<<16), 0o600) }, false},
+		{"a page of zeros", func(p string) { _ = os.WriteFile(p, make([]byte, 4096), 0o600) }, false},
+		{"half a page", func(p string) { _ = os.WriteFile(p, make([]byte, 2048), 0o600) }, false},
+	} {
+		t.Run(x.name, func(t *testing.T) {
+			c := config(t.TempDir())
+			snap := filepath.Join(c.Dir, "member", "snap")
+			if err := os.MkdirAll(snap, 0o700); err != nil {
+				t.Fatal(err)
+			}
+			x.make(filepath.Join(snap, "db"))
+			if used, err := wasUsed(c, snap, zap.NewNop()); used != x.used || err != nil {
+				t.Errorf("in use: %v, %v", used, err)
+			}
+		})
 	}
 }
