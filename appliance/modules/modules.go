@@ -73,25 +73,45 @@ func insert(path, options string) error {
 }
 
 // Load loads modules by name or alias, with all that they need. One that the kernel has
-// already, or that finds no device, is no error; one that the image lacks is. When the last
-// was loaded, the drivers loaded before have found their devices.
+// already, or that finds no device, is no error; one that the image lacks is. When it returns,
+// drivers that Look has loaded have found their devices, if there was anything left to load.
 func (l *Loader) Load(names ...string) error {
 	var faults []error
-	for i, name := range names {
+	var wanted []string // modules that are not loaded yet
+	for _, name := range names {
 		found := l.c.Index.Find(name)
-		if len(found) == 0 {
-			if !l.c.Index.Builtin(name) {
-				faults = append(faults, fmt.Errorf("loading module %s: the image has none of that name", name))
-			}
-			continue
+		if len(found) == 0 && !l.c.Index.Builtin(name) {
+			faults = append(faults, fmt.Errorf("loading module %s: the image has none of that name", name))
 		}
 		for _, n := range found {
-			if err := l.load(n, i < len(names)-1); err != nil {
-				faults = append(faults, err)
+			if l.lacks(n) {
+				wanted = append(wanted, n)
 			}
 		}
 	}
+	for i, n := range wanted {
+		if err := l.load(n, l.lacksLater(wanted[i+1:], n)); err != nil {
+			faults = append(faults, err)
+		}
+	}
 	return errors.Join(faults...)
+}
+
+// lacks says whether a module was not given to the kernel yet.
+func (l *Loader) lacks(name string) bool {
+	paths := l.c.Index.Needs(name)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(paths) > 0 && l.files[paths[len(paths)-1]] == nil
+}
+
+// lacksLater says whether one of the modules in later is still to be loaded once n is.
+func (l *Loader) lacksLater(later []string, n string) bool {
+	with := l.c.Index.Needs(n)
+	return slices.ContainsFunc(later, func(name string) bool {
+		paths := l.c.Index.Needs(name)
+		return l.lacks(name) && !slices.Contains(with, paths[len(paths)-1])
+	})
 }
 
 // asynchronously has a module's devices probed after it is loaded, and has its loading wait
@@ -102,6 +122,10 @@ const asynchronously = "async_probe"
 // What it needs and cannot have stops it by itself: the kernel knows which of them it cannot
 // do without.
 func (l *Loader) load(name string, hasty bool) error {
+	options := ""
+	if hasty {
+		options = asynchronously
+	}
 	paths := l.c.Index.Needs(name)
 	for i, path := range paths {
 		l.mu.Lock()
@@ -111,10 +135,6 @@ func (l *Loader) load(name string, hasty bool) error {
 			l.files[path] = f
 		}
 		l.mu.Unlock()
-		options := ""
-		if hasty || isSlow(paths[:i]) {
-			options = asynchronously
-		}
 		f.once.Do(func() { f.err = l.insert(filepath.Join(l.c.Dir, path), options) })
 		if f.err != nil && i == len(paths)-1 {
 			return fmt.Errorf("loading module %s: %w", name, f.err)
@@ -125,9 +145,8 @@ func (l *Loader) load(name string, hasty bool) error {
 	return nil
 }
 
-// isSlow says whether a module that needs others takes long to find its devices. Drivers of
-// ATA controllers wait a third of a second for each port that has no disk, and whoever loads
-// one waits with them; whoever looks for a disk waits for it anyway.
+// isSlow says whether a module that needs others takes long to find its devices: drivers of
+// ATA controllers wait a third of a second for each port that has no disk.
 func isSlow(needs []string) bool {
 	return slices.ContainsFunc(needs, func(path string) bool {
 		name, _, _ := strings.Cut(filepath.Base(path), ".")
@@ -151,7 +170,7 @@ const rounds = 8
 func (l *Loader) Devices() error {
 	var faults []error
 	for range rounds {
-		more, err := l.Look()
+		more, err := l.look(false)
 		faults = append(faults, err)
 		if !more {
 			break
@@ -160,15 +179,23 @@ func (l *Loader) Devices() error {
 	return errors.Join(faults...)
 }
 
-// Look is one round of Devices; more says that there were devices not seen before, which may
-// bring others up.
-func (l *Loader) Look() (more bool, err error) {
-	fresh := l.aliases()
-	return len(fresh) > 0, l.serve(fresh)
+// Look loads the modules for the devices there are now, and does not wait until slow drivers
+// have found theirs: whoever loads something next does.
+func (l *Loader) Look() error {
+	_, err := l.look(true)
+	return err
 }
 
-// serve loads what serves devices; slow drivers come last, so that no other waits with them.
-func (l *Loader) serve(aliases []string) error {
+// look is one round; more says that there were devices not seen before, which may bring
+// others up.
+func (l *Loader) look(hasty bool) (more bool, err error) {
+	fresh := l.aliases()
+	return len(fresh) > 0, l.serve(fresh, hasty)
+}
+
+// serve loads what serves devices; slow drivers come last, so that no other waits with them,
+// and hasty nobody does.
+func (l *Loader) serve(aliases []string, hasty bool) error {
 	type need struct{ alias, name string }
 	var quick, slow []need
 	for _, alias := range aliases {
@@ -181,8 +208,8 @@ func (l *Loader) serve(aliases []string) error {
 		}
 	}
 	var faults []error
-	for _, n := range append(quick, slow...) {
-		if err := l.load(n.name, false); err != nil {
+	for i, n := range append(quick, slow...) {
+		if err := l.load(n.name, hasty && i >= len(quick)); err != nil {
 			l.c.Log.Warn("a device has no driver", "device", n.alias, "error", err)
 			faults = append(faults, err)
 		}
@@ -294,7 +321,7 @@ func (l *Loader) again() {
 
 func (l *Loader) handle(e event) {
 	if e.action == "add" && e.modalias != "" && l.first(e.modalias) {
-		_ = l.serve([]string{e.modalias}) // logged
+		_ = l.serve([]string{e.modalias}, true) // logged
 	}
 	if e.subsystem == "block" || e.subsystem == "net" || e.subsystem == "input" {
 		l.tell()

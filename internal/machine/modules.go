@@ -43,7 +43,7 @@ func newLoader(log *slog.Logger) (*modules.Loader, error) {
 // loadModules loads what devices there are need, and goes on as more come. What no device
 // asks for is loaded while slow drivers still look for theirs.
 func (m *Machine) loadModules(ctx context.Context) error {
-	_, err := m.loader.Look()
+	err := m.loader.Look()
 	if err := m.loader.Load(wanted...); err != nil {
 		return err
 	}
