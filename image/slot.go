@@ -26,7 +26,8 @@ import (
 // and take about a second of an emulated start: a test for who builds kernels (crypto/Kconfig,
 // CRYPTO_SELFTESTS), which Debian leaves in. jent_mod_init has a generator of random numbers
 // measure itself for a third of a second more: crypto/drbg.c alone would ask it, which nobody
-// here does; what getrandom gives (drivers/char/random.c) comes from elsewhere.
+// here does; what getrandom gives (drivers/char/random.c) comes from elsewhere. A kernel in FIPS
+// mode would ask, and could not do without.
 const kernelOptions = "panic=3 oops=panic loglevel=4 lockdown=integrity slab_nomerge init_on_alloc=1 randomize_kstack_offset=on debugfs=off cryptomgr.notests initcall_blacklist=jent_mod_init"
 
 // amd64Options: no_timer_check leaves out a test of how the timer is wired, for boards of

@@ -52,7 +52,7 @@ func play(args []string) int {
 			fmt.Fprintln(os.Stderr, "not yet")
 		}
 	case "silent":
-		select {}
+		forever()
 	case "heart": // beats some times, as often as it is asked to, and then no more
 		us, _ := strconv.Atoi(os.Getenv("WATCHDOG_USEC"))
 		tell("READY=1")
@@ -61,7 +61,7 @@ func play(args []string) int {
 			tell("WATCHDOG=1")
 		}
 		fmt.Fprintln(os.Stderr, "beaten")
-		select {}
+		forever()
 	case "fail":
 		fmt.Fprintln(os.Stderr, "failing\nlazaretd: making listener certificate: the clock is too far ahead\x1b [2J\n\nafter")
 		return 7
@@ -436,4 +436,12 @@ func TestSlacken(t *testing.T) {
 			t.Errorf("thread %s: %q, %v", thread.Name(), got, err)
 		}
 	}
+}
+
+// forever does nothing until a signal ends the process. It waits for one that nobody sends: a
+// select without cases would end a program without threads of C by Go's search for deadlocks.
+func forever() {
+	c := make(chan os.Signal, 1)
+	signal.Notify(c, unix.SIGUSR1)
+	<-c
 }

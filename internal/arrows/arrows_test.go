@@ -84,6 +84,7 @@ var rules = map[string]struct {
 var only = map[string][]string{
 	"go.etcd.io/":                    {"internal/store"},
 	"github.com/smallstep/":          {}, // pki signs with crypto/x509 alone
+	"go.step.sm/":                    {},
 	"github.com/google/nftables":     {"firewall", "internal/bench"},
 	"golang.zx2c4.com/wireguard":     {"quarantine/tunnel", "internal/testnet", "internal/bench"},
 	"github.com/pelletier/go-toml":   {"internal/config", "quarantine/policy", "cmd/lazaretctl"}, // they read what people write, and say on which line it is wrong
