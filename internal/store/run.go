@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -117,6 +115,12 @@ func (s *Store) keepHouse(ctx context.Context, every time.Duration) error {
 		if err == nil && h.Free < s.cfg.Ballast/2 {
 			s.dropBallast()
 		}
+		if err := holdAhead(s.cfg); err != nil {
+			s.cfg.Log.Debug("etcd's database has no room ahead", "err", err)
+		}
+		if err := holdSpare(s.cfg); err != nil {
+			s.cfg.Log.Debug("no spare for the next start", "err", err)
+		}
 		select {
 		case <-ctx.Done():
 			s.lastTick(ctx)
@@ -133,42 +137,5 @@ func (s *Store) lastTick(ctx context.Context) {
 	defer cancel()
 	if err := s.tick(ctx); err != nil {
 		s.cfg.Log.Debug("the time at the end of the run is not stored", "err", err)
-	}
-}
-
-// etcd ends the process when its disk is full, and then cannot even start to delete
-// something. The ballast is a file to give up first.
-
-func ballastPath(dir string) string { return filepath.Join(dir, "ballast") }
-
-// holdBallast makes the ballast file where the disk has four times its size left.
-func holdBallast(dir string, size int64) error {
-	if size < 0 {
-		return nil
-	}
-	free, err := diskFree(dir)
-	if err != nil {
-		return fmt.Errorf("measuring disk: %w", err)
-	}
-	if info, err := os.Stat(ballastPath(dir)); err == nil && info.Size() == size {
-		return nil
-	}
-	if free < 4*size {
-		return fmt.Errorf("the disk has less than %d MiB left", 4*size>>20)
-	}
-	f, err := os.OpenFile(ballastPath(dir), os.O_CREATE|os.O_WRONLY, 0o600)
-	if err != nil {
-		return fmt.Errorf("making ballast: %w", err)
-	}
-	defer f.Close()
-	if err := unix.Fallocate(int(f.Fd()), 0, 0, size); err != nil {
-		return errors.Join(fmt.Errorf("making ballast: %w", err), os.Remove(f.Name()))
-	}
-	return nil
-}
-
-func (s *Store) dropBallast() {
-	if err := os.Remove(ballastPath(s.cfg.Dir)); err == nil {
-		s.cfg.Log.Error("gave up the disk ballast: make room, then restart", "bytes", s.cfg.Ballast)
 	}
 }

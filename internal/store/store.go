@@ -125,13 +125,14 @@ func Open(ctx context.Context, c Config) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening store: %w", err)
 	}
-	if err := holdBallast(c.Dir, c.Ballast); err != nil {
-		c.Log.Warn("no disk ballast", "err", err)
-	}
+	makeRoom(c)
 	e, err := startEtcd(ctx, c)
 	if err != nil {
 		lock.Close()
 		return nil, fmt.Errorf("opening store: %w", err)
+	}
+	if err := holdAhead(c); err != nil { // a first start has made the file only now
+		c.Log.Debug("etcd's database has no room ahead", "err", err)
 	}
 	s := &Store{cfg: c, lock: lock, etcd: e, client: v3client.New(e), chained: map[string]bool{}}
 	if err := s.prepare(ctx); err != nil {
