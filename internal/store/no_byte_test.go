@@ -57,9 +57,14 @@ func TestNoFreeByte(t *testing.T) {
 
 // fullDisk starts one process after the other on the disk, and fills it in between.
 func fullDisk(t *testing.T, dir string) {
-	for n, phase := range []string{"fill", "tighten", "snapshot", "tighten", "snapshot", "read"} {
+	for n, phase := range []string{"fill", "tighten", "snapshot", "tighten", "snapshot", "bare", "read"} {
 		switch phase {
 		case "tighten", "snapshot":
+			fillUp(t, dir)
+		case "bare": // of what was to be given up nothing is left
+			if err := os.Remove(sparePath(filepath.Join(dir, "etcd"))); err != nil {
+				t.Fatal(err)
+			}
 			fillUp(t, dir)
 		case "read":
 			if err := os.Remove(filepath.Join(dir, "filler")); err != nil {
@@ -112,7 +117,7 @@ func onFullDisk(t *testing.T, dir, phase string) {
 		t.Fatal(err)
 	}
 	c.Ballast = 4 << 20
-	if phase == "snapshot" {
+	if phase == "snapshot" || phase == "bare" {
 		c.snapshots = 100
 	}
 	c.Log = slog.New(slog.NewTextHandler(os.Stdout, &slog.HandlerOptions{Level: slog.LevelWarn}))
@@ -163,7 +168,7 @@ func afterwards(t *testing.T, s *Store, c Config, id quarantine.ID) {
 	}
 	logged(t, s, c, 1)
 	entries, err := s.AuditLog().List(t.Context(), string(id), epochStart, 0)
-	if want := 1 + 1 + 5*200 + 2; err != nil || len(entries) != want {
+	if want := 1 + 1 + 6*200 + 2; err != nil || len(entries) != want {
 		t.Errorf("%d entries in the audit log, %v; want %d", len(entries), err, want)
 	}
 	if info, err := os.Stat(sparePath(c.Dir)); err != nil || info.Size() != spareSize {

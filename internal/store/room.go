@@ -23,15 +23,21 @@ const (
 	ahead     = 16 << 20       // bytes behind the database's end: what bbolt grows by
 	spareSize = 32 << 20       // bytes
 	leastFree = 2 * walSegment // bytes; with fewer a start gives something up
+
+	// etcd ends the process where a snapshot cannot be written. Without snapshotRoom bytes it makes
+	// one after snapshotSeldom entries, its own number: its log may end before.
+	snapshotRoom   = 1 << 20
+	snapshotSeldom = 10_000
 )
 
 func ballastPath(dir string) string { return filepath.Join(dir, "ballast") }
 func sparePath(dir string) string   { return filepath.Join(dir, "spare") }
 
-// makeRoom holds what room there is before etcd starts. Where there is none it gives some up.
-func makeRoom(c Config) {
+// makeRoom holds what room there is before etcd starts. Where there is none it gives some up. It
+// reports whether there is some for snapshots.
+func makeRoom(c Config) bool {
 	if c.Ballast < 0 {
-		return
+		return true
 	}
 	err := holdAhead(c)
 	free, e := diskFree(c.Dir)
@@ -42,7 +48,7 @@ func makeRoom(c Config) {
 		if err := holdSpare(c); err != nil {
 			c.Log.Warn("no spare for a start on a full disk", "err", err)
 		}
-		return
+		return true
 	}
 	c.Log.Error("the gateway's disk is full: giving up some of what is kept for that; make room, then restart", "free", free, "err", errors.Join(err, e))
 	err = os.Remove(ballastPath(c.Dir))
@@ -52,6 +58,8 @@ func makeRoom(c Config) {
 	if err := errors.Join(err, holdAhead(c)); err != nil {
 		c.Log.Error("little room to start the store", "err", err)
 	}
+	free, err = diskFree(c.Dir)
+	return err == nil && free >= snapshotRoom
 }
 
 // holdAhead has blocks allocated for all of etcd's database, and for ahead bytes behind its end.

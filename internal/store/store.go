@@ -125,7 +125,9 @@ func Open(ctx context.Context, c Config) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening store: %w", err)
 	}
-	makeRoom(c)
+	if !makeRoom(c) {
+		c.snapshots = max(c.snapshots, snapshotSeldom)
+	}
 	e, err := startEtcd(ctx, c)
 	if err != nil {
 		lock.Close()
