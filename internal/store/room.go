@@ -41,7 +41,10 @@ func makeRoom(c Config) bool {
 	}
 	err := holdAhead(c)
 	free, e := diskFree(c.Dir)
-	if err == nil && e == nil && free >= leastFree {
+	if !errors.Is(err, unix.ENOSPC) && (e != nil || free >= leastFree) {
+		if err := errors.Join(err, e); err != nil { // a file system that holds no room, say
+			c.Log.Warn("no room ahead of the database", "err", err)
+		}
 		if err := hold(ballastPath(c.Dir), c.Ballast); err != nil {
 			c.Log.Warn("no disk ballast", "err", err)
 		}
@@ -50,7 +53,7 @@ func makeRoom(c Config) bool {
 		}
 		return true
 	}
-	c.Log.Error("the gateway's disk is full: giving up some of what is kept for that; make room, then restart", "free", free, "err", errors.Join(err, e))
+	c.Log.Error("the gateway's disk is full: giving up some of what is kept for that; make room, then restart", "free", free)
 	err = os.Remove(ballastPath(c.Dir))
 	if errors.Is(err, fs.ErrNotExist) {
 		err = halveSpare(c.Dir)
