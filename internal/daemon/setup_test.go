@@ -122,7 +122,8 @@ func TestSetupThatPassesCanBeMade(t *testing.T) {
 			}
 		}
 	})
-	if want := reflect.TypeFor[appliance.Setup]().NumField(); len(passed) != want {
+	// Of the few setups that -short draws, one field or another may be in none.
+	if want := reflect.TypeFor[appliance.Setup]().NumField(); len(passed) != want && !testing.Short() {
 		t.Errorf("only these were ever tried: %v", passed)
 	}
 }
